@@ -56,8 +56,8 @@ class Shift(NamedTuple):
 
 
 class CriticalShift(NamedTuple):
-    """A shift that was critical. `day`: index of the first critical day; `end`: of the day when it was over, n while
-    it lasts, -1 if it lasts but is below the practical size."""
+    """A shift that reached the practical size. `day`: index of the first day on which it did. `end`: index of the day
+    when it was over; n while it lasts; -1 if it lasts but is below the practical size again."""
 
     day: int
     end: int
@@ -126,7 +126,7 @@ def threshold(watch: QualityWatch, classes: int) -> float:
 
 
 def build_streams(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
-            scale: float, loss: float, classes: int) -> list[Stream]:  # fmt: skip
+                  scale: float, loss: float, classes: int) -> list[Stream]:  # fmt: skip
     """Build the streams that are tested. `usual`: the baseline days of the label model; `days`: the days to test.
 
     `scale`: the labels' standard deviation around the scores. `loss`: the reference's mean loss. `classes`: how many
@@ -137,7 +137,7 @@ def build_streams(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Se
 
 
 def find_alarms(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
-           scale: float, loss: float, classes: int) -> list[Alarm]:  # fmt: skip
+                scale: float, loss: float, classes: int) -> list[Alarm]:  # fmt: skip
     """Find the shifts that last on the last day. Arguments as in build_streams()."""
     days, alarms = [one for one in days if one.labelled], []
     for stream in build_streams(reference, usual, days, watch, scale, loss, classes):

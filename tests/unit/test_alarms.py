@@ -37,7 +37,7 @@ def report(day: float, *subjects: str, page: bool = True, made: bool = True) -> 
     return Report(check="drift", problem="plain", at=at, sentence="", made=made, findings=found)
 
 
-def settled(store: LocalStore, *reports: Report, channels: Sequence[str] = ()) -> AlertChanges:
+def apply_reports(store: LocalStore, *reports: Report, channels: Sequence[str] = ()) -> AlertChanges:
     return update_alerts(store, PROBLEM, reports, reports[-1].at, channels)
 
 
@@ -47,18 +47,18 @@ def list_changes(found: AlertChanges) -> list[tuple[str, str]]:
 
 def test_a_finding_is_notified_once_reminded_and_recovers_after_two_clean_checks(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert settled(store, report(-1)).events == ()
+    assert apply_reports(store, report(-1)).events == ()
     assert record.load_record(store, "plain") is None
-    assert list_changes(settled(store, report(0, "wind"))) == [("opened", "wind")]
-    assert list_changes(settled(store, report(1, "wind", "temp"))) == [("opened", "temp")]
-    assert list_changes(settled(store, report(3, "wind", "temp"))) == [("reminded", "wind")]
-    assert list_changes(settled(store, report(4, "wind"))) == []
-    assert list_changes(settled(store, report(5))) == [("recovered", "temp")]
-    found = settled(store, report(6, "wind"))
+    assert list_changes(apply_reports(store, report(0, "wind"))) == [("opened", "wind")]
+    assert list_changes(apply_reports(store, report(1, "wind", "temp"))) == [("opened", "temp")]
+    assert list_changes(apply_reports(store, report(3, "wind", "temp"))) == [("reminded", "wind")]
+    assert list_changes(apply_reports(store, report(4, "wind"))) == []
+    assert list_changes(apply_reports(store, report(5))) == [("recovered", "temp")]
+    found = apply_reports(store, report(6, "wind"))
     assert list_changes(found) == [("reminded", "wind")]
     assert [(alarm.opened, alarm.seen, alarm.clean) for alarm in found.open] == [(START, START + days(6), 0)]
-    settled(store, report(7))
-    (recovered,) = settled(store, report(8)).events
+    apply_reports(store, report(7))
+    (recovered,) = apply_reports(store, report(8)).events
     assert recovered.sentence == "Recovered after 8 days: wind, dead feed."
     kinds = [event.kind for event in record.history(store, "plain")]
     assert kinds == ["opened", "opened", "reminded", "recovered", "reminded", "recovered"]
@@ -66,18 +66,18 @@ def test_a_finding_is_notified_once_reminded_and_recovers_after_two_clean_checks
 
 def test_unchecked_findings_do_not_recover(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    settled(store, report(0, "wind"))
+    apply_reports(store, report(0, "wind"))
     other = Report(check="quality", problem="plain", at=START + days(1), sentence="")
     for unclean in (report(1, made=False), other, report(0), report(-1), report(2), report(2), report(1)):
-        assert len(settled(store, unclean).open) == 1
-    assert list_changes(settled(store, report(3))) == [("recovered", "wind")]
+        assert len(apply_reports(store, unclean).open) == 1
+    assert list_changes(apply_reports(store, report(3))) == [("recovered", "wind")]
 
 
 def test_a_warning_is_recorded_and_notified_through_events_only(tmp_path: Path) -> None:
     store, channels = LocalStore(tmp_path), ("webhook", "prefect")
-    settled(store, report(0, "wind", page=False), channels=channels)
-    settled(store, report(4, "wind", page=False), channels=channels)
-    assert list_changes(settled(store, report(5, "wind"), channels=channels)) == [("escalated", "wind")]
+    apply_reports(store, report(0, "wind", page=False), channels=channels)
+    apply_reports(store, report(4, "wind", page=False), channels=channels)
+    assert list_changes(apply_reports(store, report(5, "wind"), channels=channels)) == [("escalated", "wind")]
     now = record.load_record(store, "plain")
     assert now is not None
     assert [(notice.kind, notice.owed) for notice in now.outbox] == [
@@ -89,7 +89,7 @@ def test_a_warning_is_recorded_and_notified_through_events_only(tmp_path: Path) 
 def test_concurrent_checks_of_the_same_reports_notify_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: settled(store, report(0, "wind", "temp")), range(16)))
+        found = list(pool.map(lambda _: apply_reports(store, report(0, "wind", "temp")), range(16)))
     assert sum(len(one.events) for one in found) == 2
     assert [event.kind for event in record.history(store, "plain")] == ["opened", "opened"]
 
@@ -119,7 +119,7 @@ class Counting(LocalStore):
 def test_an_open_alarm_updates_one_object_and_history_only_on_change(tmp_path: Path) -> None:
     store = Counting(tmp_path)
     for minutes in range(0, 4 * 1440, 30):
-        settled(store, report(minutes / 1440, "wind"))
+        apply_reports(store, report(minutes / 1440, "wind"))
     entries = record.open_ledger(store, "plain").entries()
     assert [event.kind for entry in entries for event in entry.events] == ["opened", "reminded"]
     store.asked.clear()
@@ -132,11 +132,11 @@ def test_an_open_alarm_updates_one_object_and_history_only_on_change(tmp_path: P
 
 def test_history_is_written_before_state(tmp_path: Path) -> None:
     store = Counting(tmp_path)
-    settled(store, report(0, "wind"))
+    apply_reports(store, report(0, "wind"))
     store.lost = record.state_key("plain")
     with pytest.raises(KeyboardInterrupt):
-        settled(store, report(1, "wind", "temp"))
-    assert list_changes(settled(store, report(1, "wind", "temp"))) == []
+        apply_reports(store, report(1, "wind", "temp"))
+    assert list_changes(apply_reports(store, report(1, "wind", "temp"))) == []
     now = record.load_record(store, "plain")
     assert now is not None
     assert {alarm.finding.subject for alarm in now.open} == {"wind", "temp"}
@@ -144,14 +144,14 @@ def test_history_is_written_before_state(tmp_path: Path) -> None:
         store.put(record.state_key("plain"), broken)
         assert record.load_record(store, "plain") == record.open_ledger(store, "plain").newest()
     store.delete(record.state_key("plain"))
-    assert list_changes(settled(store, report(2, "wind"))) == []
-    assert list_changes(settled(store, report(3, "wind"))) == [("reminded", "wind"), ("recovered", "temp")]
+    assert list_changes(apply_reports(store, report(2, "wind"))) == []
+    assert list_changes(apply_reports(store, report(3, "wind"))) == [("reminded", "wind"), ("recovered", "temp")]
 
 
 def test_a_failing_channel_has_one_pending_reminder_per_alarm(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for day in range(30):
-        settled(store, report(day, "wind"), channels=["webhook"])
+        apply_reports(store, report(day, "wind"), channels=["webhook"])
     now = record.load_record(store, "plain")
     assert now is not None
     assert [(notice.kind, notice.at) for notice in now.outbox] == [
@@ -161,11 +161,13 @@ def test_a_failing_channel_has_one_pending_reminder_per_alarm(tmp_path: Path) ->
 
 def test_a_check_without_data_is_unknown_and_clears_its_findings(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    settled(store, report(0, "wind"))
+    apply_reports(store, report(0, "wind"))
     nothing = report(1).model_copy(update={"idle": True})
     assert nothing.state == "unknown"
-    settled(store, nothing)
-    assert list_changes(settled(store, nothing.model_copy(update={"at": START + days(2)}))) == [("recovered", "wind")]
+    apply_reports(store, nothing)
+    assert list_changes(apply_reports(store, nothing.model_copy(update={"at": START + days(2)}))) == [
+        ("recovered", "wind")
+    ]
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abc")), st.booleans()), max_size=12))
@@ -181,6 +183,6 @@ def test_openings_and_recoveries_alternate(days: list[tuple[set[str], bool]]) ->
                 if clean[name] == 2:
                     wanted.add(("recovered", name))
                     open_.remove(name)
-            found = settled(store, report(day, *sorted(subjects), made=made))
+            found = apply_reports(store, report(day, *sorted(subjects), made=made))
             assert {item for item in list_changes(found) if item[0] != "reminded"} == wanted
             assert {alarm.finding.subject for alarm in found.open} == open_

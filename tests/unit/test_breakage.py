@@ -84,7 +84,7 @@ def test_each_day_is_checked_once_and_small_days_are_merged() -> None:
 def test_lost_volume_is_reported_for_whole_days_and_empty_days() -> None:
     usual = [day(number, 0, "", 0) for number in range(30)]
 
-    def told_of(counts: dict[int, int], hours: int) -> list[str]:
+    def volume_findings(counts: dict[int, int], hours: int) -> list[str]:
         days = [one.model_copy(update={"rows": counts.get(i, 1000)}) for i, one in enumerate(usual)]
         days = [one for one in days if one.rows]
         now = START + timedelta(hours=hours)
@@ -92,10 +92,10 @@ def test_lost_volume_is_reported_for_whole_days_and_empty_days() -> None:
             one.figures["day"] for one in breakage.find_volume_changes(PROBLEM, days, START + timedelta(days=20), now)
         ]
 
-    assert told_of({}, 30 * 24) == []
-    assert told_of({29: 200}, 30 * 24 + 6) == ["2024-04-30"]
-    assert told_of({29: 200}, 29 * 24 + 6) == [], "the day is not over"
-    assert told_of({25: 0}, 29 * 24) == ["2024-04-26"]
+    assert volume_findings({}, 30 * 24) == []
+    assert volume_findings({29: 200}, 30 * 24 + 6) == ["2024-04-30"]
+    assert volume_findings({29: 200}, 29 * 24 + 6) == [], "the day is not over"
+    assert volume_findings({25: 0}, 29 * 24) == ["2024-04-26"]
 
 
 def test_a_reported_category_does_not_hide_another() -> None:

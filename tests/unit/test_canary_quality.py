@@ -35,7 +35,7 @@ def late(history: CanaryHistory) -> np.ndarray[Any, Any]:
     return (rows["took"] > rows["promised"]).to_numpy(dtype=bool)
 
 
-def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool, skip: int = 0) -> Log:
+def make_requests(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool, skip: int = 0) -> Log:
     """One request per minute, each for its own delivery. Both models' scores have the same distribution; those of a
     `wrong` challenger are independent of the labels."""
     pick = np.random.default_rng(1)
@@ -65,10 +65,10 @@ def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool
 def test_a_worse_challenger_is_detected_when_labels_are_complete(
     history: CanaryHistory, late: np.ndarray[Any, Any]
 ) -> None:
-    log = asked(history.entries[-1].at, late, STEPS[0], wrong=True)
-    before = history.decided(log, after=timedelta(hours=23))
+    log = make_requests(history.entries[-1].at, late, STEPS[0], wrong=True)
+    before = history.decide(log, after=timedelta(hours=23))
     assert (before.action, before.figures["quality"]) == ("widen", {"labelled": 0}), "by the log alone nothing is wrong"
-    found = history.decided([], after=CLOSED)
+    found = history.decide([], after=CLOSED)
     assert (found.action, found.cause) == ("withdraw", "quality")
     assert "its quality is worse: its log loss is" in found.reason
     assert "labelled predictions, the champion's" in found.reason
@@ -76,22 +76,22 @@ def test_a_worse_challenger_is_detected_when_labels_are_complete(
 
 def test_labels_of_earlier_steps_count_at_the_last_step(history: CanaryHistory, late: np.ndarray[Any, Any]) -> None:
     first = history.entries[-1].at
-    history.decided(asked(first, late, STEPS[0], wrong=True)[:700])
+    history.decide(make_requests(first, late, STEPS[0], wrong=True)[:700])
     last = history.move("widen", share=1.0)
     last = history.entries[-1] = last.model_copy(update={"at": first + timedelta(minutes=700)})
-    history.decided(asked(last.at, late, 1.0, wrong=True, skip=700))
-    found = history.decided([], after=CLOSED)
+    history.decide(make_requests(last.at, late, 1.0, wrong=True, skip=700))
+    found = history.decide([], after=CLOSED)
     assert (found.action, found.cause) == ("withdraw", "quality")
 
 
 def test_an_equally_good_challenger_continues(history: CanaryHistory, late: np.ndarray[Any, Any]) -> None:
-    found = history.decided(asked(history.entries[-1].at, late, STEPS[0], wrong=False), after=CLOSED)
+    found = history.decide(make_requests(history.entries[-1].at, late, STEPS[0], wrong=False), after=CLOSED)
     assert found.action == "widen"
     assert "; its quality is no worse on" in found.sentence
     assert found.figures["quality"]["labelled"] > 2 * FIRST
 
 
-def drawn(seed: int, worse: float = 0.0, rows: int = 2000) -> Labelled:
+def draw_losses(seed: int, worse: float = 0.0, rows: int = 2000) -> Labelled:
     """Losses of two steps with different shares; the challenger's have the same distribution, shifted by `worse`."""
     random = np.random.default_rng(seed)
     step = np.repeat([1, 2], rows // 2)
@@ -101,13 +101,13 @@ def drawn(seed: int, worse: float = 0.0, rows: int = 2000) -> Labelled:
 
 
 def test_the_false_alarm_rate_holds() -> None:
-    alarms = sum(bool(compare_losses(problem(), drawn(seed), 0.2)[0]) for seed in range(60))
+    alarms = sum(bool(compare_losses(problem(), draw_losses(seed), 0.2)[0]) for seed in range(60))
     assert alarms <= 12, "at one chance in five: the looks share it"
-    assert all(compare_losses(problem(), drawn(seed, worse=0.2), ALPHA / TESTS)[0] for seed in range(10))
+    assert all(compare_losses(problem(), draw_losses(seed, worse=0.2), ALPHA / TESTS)[0] for seed in range(10))
 
 
 def test_the_gates_margin_is_allowed() -> None:
-    worse = drawn(0, worse=0.2)
+    worse = draw_losses(0, worse=0.2)
     allowing = replace(problem(), gates=[BeatsChampion(margin=0.2)])
     fault, figures = compare_losses(allowing, worse, ALPHA / TESTS)
     assert not fault

@@ -69,7 +69,9 @@ def world() -> tuple[pa.Table, np.ndarray, np.ndarray]:
     return rows.append_column("depot", pa.array(depot)), (random.random(len(rows)) < truth).astype(float), truth
 
 
-def compared(world: tuple[pa.Table, np.ndarray, np.ndarray], model: np.ndarray, champion: np.ndarray) -> Comparison:
+def compare_models(
+    world: tuple[pa.Table, np.ndarray, np.ndarray], model: np.ndarray, champion: np.ndarray
+) -> Comparison:
     rows, labels, _ = world
     blocks = blocks_of(rows)
     pair = Pair(PROBLEM, labels, model, champion)
@@ -81,7 +83,7 @@ def test_a_model_with_less_noise_is_better_everywhere_and_not_worse_calibrated(
 ) -> None:
     truth = world[2]
     noisy = np.clip(truth + np.random.default_rng(2).normal(0, 0.15, len(truth)), 0.02, 0.98)
-    better, worse = compared(world, truth, noisy), compared(world, noisy, truth)
+    better, worse = compare_models(world, truth, noisy), compare_models(world, noisy, truth)
     assert better.loss["high"] < 0 < worse.loss["low"]
     assert better.calibration["low"] <= 0
     assert worse.calibration["low"] > 0
@@ -96,14 +98,14 @@ def test_a_better_model_fails_on_a_slice_where_it_is_worse(
     north = np.array(rows["depot"].to_pylist()) == "north"
     noise = np.random.default_rng(2).normal(0, 0.25, len(truth))
     noisy = np.clip(truth + noise, 0.02, 0.98)
-    found = compared(world, np.where(north, noisy, truth), np.where(north, truth, noisy))
+    found = compare_models(world, np.where(north, noisy, truth), np.where(north, truth, noisy))
     assert found.loss["high"] < 0
     differences = {part["value"]: part["difference"] for part in found.slices}
     assert differences["north"]["low"] > 0 > differences["south"]["high"]
 
 
 def test_a_model_is_not_better_than_itself(world: tuple[pa.Table, np.ndarray, np.ndarray]) -> None:
-    same = compared(world, world[2], world[2])
+    same = compare_models(world, world[2], world[2])
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
     assert (same.loss, same.calibration) == (nothing, nothing)
     assert all(part["difference"] == nothing for part in same.slices)

@@ -28,19 +28,19 @@ def contributions(days: int, first: int, seed: int, a_day: int = 100) -> pa.Tabl
     return pa.table(columns).append_column(MOMENT, pa.array(day, pa.timestamp("us", tz="UTC")))
 
 
-def found(window: pa.Table, seed: int) -> AttributionDrift:
+def compare_window(window: pa.Table, seed: int) -> AttributionDrift:
     before = DailyAttributions.of(contributions(PAST, 0, seed))
     parts = compare(PROBLEM, before, DailyAttributions.of(window, before.histograms))
     assert parts is not None
     return parts
 
 
-def moved_by(rows: pa.Table, name: str, by: float) -> pa.Table:
+def shift_contributions(rows: pa.Table, name: str, by: float) -> pa.Table:
     return rows.set_column(rows.column_names.index(name), name, pa.array(rows[name].to_numpy() + by))
 
 
 def test_false_alarms_keep_the_rate_over_all_features() -> None:
-    trials = [found(contributions(7, PAST, 10_000 + seed), seed) for seed in range(100)]
+    trials = [compare_window(contributions(7, PAST, 10_000 + seed), seed) for seed in range(100)]
     rejected = sum(min(part.p_value for part in parts.parts) <= 0.05 for parts in trials)
     assert rejected <= 11  # 5 expected; 11 is the 99th percentile
     assert sum(bool(parts.drifted) for parts in trials) <= rejected
@@ -48,7 +48,7 @@ def test_false_alarms_keep_the_rate_over_all_features() -> None:
 
 @pytest.mark.parametrize("by", [-0.7, 0.7])
 def test_a_drifted_contribution_is_reported_with_its_former_size(by: float) -> None:
-    parts = found(moved_by(contributions(7, PAST, 10_000), "x3", by), 0)
+    parts = compare_window(shift_contributions(contributions(7, PAST, 10_000), "x3", by), 0)
     (part,) = parts.drifted
     assert part.name == parts.parts[0].name == "x3"
     assert part.push[1] - part.push[0] == pytest.approx(by, abs=0.3)
@@ -57,7 +57,7 @@ def test_a_drifted_contribution_is_reported_with_its_former_size(by: float) -> N
 
 
 def test_a_significant_change_of_a_negligible_contribution_is_no_finding() -> None:
-    parts = found(moved_by(contributions(7, PAST, 10_000), "x9", 0.01), 0)
+    parts = compare_window(shift_contributions(contributions(7, PAST, 10_000), "x9", 0.01), 0)
     (part,) = (one for one in parts.parts if one.name == "x9")
     assert part.p_value <= 0.05
     assert part.psi > 1
@@ -65,4 +65,4 @@ def test_a_significant_change_of_a_negligible_contribution_is_no_finding() -> No
 
 
 def test_results_are_deterministic() -> None:
-    assert found(contributions(7, PAST, 1), 0) == found(contributions(7, PAST, 1), 0)
+    assert compare_window(contributions(7, PAST, 1), 0) == compare_window(contributions(7, PAST, 1), 0)

@@ -37,7 +37,7 @@ def inputs(rows: int, seed: int, codes: int) -> Array:
     return matrix
 
 
-def walked(model: Any) -> Forest:
+def compiled_forest(model: Any) -> Forest:
     forest = compile_forest(model)
     assert forest is not None
     return forest
@@ -50,7 +50,7 @@ def booster(objective: str) -> Any:
     return xgboost.train({"objective": objective, "max_depth": 6, "nthread": 1, **OBJECTIVES[objective]}, data, 30)
 
 
-@pytest.mark.parametrize("predictor", [NativeBooster, walked])
+@pytest.mark.parametrize("predictor", [NativeBooster, compiled_forest])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_bit_is_equal_on_100_000_rows(objective: str, predictor: Any) -> None:
     model = booster(objective)
@@ -81,7 +81,7 @@ def test_contributions_are_equal_to_the_bit(objective: str) -> None:
     assert np.concatenate([direct.contributions(matrix[i : i + 1]) for i in range(300)]).tobytes() == wanted.tobytes()
 
 
-@pytest.mark.parametrize("predictor", [NativeBooster, walked])
+@pytest.mark.parametrize("predictor", [NativeBooster, compiled_forest])
 def test_threads_do_not_share_results(predictor: Any) -> None:
     model = booster("multi:softprob")
     direct, matrix = predictor(model), inputs(400, seed=4, codes=CATEGORIES)
@@ -101,7 +101,7 @@ def test_threads_do_not_share_results(predictor: Any) -> None:
 
 def test_a_matrix_of_another_width_is_an_error() -> None:
     with pytest.raises(ModelError, match="12 features, the matrix 13"):
-        walked(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
+        compiled_forest(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
     with pytest.raises(ModelError, match="prediction failed"):
         NativeBooster(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
     with pytest.raises(ModelError, match="prediction failed"):
@@ -130,13 +130,13 @@ def test_a_walk_that_differs_in_a_bit_falls_back_to_xgboost(
 ) -> None:
     predict, trained = Forest.predict, booster("binary:logistic")
 
-    def odd(self: Forest, matrix: Array, margin: bool = False) -> Array:
+    def corrupted_predictions(self: Forest, matrix: Array, margin: bool = False) -> Array:
         answer = predict(self, matrix, margin)
         if len(matrix) in rows:
             answer[-1] = np.nextafter(answer[-1], np.float32(2))
         return answer
 
-    monkeypatch.setattr(Forest, "predict", odd)
+    monkeypatch.setattr(Forest, "predict", corrupted_predictions)
     with caplog.at_level(logging.WARNING):
         assert compile_forest(trained) is None
     assert "predictions differ" in caplog.text
@@ -150,11 +150,13 @@ def test_a_split_at_infinity_is_walked() -> None:
         {"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(matrix, np.arange(400) % 2), 3
     )
     assert b"Infinity" in trained.save_raw("json")
-    assert np.array_equal(walked(trained).predict(matrix), trained.inplace_predict(matrix, validate_features=False))
+    assert np.array_equal(
+        compiled_forest(trained).predict(matrix), trained.inplace_predict(matrix, validate_features=False)
+    )
 
 
 def test_matrices_of_any_layout_are_walked_alike() -> None:
-    forest, matrix = walked(booster("binary:logistic")), inputs(50, seed=8, codes=CATEGORIES)
+    forest, matrix = compiled_forest(booster("binary:logistic")), inputs(50, seed=8, codes=CATEGORIES)
     fixed = matrix.copy()
     fixed.flags.writeable = False
     known = len(walk.signatures)

@@ -30,7 +30,7 @@ def read(*given: dict[str, Any]) -> Rows:
     return rows
 
 
-def answered(rows: Rows, sold: list[float], computed: bool = False, **changes: Any) -> PredictionResult:
+def make_answer(rows: Rows, sold: list[float], computed: bool = False, **changes: Any) -> PredictionResult:
     """`sold` is looked up, or `computed` as an array."""
     answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows))]
     columns = rows.values | {"sold": np.array(sold) if computed else [json_number(value) for value in sold]}
@@ -44,7 +44,7 @@ def answered(rows: Rows, sold: list[float], computed: bool = False, **changes: A
 def test_values_are_logged_as_the_model_reads_them(computed: bool) -> None:
     other = {"shop": 7, "city": "nowhere", "size": 0.5, "count": 1.0, "open": False, "since": GOOD["since"]}
     rows = read(GOOD | {"size": 2, "id": 2**60}, other | {"note": None})
-    first, second = logged_records(answered(rows, [math.inf, math.nan], computed))
+    first, second = logged_records(make_answer(rows, [math.inf, math.nan], computed))
     assert first["features"] == {
         "city": "Ulm", "size": 2.0, "count": 3, "open": True, "note": None, "sold": float(LARGEST)
     }  # fmt: skip
@@ -59,7 +59,7 @@ def test_values_are_logged_as_the_model_reads_them(computed: bool) -> None:
 
 
 def test_event_times_are_logged_to_the_microsecond() -> None:
-    known, unknown = logged_records(answered(read(GOOD, GOOD), [1.0, math.nan]))
+    known, unknown = logged_records(make_answer(read(GOOD, GOOD), [1.0, math.nan]))
     assert known["event_times"] == {"sold": "2024-05-01T11:00:00.500000Z"}
     assert unknown["event_times"] == {"sold": None}
 
@@ -67,7 +67,7 @@ def test_event_times_are_logged_to_the_microsecond() -> None:
 @pytest.mark.parametrize("count", [1, ENTRY, ENTRY + 1])
 def test_a_large_request_is_logged_in_parts(count: int) -> None:
     rows = read(*[GOOD | {"shop": i} for i in range(count)])
-    answer = answered(rows, [float(i) for i in range(count)])
+    answer = make_answer(rows, [float(i) for i in range(count)])
     assert len(list(answer.entries())) == math.ceil(count / ENTRY)
     found = logged_records(answer)
     assert [record["request"]["shop"] for record in found] == list(range(count))
@@ -78,7 +78,7 @@ def test_a_large_request_is_logged_in_parts(count: int) -> None:
 
 def test_a_failed_challenger_is_logged_under_the_answers_ids() -> None:
     rows = read(GOOD)
-    given = answered(rows, [1.0], base=0.5, contributions=[{"feature": "size", "value": 1.5, "contribution": 0.1}])
+    given = make_answer(rows, [1.0], base=0.5, contributions=[{"feature": "size", "value": 1.5, "contribution": 0.1}])
     (record,) = logged_records(ChallengerFailure(Identity("shops", 4, "cd"), NOW, rows, given.answers, "KeyError"))
     assert record["prediction_id"] == given.answers[0]["prediction_id"]
     assert (record["model_version"], record["role"], record["error"]) == (4, "shadow", "KeyError")

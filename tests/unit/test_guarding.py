@@ -54,14 +54,14 @@ class CanaryHistory:
         self.entries.append(now.model_copy(update=fields | changes))
         return self.entries[-1]
 
-    def decided(self, log: Log, canary: Canary | None = CANARY, after: timedelta = SOON) -> Decision:
+    def decide(self, log: Log, canary: Canary | None = CANARY, after: timedelta = SOON) -> Decision:
         """The decision after these records were added to the log, the given time after the last move."""
         Tables().append(
             "predictions_log/deliveries", prediction_log.entries_table(log), {}, partition_by="day", merge=True
         )
         return decide(problem(canary), Tables(), self.entries, self.entries[-1].at + after)
 
-    def reported(self, after: timedelta = SOON) -> tuple[str, int]:
+    def report(self, after: timedelta = SOON) -> tuple[str, int]:
         decision = decide(problem(), Tables(), self.entries, self.entries[-1].at + after)
         found = report(problem(), decision, self.entries, START)
         return found.sentence, len(found.findings)
@@ -76,7 +76,7 @@ def history(home: Path) -> CanaryHistory:
     return made
 
 
-def asked(
+def make_requests(
     since: datetime, share: float, count: int, *, slow: float = 0.0, shift: float = 0.0, failing: int = 0, seed: int = 0
 ) -> Log:
     """`count` requests since then, of which the challenger answers its share; its first `failing` requests fail."""
@@ -103,15 +103,15 @@ def asked(
 
 def test_a_canary_without_faults_is_increased_and_promoted(history: CanaryHistory) -> None:
     began = history.entries[-1].at
-    few = history.decided(asked(began, STEPS[0], 100))
+    few = history.decide(make_requests(began, STEPS[0], 100))
     assert few.action == "wait"
     assert few.sentence.startswith("Version 2 answers 20%: ")
-    first = history.decided(asked(began + timedelta(seconds=5), STEPS[0], 400, seed=1))
+    first = history.decide(make_requests(began + timedelta(seconds=5), STEPS[0], 400, seed=1))
     assert (first.action, first.share) == ("widen", 1.0)
-    assert history.decided([]) == first
+    assert history.decide([]) == first
     last = history.move("widen", share=first.share)
-    assert history.decided([]).action == "wait"  # what it answered at the step before does not count for this one
-    promoted = history.decided(asked(last.at, 1.0, 100, seed=2))
+    assert history.decide([]).action == "wait"  # what it answered at the step before does not count for this one
+    promoted = history.decide(make_requests(last.at, 1.0, 100, seed=2))
     assert promoted.action == "promote"
     assert promoted.sentence.startswith("Version 2 is champion: 60 requests without")
 
@@ -127,7 +127,7 @@ def test_a_canary_without_faults_is_increased_and_promoted(history: CanaryHistor
 def test_a_fault_ends_the_canary_with_its_name(
     history: CanaryHistory, fault: dict[str, Any], cause: str, pattern: str
 ) -> None:
-    found = history.decided(asked(history.entries[-1].at, STEPS[0], 400, **fault))
+    found = history.decide(make_requests(history.entries[-1].at, STEPS[0], 400, **fault))
     assert (found.action, found.cause, found.share) == ("withdraw", cause, 0.0)
     assert found.sentence.startswith("Version 2 is rolled back from 20%: ")
     assert re.search(pattern, found.reason), found.reason
@@ -135,20 +135,20 @@ def test_a_fault_ends_the_canary_with_its_name(
 
 def test_a_busier_hour_is_no_fault_at_full_traffic(history: CanaryHistory) -> None:
     """At full traffic there is no concurrent champion to compare with; earlier steps detect a slow challenger."""
-    history.decided(asked(history.entries[-1].at, STEPS[0], 400))
+    history.decide(make_requests(history.entries[-1].at, STEPS[0], 400))
     last = history.move("widen", share=1.0)
-    assert history.decided(asked(last.at, 1.0, 100, slow=0.02, seed=1)).action == "promote"
+    assert history.decide(make_requests(last.at, 1.0, 100, slow=0.02, seed=1)).action == "promote"
 
 
 def test_a_canary_rejected_by_the_endpoint_is_rolled_back(history: CanaryHistory) -> None:
-    silent = asked(history.entries[-1].at + GRACE, 0.0, 100)
-    assert history.decided(silent[:5]).action == "wait"
-    assert history.decided(silent[5:]).cause == "refused"
+    silent = make_requests(history.entries[-1].at + GRACE, 0.0, 100)
+    assert history.decide(silent[:5]).action == "wait"
+    assert history.decide(silent[5:]).cause == "refused"
 
 
 def test_a_canary_without_logged_requests_is_reported(history: CanaryHistory) -> None:
-    assert history.reported() == ("Version 2 answers 20%: 0 of 60 requests that this step needs.", 0)
-    sentence, findings = history.reported(2 * SILENCE)
+    assert history.report() == ("Version 2 answers 20%: 0 of 60 requests that this step needs.", 0)
+    sentence, findings = history.report(2 * SILENCE)
     assert findings == 1
     assert sentence.startswith(
         "Version 2 answers 20%: nothing was logged since 2024-05-01 14:00 UTC: there was no request, its"
@@ -158,21 +158,21 @@ def test_a_canary_without_logged_requests_is_reported(history: CanaryHistory) ->
 def test_a_canary_without_prediction_log_is_rolled_back(
     history: CanaryHistory, configure: Callable[..., None], tmp_path: Path
 ) -> None:
-    history.decided(asked(history.entries[-1].at, STEPS[0], 400))
+    history.decide(make_requests(history.entries[-1].at, STEPS[0], 400))
     configure(log=False, problems=REPOSITORY / "tests" / "problems")
-    off = history.decided([])
+    off = history.decide([])
     assert (off.action, off.cause) == ("withdraw", "unlogged")
     assert "the prediction log is off: TRUECOURSE_LOG is false" in off.reason
     with pytest.raises(ModelError, match="the prediction log, which is off"):
         start_canary.fn(history.entries[1], version(3), "a test")
     configure(log=True, deployments=tmp_path)
     (tmp_path / "here.yaml").write_text("environment: here\ntarget: process\nlog: {predictions: false}\n")
-    assert history.decided([]).action == "widen", "nothing is deployed there"
+    assert history.decide([]).action == "widen", "nothing is deployed there"
     deployments.ledger("here", "deliveries").append(deployed())
-    assert "deployments/here.yaml says" in history.decided([]).reason
+    assert "deployments/here.yaml says" in history.decide([]).reason
     (tmp_path / "there.yaml").write_text("environment: there\ntarget: process\n")
     deployments.ledger("there", "deliveries").append(deployed())
-    assert history.decided([]).action == "widen", "one of the two logs"
+    assert history.decide([]).action == "widen", "one of the two logs"
 
 
 def deployed() -> Deployment:
@@ -186,11 +186,11 @@ def deployed() -> Deployment:
 @pytest.mark.parametrize("canary", [CANARY, None])
 def test_a_manual_share_is_rolled_back_but_never_increased(history: CanaryHistory, canary: Canary | None) -> None:
     by_hand = history.move("split", share=0.3)
-    good = history.decided(asked(by_hand.at, 0.3, 3000), canary)
+    good = history.decide(make_requests(by_hand.at, 0.3, 3000), canary)
     assert (good.action, good.share) == ("wait", 0.3)
     assert "higher latency or a different score distribution; its traffic was set by hand" in good.sentence
     again = history.move("split", share=0.31)
-    assert history.decided(asked(again.at, 0.31, 3000, slow=0.02, seed=1), canary).action == "withdraw"
+    assert history.decide(make_requests(again.at, 0.31, 3000, slow=0.02, seed=1), canary).action == "withdraw"
 
 
 def test_a_failed_gate_rolls_back_the_canary() -> None:
@@ -202,14 +202,14 @@ def test_a_failed_gate_rolls_back_the_canary() -> None:
 
 
 def test_a_rollback_is_reported_until_the_challenger_changes(history: CanaryHistory) -> None:
-    assert history.reported()[1] == 0
+    assert history.report()[1] == 0
     history.move("withdraw", share=0.0)
     sentence = "Version 2 was rolled back at 2024-05-01 15:00 UTC: a test."
-    assert history.reported() == (sentence, 1)
+    assert history.report() == (sentence, 1)
     history.move("rollback", share=0.0)
-    assert history.reported() == (sentence, 1)
+    assert history.report() == (sentence, 1)
     history.move("register", challenger=version(3))
-    assert history.reported() == ("No challenger answers requests.", 0)
+    assert history.report() == ("No challenger answers requests.", 0)
 
 
 def test_a_challenger_with_a_new_share_is_not_rolled_back(history: CanaryHistory) -> None:

@@ -33,7 +33,7 @@ def world(kind: Kind, n: int, random: np.random.Generator, moved: float = 0.0) -
     return (shares[:, 1] if kind == "binary" else shares), labels
 
 
-def turned(kind: Kind, labels: Array, random: np.random.Generator, share: float = TURNED) -> Array:
+def apply_new_rule(kind: Kind, labels: Array, random: np.random.Generator, share: float = TURNED) -> Array:
     """Labels by another rule: a share of the last class becomes the class before it (a regression: all change by
     0.6)."""
     if kind == "regression":
@@ -59,7 +59,7 @@ def cohort(kind: Kind, day: int, predicted: Array, labels: Array) -> Cohort:
     )
 
 
-def found(kind: Kind, days: Sequence[Cohort]) -> list[Alarm]:
+def detect_shifts(kind: Kind, days: Sequence[Cohort]) -> list[Alarm]:
     """The findings after 30 usual days."""
     reference, rows = days[:30], sum(one.labelled for one in days[:30])
     loss = sum(one.loss for one in reference) / rows
@@ -71,7 +71,7 @@ def history(kind: Kind, seed: int, clean: int, planted: int = 0) -> list[Cohort]
     random, days = np.random.default_rng(seed), []
     for day in range(30 + clean + planted):
         predicted, labels = world(kind, A_DAY, random)
-        days.append(cohort(kind, day, predicted, turned(kind, labels, random) if day >= 30 + clean else labels))
+        days.append(cohort(kind, day, predicted, apply_new_rule(kind, labels, random) if day >= 30 + clean else labels))
     return days
 
 
@@ -79,8 +79,8 @@ def history(kind: Kind, seed: int, clean: int, planted: int = 0) -> list[Cohort]
 def test_a_new_label_rule_is_detected_on_its_first_day_without_false_alarms(kind: Kind) -> None:
     for seed in range(10):
         days = history(kind, seed, clean=60, planted=1)
-        assert found(kind, days[:-1]) == []
-        alarms = {alarm.stream: alarm for alarm in found(kind, days)}
+        assert detect_shifts(kind, days[:-1]) == []
+        alarms = {alarm.stream: alarm for alarm in detect_shifts(kind, days)}
         assert alarms["turned"].since == FIRST + timedelta(days=90)
         if kind != "regression":
             assert alarms["turned"].direction == CLASSES[kind] - 1
@@ -92,7 +92,7 @@ def test_a_new_label_rule_is_detected_on_its_first_day_without_false_alarms(kind
 def test_concept_drift_is_no_new_label_rule(kind: Kind) -> None:
     random = np.random.default_rng(5)
     days = [cohort(kind, day, *world(kind, A_DAY, random, moved=0.6 * (day >= 60))) for day in range(75)]
-    streams = {alarm.stream for alarm in found(kind, days)}
+    streams = {alarm.stream for alarm in detect_shifts(kind, days)}
     assert streams or kind == "multiclass"
     assert streams <= {"residual", "loss"}
 
@@ -103,7 +103,7 @@ def test_a_small_clean_cohort_is_no_new_label_rule(kind: Kind) -> None:
         random = np.random.default_rng(seed)
         days = [cohort(kind, day, *world(kind, A_DAY, random)) for day in range(50)]
         days.append(cohort(kind, 50, *world(kind, 10, random)))
-        assert not {"labels", "turned"} & {alarm.stream for alarm in found(kind, days)}
+        assert not {"labels", "turned"} & {alarm.stream for alarm in detect_shifts(kind, days)}
 
 
 def test_benchmark_results_with_storms_hold() -> None:
@@ -122,7 +122,7 @@ def test_labels_that_follow_the_label_model_do_not_contradict_it(kind: Kind) -> 
     clean = label_residuals(kind, predicted, labels)
     assert clean.distance.mean() == pytest.approx(0, abs=0.003)
     assert (clean.flips[..., 0].mean(axis=0) <= 0.02).all()
-    other = label_residuals(kind, predicted, turned(kind, labels, random, 0.1))
+    other = label_residuals(kind, predicted, apply_new_rule(kind, labels, random, 0.1))
     last = CLASSES[kind] - 1
     before, after = (alarms.flips.sum(axis=0)[:, 0] / alarms.flips.sum(axis=0)[:, 1] for alarms in (clean, other))
     assert after[last] - before[last] == pytest.approx(0.1, abs=0.02)
@@ -139,7 +139,7 @@ def test_a_rarely_certain_class_gives_no_result() -> None:
         labels = (random.random(A_DAY) < rare).astype(np.int64)
         days.append(cohort("binary", day, rare, labels))
     assert max(one.turned[1][1] for one in days) < 100
-    assert found("binary", days) == []
+    assert detect_shifts("binary", days) == []
 
 
 def test_the_label_model_learns_three_classes_from_features_and_label_delay() -> None:

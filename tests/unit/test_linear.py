@@ -60,7 +60,7 @@ def table(kind: Kind, rows: int = 1500, seed: int = 0, bend: float = 0.0) -> tup
     return matrix, labels.astype(np.float32)
 
 
-def begun(kind: Kind, matrix: Array, labels: Array) -> Model:
+def fit_linear_start(kind: Kind, matrix: Array, labels: Array) -> Model:
     words = vocabulary(kind)
     template, _ = boost(
         kind, words, XGBoost(rounds=1), Matrices(words, 256).training_matrix(matrix, labels), progress=False
@@ -78,11 +78,11 @@ def chosen(kind: Kind, bend: float, linear: bool | None = None, rows: int = 1500
 
 
 @pytest.fixture(params=KINDS)
-def both(request: Any, home: object) -> tuple[Kind, Model, Array, Array]:
+def linear_and_trees(request: Any, home: object) -> tuple[Kind, Model, Array, Array]:
     """A linear model and twenty rounds of boosting on its residuals, and the rows it was fitted to."""
     kind: Kind = request.param
     matrix, labels = table(kind, bend=1.0)
-    start = begun(kind, matrix, labels)
+    start = fit_linear_start(kind, matrix, labels)
     data = Matrices(start.vocabulary, 256).training_matrix(matrix, labels)
     data.set_base_margin(start.margin(matrix))
     trees, _ = boost(kind, start.vocabulary, XGBoost(rounds=20), data, progress=False)
@@ -92,7 +92,7 @@ def both(request: Any, home: object) -> tuple[Kind, Model, Array, Array]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trees_predict_like_the_linear_model(kind: Kind, home: object) -> None:
     matrix, labels = table(kind)
-    model, others = begun(kind, matrix, labels), table(kind, seed=1)[0]
+    model, others = fit_linear_start(kind, matrix, labels), table(kind, seed=1)[0]
     fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
     predicted = baselines.predict(kind, model.vocabulary, fitted, matrix)
     noise = 0.02 if kind != "regression" else 0.05 * np.std(labels - predicted)
@@ -107,7 +107,7 @@ def test_the_trees_predict_like_the_linear_model(kind: Kind, home: object) -> No
 
 def test_beyond_the_fitted_range_predictions_are_constant(home: object) -> None:
     matrix, labels = table("regression")
-    model = begun("regression", matrix, labels)
+    model = fit_linear_start("regression", matrix, labels)
     row = np.array([[0, 0, 20, 3, 1, np.nan]], np.float32)
     ends = np.nanmin(matrix[:, 1]), np.nanmax(matrix[:, 1])
     for beyond, end in ((-LARGEST, ends[0]), (ends[0] - 5, ends[0]), (ends[1] + 5, ends[1]), (LARGEST, ends[1])):
@@ -119,13 +119,15 @@ def test_beyond_the_fitted_range_predictions_are_constant(home: object) -> None:
     assert model.predict(row) == model.predict(np.where(row == 1e6, np.nan, row))
 
 
-def test_contributions_are_exact_and_those_of_a_linear_model(both: tuple[Kind, Model, Array, Array]) -> None:
-    kind, model, matrix, labels = both
+def test_contributions_are_exact_and_those_of_a_linear_model(
+    linear_and_trees: tuple[Kind, Model, Array, Array],
+) -> None:
+    kind, model, matrix, labels = linear_and_trees
     rows = table(kind, 300, seed=2)[0]
     predicted = model.contributions(rows)
     assert np.isfinite(predicted).all()
     np.testing.assert_allclose(predicted.sum(axis=-1), model.margin(rows), atol=2e-5)
-    start = begun(kind, matrix, labels)
+    start = fit_linear_start(kind, matrix, labels)
     alone = start.contributions(rows).reshape(len(rows), -1, rows.shape[1] + 1)
     fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
     moved = rows.copy()
@@ -138,8 +140,10 @@ def test_contributions_are_exact_and_those_of_a_linear_model(both: tuple[Kind, M
     np.testing.assert_allclose(alone[..., [0, 1, 2, 4, 5, 6]], others[..., [0, 1, 2, 4, 5, 6]], atol=1e-6)
 
 
-def test_one_row_and_many_compiled_or_not_are_equal_to_the_bit(both: tuple[Kind, Model, Array, Array]) -> None:
-    kind, model, matrix, _ = both
+def test_one_row_and_many_compiled_or_not_are_equal_to_the_bit(
+    linear_and_trees: tuple[Kind, Model, Array, Array],
+) -> None:
+    kind, model, matrix, _ = linear_and_trees
     matrix = np.vstack([matrix[:200], np.full((1, 6), np.nan, np.float32), np.full((1, 6), LARGEST, np.float32)])
     matrix[-1, 0] = 3
     compiled = model.compiled()
@@ -175,12 +179,16 @@ def test_held_out_rows_choose_the_form(kind: Kind, home: object) -> None:
 
 
 def test_a_worse_linear_model_is_not_chosen_by_noise(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answers(alone: float, both: float) -> Callable[..., dict[str, float]]:
-        intervals = iter([alone, both])
+    def answers(alone: float, combined: float) -> Callable[..., dict[str, float]]:
+        intervals = iter([alone, combined])
         return lambda *_, **__: {"value": (low := next(intervals)) + 1, "low": low, "high": low + 2}
 
-    for alone, both, form in ((0.1, -1.1, TREES), (0.1, -2.1, LINEAR_AND_TREES), (-0.1, -1.1, LINEAR_AND_TREES)):
-        monkeypatch.setattr("truecourse.modeling.selection.paired_difference", answers(alone, both))
+    for alone, combined, form in (
+        (0.1, -1.1, TREES),
+        (0.1, -2.1, LINEAR_AND_TREES),
+        (-0.1, -1.1, LINEAR_AND_TREES),
+    ):
+        monkeypatch.setattr("truecourse.modeling.selection.paired_difference", answers(alone, combined))
         assert chosen("binary", bend=0.5).form == form
 
 
@@ -221,4 +229,4 @@ def test_tuning_compares_what_training_will_train(home: object) -> None:
         spec = problem("regression", timed=False, linear=linear)
         evaluate = evaluator(spec, rows_of(frame(spec, 600), "train"))
         losses_of[linear] = [np.mean(evaluate(found)[0]) for found in ({}, {"max_bin": 16})]
-    assert all(begun < trees for begun, trees in zip(losses_of[True], losses_of[None], strict=True))
+    assert all(linear < trees for linear, trees in zip(losses_of[True], losses_of[None], strict=True))

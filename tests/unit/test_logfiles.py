@@ -40,7 +40,7 @@ def test_a_log_that_grows_is_rotated_under_its_writer(
     assert log_files.tail(log, 5, start=9000) == "after", "an offset from before the rotation"
 
 
-def written(every: float, times: int, log: Callable[[logging.Logger, int], None]) -> str:
+def write_log(every: float, times: int, log: Callable[[logging.Logger, int], None]) -> str:
     text, logger = io.StringIO(), logging.Logger("one")
     handler = logging.StreamHandler(text)
     handler.addFilter(Repeats(every=every))
@@ -50,7 +50,7 @@ def written(every: float, times: int, log: Callable[[logging.Logger, int], None]
     return text.getvalue()
 
 
-def failing(logger: logging.Logger, number: int) -> None:
+def log_failure(logger: logging.Logger, number: int) -> None:
     try:
         raise ValueError(f"number {number}")
     except ValueError:
@@ -58,18 +58,18 @@ def failing(logger: logging.Logger, number: int) -> None:
 
 
 def test_a_cause_is_written_once_and_counted() -> None:
-    log = written(600, 1000, failing)
+    log = write_log(600, 1000, log_failure)
     assert log.count("Traceback") == 1
     assert "number 0" in log
-    counted = written(0, 5, failing)
+    counted = write_log(0, 5, log_failure)
     assert counted.count("Traceback") == 1
     assert counted.count("[again 1 times") == 4
 
 
 def test_different_causes_and_ordinary_lines_are_all_written() -> None:
-    assert written(600, 3, lambda logger, n: logger.warning("%s is down", "abc"[n])).count("is down") == 3
-    assert written(600, 3, lambda logger, n: logger.warning("port %d is taken", n)).count("taken") == 1
-    assert written(600, 3, lambda logger, n: logger.info("the same")).count("the same") == 3
+    assert write_log(600, 3, lambda logger, n: logger.warning("%s is down", "abc"[n])).count("is down") == 3
+    assert write_log(600, 3, lambda logger, n: logger.warning("port %d is taken", n)).count("taken") == 1
+    assert write_log(600, 3, lambda logger, n: logger.info("the same")).count("the same") == 3
 
 
 FAILING = """

@@ -81,7 +81,7 @@ def world(seed: int, days: int = 84, a_day: int = 120) -> pa.Table:
     })  # fmt: skip
 
 
-def drifted_in(rows: pa.Table, window: int = 7) -> dict[str, str]:
+def find_drift_of(rows: pa.Table, window: int = 7) -> dict[str, str]:
     """The columns that drifted in the last days, with the aspect."""
     names = ["one", "two", "three", "kind"]
     of = rows["at"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
@@ -109,19 +109,19 @@ def changed(rows: pa.Table, name: str, by: object) -> pa.Table:
 
 def test_a_broken_relation_is_detected_without_column_drift() -> None:
     rows = world(1)
-    assert drifted_in(rows) == {}
+    assert find_drift_of(rows) == {}
     random = np.random.default_rng(2)
-    broken = drifted_in(changed(rows, "two", random.permutation))
+    broken = find_drift_of(changed(rows, "two", random.permutation))
     assert broken
     assert all("relation" in text for text in broken)
     assert any(text.startswith("two:") for text in broken)
     # Half a standard deviation is less than the weather makes of a week; what the other column tells gives it away.
-    assert any("two: relation" in text for text in drifted_in(changed(rows, "two", lambda values: values + 0.75)))
-    assert "three: spread" in " ".join(drifted_in(changed(rows, "three", lambda values: 2 * values)))
+    assert any("two: relation" in text for text in find_drift_of(changed(rows, "two", lambda values: values + 0.75)))
+    assert "three: spread" in " ".join(find_drift_of(changed(rows, "three", lambda values: 2 * values)))
 
 
 def test_clean_weeks_rarely_have_findings() -> None:
-    assert sum(bool(drifted_in(world(seed))) for seed in range(40)) <= 2
+    assert sum(bool(find_drift_of(world(seed))) for seed in range(40)) <= 2
 
 
 def test_sums_of_a_day_do_not_depend_on_its_parts() -> None:

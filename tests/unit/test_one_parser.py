@@ -57,7 +57,7 @@ def grouped(text: str, sign: str) -> str:
     return minus + f"{int(digits):,}".replace(",", sign) if sign else text
 
 
-def written(value: Any, dialect: Csv, column: Any, group: bool) -> str:
+def format_value(value: Any, dialect: Csv, column: Any, group: bool) -> str:
     """A value as written in a file of the dialect."""
     if value is None:
         return dialect.null_values[0]
@@ -77,7 +77,7 @@ def written(value: Any, dialect: Csv, column: Any, group: bool) -> str:
     return str(value)
 
 
-def same(left: Any, right: Any) -> bool:
+def are_equal(left: Any, right: Any) -> bool:
     if isinstance(left, float) and isinstance(right, float):
         return left == right or (math.isnan(left) and math.isnan(right))
     return bool(left == right)
@@ -120,7 +120,7 @@ def test_a_file_reads_alike_for_training_scoring_and_requests(data: st.DataObjec
     text.write("A title\n" * dialect.skip_lines)
     writer = csv.writer(text, delimiter=dialect.delimiter, quotechar=dialect.quote)
     writer.writerow([*columns, "label"])
-    writer.writerows([*(written(r[n], dialect, c, group) for n, c in columns.items()), "1"] for r in records)
+    writer.writerows([*(format_value(r[n], dialect, c, group) for n, c in columns.items()), "1"] for r in records)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "things.csv"
         path.write_text(text.getvalue(), encoding=dialect.encoding, newline="", errors="replace")
@@ -136,7 +136,9 @@ def test_a_file_reads_alike_for_training_scoring_and_requests(data: st.DataObjec
         assert faults == []
         assert ids == [str(row["key"]) for row in records]
         for row, given_row in zip(found, records, strict=True):
-            assert all(same(None if value != value else value, given_row[name]) for name, value in row.items()), row
+            assert all(are_equal(None if value != value else value, given_row[name]) for name, value in row.items()), (
+                row
+            )
         sent = [
             {n: v.isoformat() + "Z" if isinstance(v, datetime) else v for n, v in row.items() if n != "key"}
             for row in records
@@ -144,7 +146,7 @@ def test_a_file_reads_alike_for_training_scoring_and_requests(data: st.DataObjec
         contract = Contract.of(problem, Vocabulary(kinds={}, categories={}, classes=()))
         online = RowReader(contract).read_request(json.dumps({"rows": sent}).encode(), NOW)
         asked = [dict(zip(online.values, r, strict=True)) for r in zip(*map(list, online.values.values()), strict=True)]
-        assert all(same(a[n], b[n]) for a, b in zip(asked, found, strict=True) for n in a)
+        assert all(are_equal(a[n], b[n]) for a, b in zip(asked, found, strict=True) for n in a)
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "jsonl", "arrow.csv"])

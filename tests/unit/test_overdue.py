@@ -18,7 +18,7 @@ STEP = 31
 """Minutes between two looks at silent days: at another place in the period each time."""
 
 
-def every(minutes: int) -> IntervalSchedule:
+def interval(minutes: int) -> IntervalSchedule:
     return IntervalSchedule(interval=minutes * MINUTE, anchor_date=START)
 
 
@@ -28,7 +28,7 @@ def cron(text: str) -> CronSchedule:
 
 SCHEDULES: dict[str, tuple[Any, int]] = {
     "*/5": (cron("*/5 * * * *"), 5), "hourly": (cron("0 * * * *"), 60), "nightly": (cron("0 0 * * *"), 1440),
-    "1 min": (every(1), 1), "7 min": (every(7), 7), "45 min": (every(45), 45), "6 hours": (every(360), 360),
+    "1 min": (interval(1), 1), "7 min": (interval(7), 7), "45 min": (interval(45), 45), "6 hours": (interval(360), 360),
 }  # fmt: skip
 """With their periods in minutes; each is due at START."""
 

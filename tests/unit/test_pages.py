@@ -160,7 +160,7 @@ def skew(store: LocalStore, most: bool) -> str:
     return render("skew.html", report=made if most else made.model_copy(update={"findings": ()}), problem=PROBLEM)
 
 
-def drifted(store: LocalStore, most: bool) -> str:
+def drift_page_of(store: LocalStore, most: bool) -> str:
     rows, count = (200, 30) if most else (1, 1)
     names = [f"{LONG}{n}" for n in range(count)]
     random = np.random.default_rng(0)
@@ -186,7 +186,7 @@ def drifted(store: LocalStore, most: bool) -> str:
     )  # fmt: skip
 
 
-def whole_control(store: LocalStore, most: bool) -> str:
+def full_control_page(store: LocalStore, most: bool) -> str:
     return control_page.page(
         Store(store).save(most), PROBLEM, served=most, links={LONG: "http://127.0.0.1"} if most else {}
     )
@@ -244,8 +244,8 @@ def problems(store: LocalStore, most: bool) -> str:
 
 
 PAGES: dict[str, Callable[[LocalStore, bool], str]] = {
-    "health.html": health, "quality.html": quality, "skew.html": skew, "drift.html": drifted,
-    "control.html": whole_control, "trace.html": trace, "refused.html": refused,
+    "health.html": health, "quality.html": quality, "skew.html": skew, "drift.html": drift_page_of,
+    "control.html": full_control_page, "trace.html": trace, "refused.html": refused,
     "validation.html": validation, "index.html": problems,
 }  # fmt: skip
 ELSEWHERE = {

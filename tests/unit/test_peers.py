@@ -58,7 +58,7 @@ class From(Transport):
         return self._ends.get(name, default)
 
 
-def answered(peer: Any, own: Any, request: bytes, **settings: Any) -> bytes:
+def response_to(peer: Any, own: Any, request: bytes, **settings: Any) -> bytes:
     async def ask() -> bytes:
         echo = Echo()
         connection, _ = connections(Guard(Settings(max_delay=0, **settings), ModelRouter()), echo)()
@@ -76,16 +76,16 @@ ASKED = post(b"abc", last=False)
 
 @pytest.mark.parametrize("ends", LOCAL)
 def test_local_clients_are_served(ends: tuple[Any, Any], home: Path) -> None:
-    assert answered(*ends, ASKED).startswith(b"HTTP/1.1 200")
+    assert response_to(*ends, ASKED).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("ends", REMOTE)
 def test_remote_clients_are_rejected_without_keys(ends: tuple[Any, Any], home: Path) -> None:
-    found = answered(*ends, ASKED)
+    found = response_to(*ends, ASKED)
     assert found.startswith(b"HTTP/1.1 403")
     assert b"TRUECOURSE_AUTHENTICATION=keys" in found
-    assert answered(*ends, ASKED, allow_anonymous=True).startswith(b"HTTP/1.1 200")
-    assert answered(*ends, ASKED, authentication="keys").startswith(b"HTTP/1.1 401")
+    assert response_to(*ends, ASKED, allow_anonymous=True).startswith(b"HTTP/1.1 200")
+    assert response_to(*ends, ASKED, authentication="keys").startswith(b"HTTP/1.1 401")
 
 
 def test_only_client_connections_are_checked() -> None:

@@ -23,7 +23,7 @@ def scope(path: str, kind: str = "http", method: str = "POST") -> Message:
     return {"type": kind, "path": path, "method": method, "headers": [], "client": ("192.0.2.7", 1)}
 
 
-def asked(app: Any, asked_for: Message, body: list[Message]) -> list[Message]:
+def call_app(app: Any, request_scope: Message, body: list[Message]) -> list[Message]:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -34,7 +34,7 @@ def asked(app: Any, asked_for: Message, body: list[Message]) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(app(asked_for, receive, send))
+    asyncio.run(app(request_scope, receive, send))
     return sent
 
 
@@ -74,7 +74,7 @@ WHOLE: Message = {"type": "http.request", "body": b"{}", "more_body": False}
 
 @pytest.mark.parametrize(("body", "status"), [([WHOLE], 504), ([], 408)])
 def test_late_requests_time_out(home: Path, body: list[Message], status: int) -> None:
-    start, response = asked(layer(Patient()), scope("/predict"), list(body))
+    start, response = call_app(layer(Patient()), scope("/predict"), list(body))
     assert start["status"] == status
     assert b"0.05 s" in response["body"]
 
@@ -149,7 +149,7 @@ def test_a_cancelled_request_is_not_answered_again(home: Path) -> None:
     made = layer(Quick())
     exchange = Exchange(scope("/predict"))
     exchange.status = 408
-    assert asked(made, scope("/predict") | {EXCHANGE: exchange}, []) == []
+    assert call_app(made, scope("/predict") | {EXCHANGE: exchange}, []) == []
 
 
 def test_an_externally_cancelled_request_is_not_answered(home: Path) -> None:
@@ -175,16 +175,16 @@ def test_an_externally_cancelled_request_is_not_answered(home: Path) -> None:
 
 
 def test_a_websocket_is_closed(home: Path) -> None:
-    assert asked(layer(Quick()), scope("/predict", "websocket"), [])[0]["type"] == "websocket.close"
+    assert call_app(layer(Quick()), scope("/predict", "websocket"), [])[0]["type"] == "websocket.close"
 
 
 def test_a_caller_above_its_rate_gets_retry_after(home: Path) -> None:
     limited = layer(Quick(), rate_limit=0.5, rate_burst=1)
-    assert asked(limited, scope("/predict"), [])[0]["status"] == 200
-    refused = asked(limited, scope("/predict"), [])[0]
+    assert call_app(limited, scope("/predict"), [])[0]["status"] == 200
+    refused = call_app(limited, scope("/predict"), [])[0]
     assert refused["status"] == 429
     assert dict(refused["headers"])[b"retry-after"] == b"2"
-    assert asked(limited, scope("/model", method="GET"), [])[0]["status"] == 200, "documents cost nothing"
+    assert call_app(limited, scope("/model", method="GET"), [])[0]["status"] == 200, "documents cost nothing"
 
 
 def test_a_rejection_leaves_no_reference_cycle(home: Path) -> None:
@@ -218,10 +218,10 @@ def test_a_rejection_leaves_no_reference_cycle(home: Path) -> None:
 
 def test_nobody_is_served_before_required_keys_are_loaded(home: Path) -> None:
     closed = layer(Quick(), authentication="keys")
-    assert asked(closed, scope("/predict"), [])[0]["status"] == 401
+    assert call_app(closed, scope("/predict"), [])[0]["status"] == 401
     keyed = scope("/predict") | {"headers": [(b"x-api-key", b"tc_0a1b2c3d_k")]}
-    assert asked(closed, keyed, [])[0]["status"] == 503
-    assert asked(closed, scope("/livez"), [])[0]["status"] == 200
+    assert call_app(closed, keyed, [])[0]["status"] == 503
+    assert call_app(closed, scope("/livez"), [])[0]["status"] == 200
 
 
 def test_unknown_paths_share_one_label() -> None:

@@ -33,7 +33,7 @@ def finding(cause: str, subject: str = "log_loss") -> Finding:
     return Finding(check="quality", subject=subject, cause=cause, page=True, sentence=f"{subject}: {cause}.")
 
 
-def found(store: LocalStore, day: float, *causes: str) -> datetime:
+def record_findings(store: LocalStore, day: float, *causes: str) -> datetime:
     at = START + timedelta(days=day)
     findings = tuple(finding(cause, f"metric_{n}") for n, cause in enumerate(causes))
     update_alerts(
@@ -66,7 +66,7 @@ def test_without_open_findings_no_retraining_is_triggered(tmp_path: Path) -> Non
 )
 def test_blockers_prevent_retraining(tmp_path: Path, policy: Retraining, causes: list[str], because: str) -> None:
     store = LocalStore(tmp_path)
-    at = found(store, 0, *causes)
+    at = record_findings(store, 0, *causes)
     decision = record_decision(store, problem(policy), at)
     assert decision is not None
     assert not decision.retrain
@@ -78,7 +78,7 @@ def test_blockers_prevent_retraining(tmp_path: Path, policy: Retraining, causes:
 
 def test_many_findings_trigger_one_retraining_recorded_with_them(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    at = found(store, 0, *["concept drift"] * 5)
+    at = record_findings(store, 0, *["concept drift"] * 5)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: retraining_runs.begin(store, problem(), at), range(11)))
     (attempt,) = (answer for answer in answers if isinstance(answer, Attempt))
@@ -99,7 +99,7 @@ def test_many_findings_trigger_one_retraining_recorded_with_them(tmp_path: Path)
 def test_cool_down_and_weekly_budget_apply(tmp_path: Path) -> None:
     store, begun = LocalStore(tmp_path), []
     for day in range(15):
-        at = found(store, day, "concept drift")
+        at = record_findings(store, day, "concept drift")
         answer = retraining_runs.begin(store, problem(), at)
         if isinstance(answer, Attempt):
             retraining_runs.fail(store, "plain", answer.number, at, "out of memory")
@@ -135,7 +135,7 @@ def test_the_rules_hold_for_any_check_schedule(steps: list[float], cooldown: flo
 
 def test_a_manual_retraining_is_always_allowed(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    at = found(store, 0, "concept drift", "unit change")
+    at = record_findings(store, 0, "concept drift", "unit change")
     attempt = retraining_runs.begin(store, problem(), at, reason="the feed is mended")
     assert isinstance(attempt, Attempt)
     assert record.history(store, "plain")[-1].sentence == "Retraining started: the feed is mended."
@@ -144,7 +144,7 @@ def test_a_manual_retraining_is_always_allowed(tmp_path: Path) -> None:
 def test_a_triggered_retraining_is_requested_until_it_starts(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for day in range(2):
-        at = found(store, day, "concept drift")
+        at = record_findings(store, day, "concept drift")
         for minutes in range(0, 60, 5):
             record_decision(store, problem(), at + timedelta(minutes=minutes), ["webhook", "prefect"])
     now = record.load_record(store, "plain")
@@ -153,7 +153,7 @@ def test_a_triggered_retraining_is_requested_until_it_starts(tmp_path: Path) -> 
     assert len({notice.id for notice in now.outbox}) == 2
 
 
-def office(champion: int, challenger: int, action: str = "register", share: float = 0.0) -> Aliases:
+def make_aliases(champion: int, challenger: int, action: str = "register", share: float = 0.0) -> Aliases:
     one, other = (
         ModelVersion(problem="plain", version=number, run_id="r", model_sha256="0") for number in (champion, challenger)
     )
@@ -165,17 +165,17 @@ def office(champion: int, challenger: int, action: str = "register", share: floa
 @pytest.mark.parametrize(
     ("history", "expected"),
     [
-        ([office(1, 1), office(1, 2)], []),
-        ([office(1, 2), office(1, 2, share=0.1), office(2, 2, "promote")], ["promoted"]),
-        ([office(1, 2), office(1, 2, share=0.1), office(1, 2, "rollback")], ["rolled back"]),
-        ([office(1, 2), office(1, 2, share=0.1), office(1, 2, "withdraw")], ["rolled back"]),
-        ([office(1, 2), office(2, 2, "promote"), office(1, 2, "rollback")], ["rolled back"]),
-        ([office(1, 2), office(1, 2, share=0.1), office(1, 3, "register")], []),
+        ([make_aliases(1, 1), make_aliases(1, 2)], []),
+        ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(2, 2, "promote")], ["promoted"]),
+        ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 2, "rollback")], ["rolled back"]),
+        ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 2, "withdraw")], ["rolled back"]),
+        ([make_aliases(1, 2), make_aliases(2, 2, "promote"), make_aliases(1, 2, "rollback")], ["rolled back"]),
+        ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 3, "register")], []),
     ],
 )
 def test_the_outcome_follows_the_version(tmp_path: Path, history: Sequence[Aliases], expected: list[str]) -> None:
     store = LocalStore(tmp_path)
-    at = found(store, 0, "concept drift")
+    at = record_findings(store, 0, "concept drift")
     attempt = retraining_runs.begin(store, problem(), at)
     assert isinstance(attempt, Attempt)
     version = ModelVersion(problem="plain", version=2, run_id="r", model_sha256="0")

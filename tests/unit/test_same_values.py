@@ -34,14 +34,14 @@ MORE = {
 FIELDS = [*GOOD, "note", *MORE, "id", "decision_time", "unheard_of"]
 
 
-def made(unknown: str) -> Contract:
+def make_contract(unknown: str) -> Contract:
     categories = {"city": ("Bonn", "Ulm"), "note": ("a", "b")}
     kinds = {"city": "category", "size": "float", "count": "integer", "open": "boolean", "note": "category"}
     vocabulary = Vocabulary(kinds=kinds, categories=categories, classes=("0", "1"))
     return Contract.of(problem(unknown, **MORE), vocabulary, [GOOD])
 
 
-CONTRACTS = {unknown: made(unknown) for unknown in ("reject", "missing")}
+CONTRACTS = {unknown: make_contract(unknown) for unknown in ("reject", "missing")}
 READERS = {unknown: RowReader(contract) for unknown, contract in CONTRACTS.items()}
 SCHEMAS = {
     unknown: Draft202012Validator(
@@ -124,7 +124,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
     return row
 
 
-def taken(reader: RowReader, body: bytes) -> tuple[list[Any], dict[str, Any]] | None:
+def accepted_values(reader: RowReader, body: bytes) -> tuple[list[Any], dict[str, Any]] | None:
     """The ids and the first row's values, or None for a rejection."""
     try:
         read = reader.read_request(body, NOW)
@@ -156,7 +156,7 @@ def _meant(value: Any, type: str) -> Any:
 def test_all_readers_accept_the_same_values(row: dict[str, Any], unknown: str) -> None:
     reader, body = READERS[unknown], encode([row])
     (row,) = json.loads(body)["rows"]  # two halves of a surrogate pair are one character in JSON
-    found, documented = taken(reader, body), SCHEMAS[unknown].is_valid(row)
+    found, documented = accepted_values(reader, body), SCHEMAS[unknown].is_valid(row)
     assert (found is not None) is documented
     many = reader.parse_body(body) * (2 * FEW)
     read = reader.read(many, NOW)
@@ -195,7 +195,7 @@ def test_an_integer_is_exact_in_any_notation(text: str, field: str) -> None:
     double = float(text)
     expected = int(number) if is_integer else int(double) if abs(double) < 1e25 and double.is_integer() else None
     body = encode([GOOD])[:-3] + f', "{field}": {text}}}]}}'.encode()
-    found = taken(READERS["missing"], body)
+    found = accepted_values(READERS["missing"], body)
     if expected is None or not -(2**63) <= expected < 2**63:
         assert found is None
     else:
@@ -234,5 +234,5 @@ def test_a_text_without_max_length_has_a_documented_limit() -> None:
     field = next(field for field in CONTRACTS["missing"].fields if field.name == "any_text")
     assert field.max_length == TEXT_LENGTH
     assert SCHEMAS["missing"].schema["properties"]["any_text"]["maxLength"] == TEXT_LENGTH
-    assert taken(READERS["missing"], encode([GOOD | {"any_text": "x" * TEXT_LENGTH}])) is not None
-    assert taken(READERS["missing"], encode([GOOD | {"any_text": "x" * (TEXT_LENGTH + 1)}])) is None
+    assert accepted_values(READERS["missing"], encode([GOOD | {"any_text": "x" * TEXT_LENGTH}])) is not None
+    assert accepted_values(READERS["missing"], encode([GOOD | {"any_text": "x" * (TEXT_LENGTH + 1)}])) is None

@@ -11,7 +11,7 @@ from truecourse.monitoring.quality.e_detector import DailyVariation, Series, e_d
 DAYS, TRIALS, RATE = 100, 2000, 0.05
 
 
-def fired(z: Array, most: float) -> Array:
+def ever_alarms(z: Array, most: float) -> Array:
     """(trials,) whether a detector that is checked every day ever reached its threshold."""
     return np.array([(e_detector(one, most) >= DAYS / RATE).any() for one in z])
 
@@ -19,7 +19,7 @@ def fired(z: Array, most: float) -> Array:
 @pytest.mark.parametrize("most", [2.5, 5.0])
 def test_the_false_alarm_rate_of_daily_checks_holds(most: float) -> None:
     z = np.random.default_rng(1).normal(size=(TRIALS, DAYS))
-    share = fired(z, most).mean()
+    share = ever_alarms(z, most).mean()
     assert share <= RATE + 2 * np.sqrt(RATE * (1 - RATE) / TRIALS)
     naive = (z > 1.645).any(axis=1).mean()  # a test at 5%, made again each day
     assert naive > 0.99
@@ -28,15 +28,15 @@ def test_the_false_alarm_rate_of_daily_checks_holds(most: float) -> None:
 @pytest.mark.parametrize(("shift", "within"), [(1.0, 25), (2.0, 9), (4.0, 4)])
 def test_a_shift_is_found(shift: float, within: int) -> None:
     z = np.random.default_rng(2).normal(size=(300, 60)) + np.where(np.arange(60) >= 60 - within, shift, 0)
-    assert fired(z, 5.0).mean() > 0.8
+    assert ever_alarms(z, 5.0).mean() > 0.8
 
 
 def test_a_single_outlier_day_is_no_shift() -> None:
     quiet = np.zeros(30)
     quiet[20] = 50.0
-    assert not fired(quiet[None], 2.5)[0]
+    assert not ever_alarms(quiet[None], 2.5)[0]
     quiet[20:25] = 50.0
-    assert fired(quiet[None], 2.5)[0]
+    assert ever_alarms(quiet[None], 2.5)[0]
 
 
 @given(shift=st.floats(-3, 0), most=st.floats(1, 8), seed=st.integers(0, 99))

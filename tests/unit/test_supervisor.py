@@ -74,7 +74,7 @@ def state(of: Supervisor, name: str) -> dict[str, Any]:
     return next(one for one in of.states() if one["part"] == name)
 
 
-def up(of: Supervisor, *names: str) -> bool:
+def wait_until_up(of: Supervisor, *names: str) -> bool:
     return all(of.standing(name) == "up" for name in names)
 
 
@@ -84,10 +84,10 @@ def test_a_dead_process_is_restarted_without_affecting_others(
 ) -> None:
     ports, snapshots = free_ports(2), []
     of = run(serving("one", ports[0], tmp_path), serving("other", ports[1], tmp_path), on_change=snapshots.append)
-    wait_until(lambda: up(of, "one", "other"), 20, "both")
+    wait_until(lambda: wait_until_up(of, "one", "other"), 20, "both")
     other, pid = state(of, "other")["pid"], state(of, "one")["pid"]
     os.kill(pid, number)
-    wait_until(lambda: up(of, "one") and state(of, "one")["pid"] != pid, 20, "the next one")
+    wait_until(lambda: wait_until_up(of, "one") and state(of, "one")["pid"] != pid, 20, "the next one")
     assert state(of, "one")["restarts"] == 1
     assert state(of, "other")["pid"] == other
     assert state(of, "other")["restarts"] == 0
@@ -106,7 +106,7 @@ def test_a_crash_looping_process_is_reported_with_its_log_and_backs_off(
     words = [sys.executable, "-c", "print('no such database'); exit(3)"]
     broken = Part("broken", lambda: start("broken", words, os.environ, tmp_path / "log"), lambda _: False)
     of = run(broken, serving("well", port, tmp_path))
-    wait_until(lambda: up(of, "well") and state(of, "broken")["restarts"] >= 2, 20, "two restarts")
+    wait_until(lambda: wait_until_up(of, "well") and state(of, "broken")["restarts"] >= 2, 20, "two restarts")
     wait_until(lambda: of.standing("broken") == "down", 20, "its end")
     assert state(of, "broken")["cause"] == "ended with status 3"
     assert state(of, "broken")["said"] == "no such database"
@@ -130,7 +130,7 @@ def test_a_taken_port_is_reported_and_the_process_recovers(run: Callable[..., Su
         assert f"needs port {port}" in state(of, "server")["cause"]
         assert str(os.getpid()) in state(of, "server")["cause"], "who has it"
         taken.close()
-    wait_until(lambda: up(of, "server"), 20, "the server")
+    wait_until(lambda: wait_until_up(of, "server"), 20, "the server")
 
 
 def test_dependent_processes_wait(run: Callable[..., Supervisor], tmp_path: Path) -> None:
@@ -147,17 +147,17 @@ def test_dependent_processes_wait(run: Callable[..., Supervisor], tmp_path: Path
     wait_until(lambda: state(of, "first")["cause"] == "there is no champion yet", 20, "the reason")
     assert of.first_outcome("first") is not None, "for want of a champion: that is no fault"
     there.append(True)
-    wait_until(lambda: up(of, "first", "second"), 30, "both")
+    wait_until(lambda: wait_until_up(of, "first", "second"), 30, "both")
 
 
 def test_children_of_a_killed_process_release_its_port(run: Callable[..., Supervisor], tmp_path: Path) -> None:
     (port,) = free_ports(1)
     of = run(serving("forking", port, tmp_path, FORKING))
-    wait_until(lambda: up(of, "forking"), 20, "it")
+    wait_until(lambda: wait_until_up(of, "forking"), 20, "it")
     pid = state(of, "forking")["pid"]
     (worker,) = psutil.Process(pid).children()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: up(of, "forking") and state(of, "forking")["pid"] != pid, 30, "the next one")
+    wait_until(lambda: wait_until_up(of, "forking") and state(of, "forking")["pid"] != pid, 30, "the next one")
     assert started_at(worker.pid) is None
 
 
@@ -166,11 +166,11 @@ def test_an_unresponsive_process_is_silent(run: Callable[..., Supervisor], tmp_p
     answering = [True]
     part = serving("server", port, tmp_path)
     of = run(Part("server", part.start, lambda child: answering[0] and part.ready(child)))
-    wait_until(lambda: up(of, "server"), 20, "it")
+    wait_until(lambda: wait_until_up(of, "server"), 20, "it")
     answering[0] = False
     wait_until(lambda: of.standing("server") == "silent", 20, "silence")
     answering[0] = True
-    wait_until(lambda: up(of, "server"), 20, "its answer")
+    wait_until(lambda: wait_until_up(of, "server"), 20, "its answer")
     assert state(of, "server")["restarts"] == 0
 
 

@@ -38,7 +38,7 @@ WRONG: dict[str, tuple[Files, str, str]] = {
 OVER = {"expired": ((-9.0, -1.0), "expired"), "early": ((1.0, 9.0), "is not valid until")}
 
 
-def written(folder: Path, files: Files) -> tuple[str, str]:
+def write_files(folder: Path, files: Files) -> tuple[str, str]:
     names = folder / "certificate.pem", folder / "key.pem"
     for name, data in zip(names, files, strict=True):
         name.write_bytes(data)
@@ -50,7 +50,7 @@ def test_faults_are_reported_before_anything_starts(
     kind: str, tmp_path: Path, home: Path, configure: Callable[..., None]
 ) -> None:
     files, setting, what = WRONG[kind]
-    certificate, key = written(tmp_path, files)
+    certificate, key = write_files(tmp_path, files)
     configure(tls_certificate=certificate, tls_key=key)
     with pytest.raises(SettingsError, match=what) as refused:
         launch.start(tmp_path / "no bento", 1, tmp_path / "log")

@@ -49,7 +49,7 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def ours() -> Iterator[EchoServer]:
+def our_server() -> Iterator[EchoServer]:
     with echo_server(True, header_timeout=SOON, request_timeout=1, keep_alive=2) as server:
         yield server
 
@@ -65,13 +65,13 @@ LARGE: dict[str, tuple[bytes, int]] = {
 
 @pytest.mark.parametrize("kind", LARGE)
 @pytest.mark.parametrize("behind", [b"", post(b"abc", last=False)], ids=["first", "behind another"])
-def test_a_large_header_is_rejected_without_delaying_others(ours: EchoServer, kind: str, behind: bytes) -> None:
+def test_a_large_header_is_rejected_without_delaying_others(our_server: EchoServer, kind: str, behind: bytes) -> None:
     data, status = LARGE[kind]
     done = threading.Event()
     waits: list[float] = []
 
     def ask() -> None:
-        with connected(ours) as connection:
+        with connected(our_server) as connection:
             while not (done.is_set() and waits):
                 began = time.perf_counter()
                 connection.sendall(post(b"abc", last=False))
@@ -80,7 +80,7 @@ def test_a_large_header_is_rejected_without_delaying_others(ours: EchoServer, ki
 
     asking = threading.Thread(target=ask)
     asking.start()
-    with connected(ours) as connection:
+    with connected(our_server) as connection:
         if behind:
             connection.sendall(behind)
             assert statuses(connection.recv(65536)) == [200]
@@ -91,20 +91,20 @@ def test_a_large_header_is_rejected_without_delaying_others(ours: EchoServer, ki
     assert statuses(found) == [status], found[:300]
     assert b"connection: close" in found
     assert sorted(waits)[len(waits) // 2] < 0.1, "the median of another client"
-    wait_until(lambda: not len(ours.guard.connections), 5, "the end of the connections")
+    wait_until(lambda: not len(our_server.guard.connections), 5, "the end of the connections")
 
 
 @pytest.mark.parametrize("length", [9_000, 1 << 20])
-def test_a_long_request_line_is_a_414(ours: EchoServer, length: int) -> None:
-    with connected(ours) as connection:
+def test_a_long_request_line_is_a_414(our_server: EchoServer, length: int) -> None:
+    with connected(our_server) as connection:
         connection.sendall(b"GET /" + b"a" * length)
         assert statuses(rest(connection)) == [414]
 
 
 @pytest.mark.parametrize("cut", [100, 15_000, 25_000])
-def test_a_body_does_not_count_as_header(ours: EchoServer, cut: int) -> None:
+def test_a_body_does_not_count_as_header(our_server: EchoServer, cut: int) -> None:
     data = post(b"b" * 60_000, "x: " + "a" * 20_000)
-    found = ours.send(KEPT + data[:cut], data[cut:])
+    found = our_server.send(KEPT + data[:cut], data[cut:])
     assert statuses(found) == [200, 200]
     assert found.endswith(b'{"length": 60000}')
 
@@ -119,9 +119,9 @@ SLOW = {
 
 @pytest.mark.parametrize("kind", SLOW)
 @pytest.mark.parametrize("dripping", [False, True])
-def test_a_slow_header_is_a_408(ours: EchoServer, kind: str, dripping: bool) -> None:
+def test_a_slow_header_is_a_408(our_server: EchoServer, kind: str, dripping: bool) -> None:
     began = time.monotonic()
-    with connected(ours) as connection:
+    with connected(our_server) as connection:
         connection.sendall(SLOW[kind])
         connection.settimeout(0.05)
         found = b""
@@ -142,8 +142,8 @@ def test_a_slow_header_is_a_408(ours: EchoServer, kind: str, dripping: bool) -> 
 
 
 @pytest.mark.parametrize(("sent", "seconds"), [(b"", SOON), (post(b"abc", last=False), 2), (KEPT + b"\r\n", 2)])
-def test_an_idle_connection_is_closed_silently(ours: EchoServer, sent: bytes, seconds: float) -> None:
-    with connected(ours) as connection:
+def test_an_idle_connection_is_closed_silently(our_server: EchoServer, sent: bytes, seconds: float) -> None:
+    with connected(our_server) as connection:
         connection.sendall(sent)
         if sent:
             assert statuses(connection.recv(65536)) == [200]
@@ -154,9 +154,9 @@ def test_an_idle_connection_is_closed_silently(ours: EchoServer, sent: bytes, se
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("framing", [("content-length: 100", b"a"), ("transfer-encoding: chunked", b"1\r\na\r\n")])
-def test_a_slow_body_is_a_408(ours: EchoServer, path: str, framing: tuple[str, bytes]) -> None:
+def test_a_slow_body_is_a_408(our_server: EchoServer, path: str, framing: tuple[str, bytes]) -> None:
     began = time.monotonic()
-    with connected(ours) as connection:
+    with connected(our_server) as connection:
         connection.sendall(head(None, framing[0], *PATHS[path], last=False))
         connection.settimeout(0.1)
         found = b""
@@ -170,10 +170,10 @@ def test_a_slow_body_is_a_408(ours: EchoServer, path: str, framing: tuple[str, b
     assert 0.9 < time.monotonic() - began < 2.5
 
 
-def test_an_unwanted_body_is_not_read_for_ever(ours: EchoServer) -> None:
+def test_an_unwanted_body_is_not_read_for_ever(our_server: EchoServer) -> None:
     """The request was answered before its body arrived."""
     began = time.monotonic()
-    with connected(ours) as connection:
+    with connected(our_server) as connection:
         connection.sendall(head(None, "transfer-encoding: chunked", path="/livez", method="GET", last=False))
         assert statuses(connection.recv(65536)) == [200]
         with suppress(OSError):
@@ -183,15 +183,15 @@ def test_an_unwanted_body_is_not_read_for_ever(ours: EchoServer) -> None:
     assert time.monotonic() - began < 6
 
 
-def test_pipelined_requests_are_answered_before_more_are_read(ours: EchoServer) -> None:
+def test_pipelined_requests_are_answered_before_more_are_read(our_server: EchoServer) -> None:
     most = 0
-    with connected(ours) as connection:
+    with connected(our_server) as connection:
         sending = threading.Thread(target=connection.sendall, args=(KEPT * 8_000 + post(b"ab"),))
         sending.start()
         found = b""
         while part := connection.recv(1 << 20):
             found += part
-            most = max([most, *(len(one.pipeline) for one in list(ours.guard.connections._open))])  # type: ignore[attr-defined]
+            most = max([most, *(len(one.pipeline) for one in list(our_server.guard.connections._open))])  # type: ignore[attr-defined]
         sending.join()
     assert found.count(b"HTTP/1.1 200") == 8_001
     assert most < 4_000
@@ -270,24 +270,24 @@ def test_the_file_descriptor_limit_lowers_the_connection_limit(monkeypatch: pyte
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("body", [b"abc", b"later"])
-def test_a_half_closed_client_gets_its_answer(ours: EchoServer, path: str, body: bytes) -> None:
+def test_a_half_closed_client_gets_its_answer(our_server: EchoServer, path: str, body: bytes) -> None:
     for parts in (
         (post(body, *PATHS[path], last=False),),
         (post(body, *PATHS[path], last=False), post(b"ab", last=False)),
     ):
-        with connected(ours) as connection:
+        with connected(our_server) as connection:
             connection.sendall(b"".join(parts))
             connection.shutdown(socket.SHUT_WR)
             assert statuses(rest(connection)) == [200] * len(parts)
 
 
-def test_a_client_that_ends_mid_request_gets_the_earlier_answers(ours: EchoServer) -> None:
+def test_a_client_that_ends_mid_request_gets_the_earlier_answers(our_server: EchoServer) -> None:
     for half in (b"POST /pre", head(5, last=False) + b"ab"):
-        with connected(ours) as connection:
+        with connected(our_server) as connection:
             connection.sendall(post(b"later", last=False) + half)
             connection.shutdown(socket.SHUT_WR)
             assert statuses(rest(connection)) == [200]
-    wait_until(lambda: not len(ours.guard.connections), 5, "the end of the connections")
+    wait_until(lambda: not len(our_server.guard.connections), 5, "the end of the connections")
 
 
 def test_in_flight_requests_are_answered_on_shutdown(home: Path) -> None:

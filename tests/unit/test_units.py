@@ -29,19 +29,19 @@ def problem(label: Label, kind: str = "regression", took: AnyColumn | None = Non
     return Problem("p", kind=kind, tables=[Table("rows", source=Files("rows.csv"), columns=columns)], label=label)
 
 
-def shown(what: RenderableType) -> str:
+def render_text(what: RenderableType) -> str:
     console = Console(width=120, file=StringIO())
     console.print(what)
     return console.file.getvalue()
 
 
 def test_a_regression_has_its_labels_unit() -> None:
-    text = shown(explanation_view(ANSWER, 10, problem(Label(column="took"))))
+    text = render_text(explanation_view(ANSWER, 10, problem(Label(column="took"))))
     assert "47.25 minutes" in text
     assert "by, minutes" in text
     assert "12 miles" in text
     assert "margin +47.250 minutes" in text
-    table = shown(quality({"model": {"rmse": FIGURE, "r2": FIGURE}}, "minutes"))
+    table = render_text(quality({"model": {"rmse": FIGURE, "r2": FIGURE}}, "minutes"))
     assert "rmse, minutes" in table
     assert "r2," not in table
     assert tile("mae", {"model": {"mae": FIGURE}, "linear": {"mae": FIGURE}}, "minutes")["label"].endswith(", minutes")
@@ -49,7 +49,9 @@ def test_a_regression_has_its_labels_unit() -> None:
 
 def test_classes_are_explained_in_log_odds() -> None:
     binary = problem(Label(column="took"), "binary", Text())
-    text = shown(explanation_view({**ANSWER, "predictions": [{**TOLD, "prediction": "yes", "score": 0.7}]}, 1, binary))
+    text = render_text(
+        explanation_view({**ANSWER, "predictions": [{**TOLD, "prediction": "yes", "score": 0.7}]}, 1, binary)
+    )
     assert "by, log-odds" in text
     assert "yes  (score 70.0%)" in text
 

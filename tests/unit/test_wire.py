@@ -57,7 +57,7 @@ PIPELINED = (
 
 
 @pytest.fixture(scope="module")
-def ours() -> Iterator[EchoServer]:
+def our_server() -> Iterator[EchoServer]:
     with echo_server(True) as server:
         yield server
 
@@ -69,33 +69,33 @@ def uvicorns() -> Iterator[EchoServer]:
 
 
 @pytest.mark.parametrize("kind", ORDINARY)
-def test_the_fast_path_answers_like_the_application(kind: str, ours: EchoServer, uvicorns: EchoServer) -> None:
-    before, asked = ours.echo.direct, ORDINARY[kind]
-    found = ours.send(*asked)
+def test_the_fast_path_answers_like_the_application(kind: str, our_server: EchoServer, uvicorns: EchoServer) -> None:
+    before, asked = our_server.echo.direct, ORDINARY[kind]
+    found = our_server.send(*asked)
     assert found == uvicorns.send(*asked)
     assert b"HTTP/1.1 200" in found or kind == "refused by the contract"
-    assert ours.echo.direct - before == found.count(b"HTTP/1.1"), "none of them came to the application"
-    assert not ours.guard.deadlines._open
+    assert our_server.echo.direct - before == found.count(b"HTTP/1.1"), "none of them came to the application"
+    assert not our_server.guard.deadlines._open
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_other_requests_go_to_the_application(kind: str, ours: EchoServer, uvicorns: EchoServer) -> None:
-    before, asked = ours.echo.direct, OTHERS[kind]
-    assert ours.send(*asked) == uvicorns.send(*asked) != b""
-    assert ours.echo.direct == before
-    assert not ours.guard.deadlines._open
+def test_other_requests_go_to_the_application(kind: str, our_server: EchoServer, uvicorns: EchoServer) -> None:
+    before, asked = our_server.echo.direct, OTHERS[kind]
+    assert our_server.send(*asked) == uvicorns.send(*asked) != b""
+    assert our_server.echo.direct == before
+    assert not our_server.guard.deadlines._open
 
 
 @pytest.mark.parametrize("kind", NO_HTTP)
-def test_invalid_http_is_rejected(kind: str, ours: EchoServer) -> None:
-    found = ours.send(*NO_HTTP[kind])
+def test_invalid_http_is_rejected(kind: str, our_server: EchoServer) -> None:
+    found = our_server.send(*NO_HTTP[kind])
     assert found.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
     assert b'"error":"the request is not valid HTTP"' in found
-    assert not ours.guard.deadlines._open
+    assert not our_server.guard.deadlines._open
 
 
-def test_pipelined_requests_are_answered_in_their_order(ours: EchoServer, uvicorns: EchoServer) -> None:
-    found = ours.send(*PIPELINED)
+def test_pipelined_requests_are_answered_in_their_order(our_server: EchoServer, uvicorns: EchoServer) -> None:
+    found = our_server.send(*PIPELINED)
     assert found == uvicorns.send(*PIPELINED)
     assert re.findall(rb'"length": (\d)', found) == [b"3", b"5", b"4", b"2"]
 
@@ -131,8 +131,8 @@ def test_requests_before_invalid_http_are_answered(home: Path, body: bytes) -> N
         assert not server.guard.deadlines._open
 
 
-def test_many_pipelined_requests_are_answered(ours: EchoServer) -> None:
-    found = ours.send(post(b"abc", last=False) * 2_000 + post(b"abcd"))
+def test_many_pipelined_requests_are_answered(our_server: EchoServer) -> None:
+    found = our_server.send(post(b"abc", last=False) * 2_000 + post(b"abcd"))
     assert found.count(b'"length": 3') == 2_000
 
 
@@ -157,7 +157,7 @@ def test_rejections_are_sent_before_the_body_is_read(home: Path, settings: dict[
     assert found[0].count(b"HTTP/1.1 %d" % status) == 2
 
 
-def late(server: EchoServer, *parts: bytes) -> bytes:
+def send_late(server: EchoServer, *parts: bytes) -> bytes:
     server.guard.deadlines = Deadlines(0.15)
     return server.send(*parts)
 
@@ -167,7 +167,7 @@ def test_late_requests_time_out(home: Path, parts: tuple[bytes, ...], status: in
     found = []
     for by_us in (True, False):
         with echo_server(by_us) as server:
-            found.append(late(server, *parts))
+            found.append(send_late(server, *parts))
             for done in server.echo.waiting:
                 done()  # nobody waits for it any more
             assert not server.guard.deadlines._open
@@ -188,14 +188,14 @@ def test_a_disconnected_client_is_counted_once_and_freed(home: Path, body: bytes
         assert server.echo.after == (body == b"later"), "what was answered is logged, whoever reads it"
 
 
-def test_connection_close_is_set_when_draining(ours: EchoServer) -> None:
-    before = ours.echo.direct
-    ours.guard.leaving = True
+def test_connection_close_is_set_when_draining(our_server: EchoServer) -> None:
+    before = our_server.echo.direct
+    our_server.guard.leaving = True
     try:
-        assert b'"length": 3' in ours.send(post(b"abc"))
+        assert b'"length": 3' in our_server.send(post(b"abc"))
     finally:
-        ours.guard.leaving = False
-    assert ours.echo.direct == before
+        our_server.guard.leaving = False
+    assert our_server.echo.direct == before
 
 
 class Transport:

@@ -1,4 +1,4 @@
-"""Further versions of a packaged model, without training them: its Bento with another model, or other files, inside."""
+"""More versions of a packaged model, without real training: copies of its Bento with another model or other files."""
 
 import json
 import lzma
@@ -22,7 +22,9 @@ Change = Callable[[Path], None]
 def build_variant(
     problem: str, number: int, place: Path, change: Change | None = None, code: str | None = None
 ) -> Package:
-    """Package version `number`: version 1 with a model of its own, its files `change`d; `place` is a new folder."""
+    """Package version `number`: a copy of version 1 with another model, and with `change` applied to its files.
+
+    `place` is a folder that does not exist yet."""
     store, first = open_store(), load_package(problem, 1)
     assert first is not None
     place.mkdir(parents=True)
@@ -33,7 +35,7 @@ def build_variant(
     (source / "model" / "model.ubj").write_bytes(train_on_noise(source / "model", seed=number))
     if change is not None:
         change(source)
-    sha = _redescribe(source, problem, number)
+    sha = _update_inference_config(source, problem, number)
     with lzma.open(place / "archive", "wb", preset=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
         for path in sorted((place / "files").rglob("*")):
             tar.add(path, path.relative_to(place / "files").as_posix(), recursive=False)
@@ -45,7 +47,7 @@ def build_variant(
 
 
 def train_on_noise(folder: Path, seed: int) -> bytes:
-    """A model of the same inputs that learned noise."""
+    """Train a model with the same inputs on random rows and labels; its bytes."""
     vocabulary, random = Vocabulary.from_json((folder / "vocabulary.json").read_bytes()), np.random.default_rng(seed)
     rows = random.integers(0, 3, (500, len(vocabulary.features))).astype(np.float32)
     data = xgboost.DMatrix(
@@ -55,8 +57,8 @@ def train_on_noise(folder: Path, seed: int) -> bytes:
     return bytes(booster.save_raw("ubj"))
 
 
-def _redescribe(source: Path, problem: str, number: int) -> str:
-    """Bring inference.json in step with the files; the model's SHA-256."""
+def _update_inference_config(source: Path, problem: str, number: int) -> str:
+    """Write the digests of the changed files to inference.json; return the model's SHA-256."""
     about = json.loads((source / "model" / "inference.json").read_bytes())
     about["files"] = {name: sha256((source / "model" / name).read_bytes()) for name in about["files"]}
     about["problem_digest"] = problem_digest(load_problem(problem, source / "problems"))
@@ -66,7 +68,7 @@ def _redescribe(source: Path, problem: str, number: int) -> str:
 
 
 def break_request_function(source: Path, when: str = "True") -> None:
-    """The request function raises when the condition holds, which may speak of `columns`."""
+    """Make the request function raise when a condition holds: Python code, which may use `columns`."""
     file = source / "problems" / "deliveries" / "problem.py"
     head = "def clock(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:\n"
     assert head in file.read_text()

@@ -1,4 +1,4 @@
-"""What tests let a replay's second process do: it takes functions by their names, from modules."""
+"""Functions that tests run in a replay's worker process, which imports them by module and name."""
 
 import os
 import time
@@ -18,7 +18,7 @@ def raise_feature_error(problem: Problem, tables: Tables) -> None:
 
 
 def busy(problem: Problem, tables: Tables) -> None:
-    """At work for minutes, and says so."""
+    """Run for five minutes, and write a file when it has started."""
     home = get_settings().home
     home.mkdir(parents=True, exist_ok=True)
     (home / "mark").write_text(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""Certificates of our own making, with a chain or without, valid or not."""
+"""Certificates for tests: with or without a chain, valid or expired."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,14 +31,16 @@ class Certificate:
 
 
 def make_certificate(name: str, issuer: Certificate | None = None, days: tuple[float, float] = (-1, 1)) -> Certificate:
-    """Of a DNS name, signed by the issuer or by itself; valid from and to so many days from now."""
+    """Make a certificate for a DNS name, signed by the issuer or self-signed.
+
+    `days`: the start and the end of its validity, in days from now."""
     key, subject = (
         ec.generate_private_key(ec.SECP256R1()),
         x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]),
     )
     now = datetime.now(UTC)
     signer = issuer or Certificate(None, key)  # type: ignore[arg-type]
-    made = (
+    signed = (
         x509.CertificateBuilder().subject_name(subject)
         .issuer_name(issuer.certificate.subject if issuer else subject).public_key(key.public_key())
         .serial_number(x509.random_serial_number()).not_valid_before(now + timedelta(days=days[0]))
@@ -47,4 +49,4 @@ def make_certificate(name: str, issuer: Certificate | None = None, days: tuple[f
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(signer.key, hashes.SHA256())
     )  # fmt: skip
-    return Certificate(made, key)
+    return Certificate(signed, key)

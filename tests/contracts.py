@@ -1,4 +1,4 @@
-"""A problem with a field of every type, its contract, and a row that keeps it."""
+"""A problem with a field of every type, its contract, and a valid row."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Data for tests/problems/deliveries, as a simple world makes it: some couriers are slow, evenings are busy."""
+"""Simulated data for tests/problems/deliveries: some couriers are slow, and evenings are busy."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ HERE = Path(__file__).parent / "problems" / "deliveries"
 
 
 def deliveries(days: int = 60, a_day: int = 80, seed: int = 0, first: int = 0) -> pd.DataFrame:
-    """`days` from 2024-01-01 with `a_day` deliveries each; `took` is null for about 2%."""
+    """`days` days from 2024-01-01 with `a_day` deliveries each; `took` is null in about 2% of them."""
     random = np.random.default_rng(seed)
     n = days * a_day
     ordered = np.sort(random.integers(0, days * 86400, n)) * np.timedelta64(1, "s") + np.datetime64("2024-01-01")
@@ -34,7 +34,7 @@ def deliveries(days: int = 60, a_day: int = 80, seed: int = 0, first: int = 0) -
 
 
 def install(problems: Path, rows: pd.DataFrame | None = None) -> Path:
-    """Copy the problem into a problems folder and write its data; the problem's folder."""
+    """Copy the problem into a problems folder and write its data; return the problem's folder."""
     folder = problems / "deliveries"
     shutil.copytree(HERE, folder, dirs_exist_ok=True)
     (folder / "data").mkdir(exist_ok=True)

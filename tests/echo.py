@@ -1,4 +1,4 @@
-"""A server before the endpoint's layers that answers with how much was sent, by uvicorn's own protocol or by ours."""
+"""A server that answers with the length of each request's body, with uvicorn's own protocol or with ours."""
 
 import asyncio
 import re
@@ -23,8 +23,9 @@ Done = Callable[[Reply], None]
 
 
 class Echo:
-    """Answers with how much was sent: at once, or (`later`) after the next turn, or (`never`) when a test says so.
-    `direct`: how many came without the application."""
+    """Answers with the length of the body: at once, after 0.02 s (`later`), or when a test calls `waiting` (`never`).
+
+    `direct`: the number of requests that came without the ASGI application."""
 
     def __init__(self) -> None:
         self.direct = self.after = 0
@@ -52,20 +53,20 @@ class Echo:
             if message["type"] == "http.disconnect":
                 return Reply(400, b"gone")
             body, more = body + message["body"], message["more_body"]
-        found: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.score(exchange, body, lambda reply: None if found.done() else found.set_result(reply))
+        pending: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.score(exchange, body, lambda reply: None if pending.done() else pending.set_result(reply))
         self.direct -= 1
-        return await found
+        return await pending
 
 
 class EchoServer:
-    """A server of the application, by uvicorn's own protocol or by ours."""
+    """A running echo server, with uvicorn's own protocol or with ours."""
 
     def __init__(self, port: int, guard: Guard, echo: Echo) -> None:
         self.port, self.guard, self.echo = port, guard, echo
 
     def send(self, *parts: bytes) -> bytes:
-        """All that comes back, its date left out, once these were sent one by one; the last ends the connection."""
+        """Send these parts one by one; all bytes that come back, without dates. The last part closes the connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for part in parts:
@@ -74,7 +75,7 @@ class EchoServer:
             return without_date(b"".join(iter(lambda: connection.recv(65536), b"")))
 
     def counts(self) -> dict[str, int]:
-        """The meters that moved: requests by path and status, refusals by reason."""
+        """The counters that are not zero: requests by path and status, refusals by reason."""
         self.guard.metrics.flush()
         return {
             "".join(sample.labels.values()): int(sample.value)
@@ -97,7 +98,7 @@ def echo_server(ours: bool, certificates: Any = None, **settings: Any) -> Iterat
 
 @contextmanager
 def run_server(guard: Guard, endpoint: Any, ours: bool = True, certificates: Any = None) -> Iterator[int]:
-    """The port of a server in a thread."""
+    """Run a server in a thread until the block ends; its port."""
     (port,) = free_ports(1)
 
     async def behind(scope: Message, receive: Receive, send: Send) -> None:

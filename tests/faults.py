@@ -1,4 +1,4 @@
-"""Breaking the deliveries in one place, to see whether `truecourse check` finds it."""
+"""Edit one place of the deliveries problem, to test whether `truecourse check` finds the fault."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from truecourse.problem.loader import load_problem
 
 PROBLEM = "problem.py"
 Case = tuple[str, str, str, str, str, str]
-"""File, text in it, text in its place; parts of the place, the fault and the hint that are to be found."""
+"""File, old text, new text; then parts of the expected fault: where, what and hint."""
 
 
 def faults_after(folder: Path, *edits: tuple[str, str, str]) -> list[Fault]:

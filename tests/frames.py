@@ -1,4 +1,4 @@
-"""Snapshots made at once, for tests of what comes after: clean tables written as the flows would leave them."""
+"""Write raw and clean tables as the flows do, without running the flows, for tests of the later steps."""
 
 from datetime import datetime
 from functools import lru_cache
@@ -24,13 +24,15 @@ UTC = pa.timestamp("us", tz="UTC")
 
 @lru_cache(maxsize=1)
 def _empty_database() -> bytes:
-    """An MLflow database with nothing in it: creating one takes seconds, and once is enough."""
+    """The bytes of an empty MLflow database. Creating one takes seconds: it is done once."""
     connect_mlflow()
     return (get_settings().home / "mlflow.db").read_bytes()
 
 
 def store_static_table(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVersion]:
-    """The one table of a plain problem, raw and clean, with commits that name the file; clean versions by table."""
+    """Write the one table of a problem without time, raw and clean; return the clean version by table.
+
+    The commits name the file, as those of `ingest` and `validate` do."""
     database = _empty_database()
     get_settings().home.mkdir(parents=True, exist_ok=True)
     (get_settings().home / "mlflow.db").write_bytes(database)

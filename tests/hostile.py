@@ -1,4 +1,4 @@
-"""Requests that mean harm, seeded, and a client of raw sockets to send them over connections that are kept."""
+"""Seeded hostile requests, and a client that sends them over raw, kept-alive sockets."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 CANARY = "canary-7f3a"
-"""In what is sent; it may come up in no log."""
+"""A text in the requests that must not appear in any log."""
 PATHS = ("/predict", "/explain", "/model", "/healthz", "/metrics", "/", "/openapi.json", "/docs.json")
 NUMBERS = (b"NaN", b"-Infinity", b"1e999", b"1" * 5000, b"0x1", b"01")
 FIELDS = ("courier", "depot", "promised", "distance", "decision_time", "id")
@@ -18,7 +18,7 @@ OPEN = ("/livez", "/readyz")
 
 @dataclass(frozen=True)
 class Hostile:
-    """The bytes of a request; whether a key that holds is in it; whether an answer is sure to come."""
+    """The bytes of a request; `keyed`: it has a valid key; `whole`: every request in it must be answered."""
 
     data: bytes
     keyed: bool
@@ -114,7 +114,7 @@ def bad_json(random: Random, key: str) -> Hostile:
 
 
 def bad_keys(random: Random, key: str) -> Hostile:
-    """No key that holds, in all the ways that might be taken for one."""
+    """Requests without a valid key, with everything that a server could mistake for one."""
     place = random.randrange(len(key))
     wrong = key[:place] + random.choice([c for c in "abcXYZ019_-é" if c != key[place]]) + key[place + 1 :]
     tries: list[list[tuple[str, str]]] = [
@@ -148,7 +148,7 @@ def bad_keys(random: Random, key: str) -> Hostile:
 
 def bad_headers(random: Random, key: str) -> Hostile:
     body = json.dumps({"rows": [row(random)]}).encode()
-    strange: list[list[tuple[str, str]]] = [
+    unusual: list[list[tuple[str, str]]] = [
         [],
         [("content-type", "text/plain")],
         [("content-type", "application/json; charset=utf-7")],
@@ -167,11 +167,11 @@ def bad_headers(random: Random, key: str) -> Hostile:
         [TYPE, ("x-a", "b\r\n folded")],
     ]
     path = random.choice(["/predict", "/explain"])
-    return Hostile(request("POST", path, [*authorised(key), *random.choice(strange)], body), keyed=True)
+    return Hostile(request("POST", path, [*authorised(key), *random.choice(unusual)], body), keyed=True)
 
 
 def bad_framing(random: Random, key: str) -> Hostile:
-    """What breaks the protocol itself. Not all of it is sure to be answered, so the connection is given up."""
+    """Requests that violate the protocol. Some may stay unanswered: the client closes the connection."""
     body = json.dumps({"rows": [row(random)]}).encode()
     head, chunked = [*authorised(key), TYPE], ("transfer-encoding", "chunked")
     good, unkeyed = request("POST", "/predict", head, body), request("POST", "/predict", [TYPE], body)
@@ -196,7 +196,7 @@ def bad_framing(random: Random, key: str) -> Hostile:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ]  # fmt: skip
-    if random.random() < 0.2:  # a request without a key rides behind one with a key
+    if random.random() < 0.2:  # several requests without a key in one write
         return Hostile(unkeyed + unkeyed + unkeyed, keyed=False)
     return Hostile(random.choice(streams), keyed=True, whole=False)
 
@@ -218,7 +218,7 @@ def bad_paths(random: Random, key: str) -> Hostile:
 
 @dataclass
 class Responses:
-    """What came back: answers by status, and what ought not to be."""
+    """Answers by status, and descriptions of wrong answers."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -245,7 +245,7 @@ async def _client(host: str, port: int, queue: Any, seen: Responses) -> None:
 async def _exchange(
     connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], item: Hostile, seen: Responses
 ) -> bool:
-    """Whether the connection may be used again."""
+    """Send one item and read its answers; whether the connection may be used again."""
     reader, writer = connection
     try:
         writer.write(item.data)

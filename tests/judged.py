@@ -1,4 +1,4 @@
-"""A day of judged predictions as the cohort that monitoring keeps of it."""
+"""Build the cohort that monitoring stores for one day of predictions with known labels."""
 
 from datetime import date, timedelta
 from typing import Any
@@ -8,16 +8,16 @@ from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows
 FIRST = date(2024, 1, 1)
 
 
-def cohort_of(judged: ScoredRows, day: int, **more: Any) -> Cohort:
-    """`day`: after FIRST. `more`: the bins, and what else is counted."""
-    count = len(judged.loss)
+def cohort_of(scored: ScoredRows, day: int, **more: Any) -> Cohort:
+    """`day`: number of days after FIRST. `more`: the bins, and other fields of the cohort."""
+    count = len(scored.loss)
     return Cohort(
         day=FIRST + timedelta(days=day),
         decisions=count,
         labelled=count,
-        loss=judged.loss.sum(),
-        expected=judged.expected.sum(),
-        variance=judged.variance.sum(),
-        residual=(judged.outcome - judged.score).sum(),
+        loss=scored.loss.sum(),
+        expected=scored.expected.sum(),
+        variance=scored.variance.sum(),
+        residual=(scored.outcome - scored.score).sum(),
         **more,
     )

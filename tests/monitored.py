@@ -1,4 +1,4 @@
-"""A champion that was really trained and registered, and predictions in a real Delta table, to be monitored."""
+"""A trained and registered champion with predictions in a Delta table, for tests of monitoring."""
 
 import shutil
 from collections.abc import Callable
@@ -25,7 +25,7 @@ PREDICTIONS = "predictions/deliveries"
 
 
 def decisions(first_day: int, days: int, seed: int, a_day: int = 80) -> pa.Table:
-    """Deliveries with every feature, drawn from one world; 5% of couriers' histories are missing."""
+    """Simulated deliveries with every feature; 5% of the couriers' histories are missing."""
     random, n = np.random.default_rng(seed), days * a_day
     seconds = np.sort(random.integers(0, days * 86400, n)) + first_day * 86400
     at = np.datetime64(FIRST) + seconds.astype("timedelta64[s]")
@@ -54,7 +54,7 @@ def decisions(first_day: int, days: int, seed: int, a_day: int = 80) -> pa.Table
 
 
 def snapshot() -> Snapshot:
-    """Train to 9 February, validate to 19, test to the end of the month."""
+    """Save a snapshot: train until 9 February, validate until 19 February, test until the end of the month."""
     problem = load_problem("deliveries")
     frame = frames.add_split(problem, frames.sort_frame(decisions(0, 60, seed=1)))
     manifest = Manifest(
@@ -70,31 +70,31 @@ def snapshot() -> Snapshot:
 
 
 def score(version: ModelVersion, rows: pa.Table, number: int | None = None) -> None:
-    """What the score flow writes, by the version's own model."""
+    """Score rows with the version's own model, and write the predictions as the score flow does."""
     problem = load_problem("deliveries")
     model = registry.open_model(version, problem.kind)
     scores = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features))).astype(np.float64)
-    made = rows.select(["id", "decision_time", *problem.features]).append_column(SCORE, pa.array(scores))
+    predictions = rows.select(["id", "decision_time", *problem.features]).append_column(SCORE, pa.array(scores))
     for name, values in (
         (MODEL_VERSION, pa.array([number or version.version] * len(rows), pa.int64())),
         (SCORED_AT, pa.array([datetime.now(UTC)] * len(rows), pa.timestamp("us", tz="UTC"))),
     ):
-        made = made.append_column(name, values)
-    Tables().append(PREDICTIONS, made, {"flow": "score"})
+        predictions = predictions.append_column(name, values)
+    Tables().append(PREDICTIONS, predictions, {"flow": "score"})
 
 
 def trained_champion(folder: Path, configure: Callable[..., None]) -> ModelVersion:
-    """Trained once for all tests that share the folder; each finds no predictions."""
+    """The champion, trained once for all tests that share the folder; predictions of earlier tests are removed."""
     from tasks.training.train import train_model
 
     configure(home=folder / "home", problems=folder / "problems", problem="deliveries")
     for table in ("predictions", "predictions_log", "sketches", "checked"):
         shutil.rmtree(folder / "home" / "storage" / table, ignore_errors=True)
-    found = registry.champion("deliveries")
-    if found is None:
-        found = registry.create_version(train_model.fn("deliveries", snapshot()))
-        set_champion(found)
-    return found
+    champion = registry.champion("deliveries")
+    if champion is None:
+        champion = registry.create_version(train_model.fn("deliveries", snapshot()))
+        set_champion(champion)
+    return champion
 
 
 def run_drift_check(at: datetime | None = None, window: Window | None = None, evidently: bool = False) -> Report:
@@ -116,7 +116,7 @@ def shift_column(rows: pa.Table, name: str, by: float) -> pa.Table:
 
 
 def change_from(rows: pa.Table, first: datetime, name: str, by: Callable[[np.ndarray], np.ndarray]) -> pa.Table:
-    """One column is otherwise from a moment on."""
+    """Change the values of one column in all rows decided at `first` or later."""
     values = rows[name].to_pandas().to_numpy().copy()
     late = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy() >= np.datetime64(first)
     values[late] = by(values[late])

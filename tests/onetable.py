@@ -1,4 +1,4 @@
-"""A problem of one table, whose files a test writes, delivers and has judged."""
+"""A problem with one table, whose files a test writes, ingests and validates."""
 
 import dataclasses
 import shutil
@@ -21,11 +21,11 @@ COLUMNS = {"weight": Float(), "visits": Integer(), "colour": Text(), "bought": I
 
 
 class World:
-    """A problem of one table; `run` takes in what lies in its folder."""
+    """A problem with one table; `run` ingests and validates the files in its folder."""
 
-    def __init__(self, folder: Path, source: Any = None, **said: Any) -> None:
+    def __init__(self, folder: Path, source: Any = None, **options: Any) -> None:
         self.folder = folder
-        table = Table("sales", **{"source": source or Files("sales*.csv"), "columns": COLUMNS} | said)
+        table = Table("sales", **{"source": source or Files("sales*.csv"), "columns": COLUMNS} | options)
         self.problem = Problem(
             "small", kind="binary", tables=[table], label=Label(column="bought"), folder=folder,
         )  # fmt: skip
@@ -59,7 +59,7 @@ class World:
         return self.run()
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is held to be true."""
+        """The current rows of the clean table: those that no correction has superseded."""
         version = Tables().version(clean_table("small", "sales"))
         if version is None:
             return []

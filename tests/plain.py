@@ -1,4 +1,4 @@
-"""Data for the plain problems of tests/problems, from scikit-learn's bundled files, in two file formats."""
+"""Data for the problems without time of tests/problems, from scikit-learn's bundled files, in two file formats."""
 
 import io
 import shutil

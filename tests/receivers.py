@@ -1,4 +1,4 @@
-"""Real receivers of alerts on free loopback ports: a webhook that may be out of order, and a mail server."""
+"""Real receivers of alerts on free loopback ports: a webhook that can be made to fail, and a mail server."""
 
 import json
 import socketserver
@@ -15,8 +15,9 @@ from typing import Any
 
 @dataclass
 class Webhook:
-    """`status`: what it answers from now on; `bodies` and `ids`: what it accepted. `drip`: it answers a byte of headers
-    every so many seconds, and never ends."""
+    """A webhook server. `status`: the status of its next answers; `bodies` and `ids`: what it accepted.
+
+    `drip`: if not zero, it sends one byte of headers every `drip` seconds, and never ends its answer."""
 
     url: str = ""
     status: int = 200
@@ -71,20 +72,20 @@ class Mailbox:
 
 @contextmanager
 def mail_server() -> Iterator[Mailbox]:
-    """As much of SMTP (RFC 5321) as a sender without encryption speaks."""
+    """A mail server with the part of SMTP (RFC 5321) that an unencrypted sender uses."""
     box = Mailbox()
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            self._say("220 localhost")
+            self._send_line("220 localhost")
             for line in self.rfile:
                 verb = line.decode().strip().upper()
                 if verb == "DATA":
-                    self._say("354 go on")
+                    self._send_line("354 go on")
                     box.mails.append(message_from_string(self._body(), policy=policy.default))  # type: ignore[arg-type]
                 elif verb.startswith("RCPT TO:"):
                     box.addresses.append(line.decode().strip()[8:].strip("<> "))
-                self._say("221 bye" if verb == "QUIT" else "250 ok")
+                self._send_line("221 bye" if verb == "QUIT" else "250 ok")
                 if verb == "QUIT":
                     return
 
@@ -96,7 +97,7 @@ def mail_server() -> Iterator[Mailbox]:
                 lines.append(line.decode().removeprefix("." if line.startswith(b"..") else ""))
             return "".join(lines)
 
-        def _say(self, text: str) -> None:
+        def _send_line(self, text: str) -> None:
             self.wfile.write(text.encode() + b"\r\n")
 
     with _serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)) as port:

@@ -1,4 +1,4 @@
-"""Records of the log, as many and as large as a test wants, and the entries that hold them."""
+"""Records of the prediction log, and the entries that hold them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def record(id: str, **changes: Any) -> dict[str, Any]:
 
 
 def entry(*records: dict[str, Any]) -> dict[str, Any]:
-    """Of answers to one request, as workers write it; their features were looked up, at no known time."""
+    """The log entry of one request's answers, as workers write it; all event times are unknown."""
     first = records[0]
     return {
         **{name: first[name] for name in OF_ENTRY},
@@ -46,14 +46,14 @@ def entry(*records: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def logged_records(told: Any) -> list[dict[str, Any]]:
-    """The records of what a worker tells its log."""
-    return [record for entry in told.entries() for record in entry_records(encode_entry(entry))]
+def logged_records(result: Any) -> list[dict[str, Any]]:
+    """The log records of a result that a worker hands to its log."""
+    return [record for entry in result.entries() for record in entry_records(encode_entry(entry))]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Stands for the answers to one request."""
+    """A stand-in for the answers to one request."""
 
     ids: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""The rooms of the house and what may pass between them."""
+"""The packages, and what may be imported between them."""
 
 import ast
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-ROOMS = ("truecourse", "tasks", "flows", "feature_repo", "services", "cli", "benchmarks")
+PACKAGES = ("truecourse", "tasks", "flows", "feature_repo", "services", "cli", "benchmarks")
 HEAVY = ("mlflow", "feast", "great_expectations", "evidently", "optuna", "bentoml", "matplotlib", "sklearn")
 WATCHED = """
 import json, sys
@@ -39,13 +39,13 @@ print(json.dumps({"events": events, "modules": loaded}))
 """
 
 
-def files(*rooms: str) -> Iterator[Path]:
-    for room in rooms or ROOMS:
-        yield from sorted((REPOSITORY / room).rglob("*.py"))
+def files(*packages: str) -> Iterator[Path]:
+    for package in packages or PACKAGES:
+        yield from sorted((REPOSITORY / package).rglob("*.py"))
 
 
-def modules(*rooms: str) -> list[str]:
-    names = [path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for path in files(*rooms)]
+def modules(*packages: str) -> list[str]:
+    names = [path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for path in files(*packages)]
     return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
 
 
@@ -64,8 +64,8 @@ def test_every_import_contract_holds() -> None:
     assert "0 broken" in done.stdout
 
 
-def test_a_package_says_what_it_is_for_and_names_what_others_import() -> None:
-    """`__all__` of a package are the modules that are imported from outside it; all others are its own."""
+def test_each_package_has_a_docstring_and_lists_what_others_import() -> None:
+    """`__all__` of a package lists the modules that are imported from outside it; all others are private."""
     known, imported = set(modules()), list(imports())
     for path in files("truecourse", "services", "tasks", "cli"):
         if path.name != "__init__.py" or path.parent.name in ("truecourse", "problem"):  # those export names
@@ -80,7 +80,7 @@ def test_a_package_says_what_it_is_for_and_names_what_others_import() -> None:
 
 
 def imports() -> Iterator[tuple[str, str]]:
-    """(module, what it imports), anywhere in our code."""
+    """(module, imported name) of every import in our code."""
     for path in files():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
@@ -98,7 +98,7 @@ def _within(module: str, package: str) -> bool:
 
 
 def _all_of(node: ast.stmt) -> ast.expr | None:
-    """What an assignment gives `__all__`."""
+    """The value that a statement assigns to `__all__`, if it does."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     named = any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
     return node.value if named and isinstance(node, ast.Assign | ast.AnnAssign) else None
@@ -119,40 +119,40 @@ def used_names(path: Path) -> set[str]:
 def test_no_code_names_a_concrete_problem() -> None:
     problems = {path.parent.name for path in (REPOSITORY / "problems").glob("*/problem.py")}
     assert problems
-    said = {name(path): word for path in files() for word in problems if word in path.read_text()}
-    # The one default, which a setting overrides.
-    assert set(said) <= {"truecourse/settings.py"}
+    mentions = {name(path): word for path in files() for word in problems if word in path.read_text()}
+    # The default problem, which a setting overrides.
+    assert set(mentions) <= {"truecourse/settings.py"}
 
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
-    """No file is written, no connection made, no process started, no slow library loaded by an import alone."""
+    """An import writes no file, opens no connection, starts no process and loads no slow library."""
     skipped = {"feature_repo.definitions", "services.service", "services.process.build", "benchmarks.serve_bento_rival"}
-    # those are loaded by Feast's and Bento's tools
+    # Feast's and BentoML's tools load these.
     light = [module for module in modules() if module not in skipped and not module.startswith("feature_repo.")]
     heavy = [module for module in modules("feature_repo") if module not in skipped]
     # A first import would cache bytecode: -B.
     command = [sys.executable, "-B", "-c", WATCHED, json.dumps([light, heavy])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["events"] == []
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["events"] == []
     assert list(tmp_path.iterdir()) == []
-    assert not set(told["modules"]) & set(HEAVY)
+    assert not set(result["modules"]) & set(HEAVY)
 
 
-def test_what_is_imported_is_declared() -> None:
-    """A package that another one happens to bring may be gone with that one's next release."""
+def test_every_imported_distribution_is_declared() -> None:
+    """A transitive dependency may disappear with the next release of the package that depends on it."""
     document = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     declared = {distribution(line) for line in document["project"]["dependencies"]}
     of_tests = declared | {distribution(line) for line in document["dependency-groups"]["dev"]}
     installed = packages_distributions()
     missing = {
-        package: name(path)
-        for room in (*ROOMS, "tests")
-        for path in files(room)
-        for package in imported_packages(path) - sys.stdlib_module_names - {*ROOMS, "tests"}
-        if not {distribution(found) for found in installed.get(package, [package])}
-        & (of_tests if room in ("tests", "benchmarks") else declared)
+        imported: name(path)
+        for package in (*PACKAGES, "tests")
+        for path in files(package)
+        for imported in imported_packages(path) - sys.stdlib_module_names - {*PACKAGES, "tests"}
+        if not {distribution(each) for each in installed.get(imported, [imported])}
+        & (of_tests if package in ("tests", "benchmarks") else declared)
     }
     assert missing == {}
 
@@ -175,8 +175,8 @@ def imported_packages(path: Path) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
-def test_nothing_of_ours_reads_a_pickle() -> None:
-    """Whoever can write one would run code of theirs in the endpoint."""
+def test_our_code_reads_no_pickle() -> None:
+    """Unpickling runs code that the file contains."""
     pickles = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
     imported = {
         (name(path), alias.name.partition(".")[0])
@@ -201,7 +201,7 @@ def test_files_and_functions_stay_small() -> None:
     assert long_functions == {}
 
 
-def test_names_say_what_a_file_is() -> None:
+def test_file_names_are_specific() -> None:
     assert not [name(p) for p in files() if p.stem in {"utils", "helpers", "common", "misc", "manager"}]
 
 
@@ -220,8 +220,8 @@ def test_every_flow_is_a_deployment_and_a_command() -> None:
         assert each["work_pool"]["name"] == "truecourse"
 
 
-def test_flows_hand_over_no_frames() -> None:
-    """A flow's file reads like a table of contents: no data library in it."""
+def test_flows_import_no_data_library() -> None:
+    """A flow only lists its tasks; tasks read and write the data."""
     data = {"pandas", "polars", "pyarrow", "duckdb", "numpy"}
     for path in files("flows"):
         imported = {
@@ -233,7 +233,7 @@ def test_flows_hand_over_no_frames() -> None:
         assert not imported & data, name(path)
 
 
-def test_no_two_test_files_have_one_name() -> None:
-    """pytest collects neither of them in one run."""
+def test_test_files_have_unique_names() -> None:
+    """pytest cannot collect both in one run."""
     names = Counter(path.name for path in (REPOSITORY / "tests").rglob("test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []

@@ -1,4 +1,4 @@
-"""A worker of the endpoint without its server, and the aliases that it follows."""
+"""An endpoint worker without its HTTP server, and a function that moves the aliases it follows."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def move(**changes: Any) -> None:
 
 
 class Worker:
-    """What services/service.py puts together, asked without a server."""
+    """The objects that services/service.py creates, used without a server."""
 
     def __init__(self) -> None:
         folder = launch.prepare("deliveries")

@@ -1,4 +1,4 @@
-"""The shipped problem run once for all end-to-end tests, in a home of its own."""
+"""The lifecycle of the shipped problem, run once for all end-to-end tests, in its own home."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from truecourse.settings import get_settings
 
 
 @dataclass(frozen=True)
-class Flown:
-    """A finished lifecycle: where it lives, and what it returned."""
+class FinishedRun:
+    """A finished lifecycle: its home, and what the flow returned."""
 
     home: Path
     summary: dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def _flown(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Flown:
+def _finished(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> FinishedRun:
     from flows.lifecycle import lifecycle
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRUECOURSE_HOME", str(tmp_path_factory.mktemp("flown") / ".truecourse"))
+        patch.setenv("TRUECOURSE_HOME", str(tmp_path_factory.mktemp("finished") / ".truecourse"))
         get_settings.cache_clear()
         summary = lifecycle("flight_delays")
         home = get_settings().home
     get_settings.cache_clear()
-    return Flown(home, summary)
+    return FinishedRun(home, summary)
 
 
 @pytest.fixture
-def flown(_flown: Flown, configure: Callable[..., None]) -> Flown:
-    """The finished lifecycle of the flights, with the settings pointing at it. Tests may add to it, not spoil it."""
-    configure(home=_flown.home, problem="flight_delays")
-    return _flown
+def finished(_finished: FinishedRun, configure: Callable[..., None]) -> FinishedRun:
+    """The finished lifecycle of the flights, as the current settings. Tests may add to it, but not damage it."""
+    configure(home=_finished.home, problem="flight_delays")
+    return _finished

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, free_ports
-from tests.e2e.conftest import Flown
+from tests.e2e.conftest import FinishedRun
 from truecourse.settings import Settings
 
 pytestmark = pytest.mark.timeout(1200)
@@ -37,7 +37,7 @@ def script(block: str, port: int) -> str:
 
 
 def test_the_blocks_of_the_readme_run_in_the_order_of_a_reader(
-    flown: Flown, tmp_path: Path, prefect_server: str
+    finished: FinishedRun, tmp_path: Path, prefect_server: str
 ) -> None:
     text = (REPOSITORY / "README.md").read_text()
     assert len(re.findall(r"^```", text, re.M)) == 2 * len(blocks(text)), "every fenced block is marked sh, and is run"
@@ -45,7 +45,7 @@ def test_the_blocks_of_the_readme_run_in_the_order_of_a_reader(
     problems, (port,) = tmp_path / "problems", free_ports(1)
     shutil.copytree(REPOSITORY / "problems", problems)
     environment = os.environ | {
-        "TRUECOURSE_HOME": str(flown.home),
+        "TRUECOURSE_HOME": str(finished.home),
         "TRUECOURSE_PROBLEMS": str(problems),
         "TRUECOURSE_ENDPOINT_PORT": str(port),
         "PREFECT_API_URL": prefect_server,
@@ -66,7 +66,7 @@ def test_the_blocks_of_the_readme_run_in_the_order_of_a_reader(
         with serving(environment, tmp_path):
             assert '"predictions"' in run(script(block, port))
     assert (problems / "wine" / "problem.py").is_file()
-    assert (flown.home / "reports" / "index.html").is_file()
+    assert (finished.home / "reports" / "index.html").is_file()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The deliveries problem trained once, and served once, for all tests that only ask."""
+"""The deliveries problem, trained and served once for all tests that change neither."""
 
 import re
 import shutil
@@ -37,7 +37,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> T
     home, problems = tmp_path_factory.mktemp("trained") / ".truecourse", tmp_path_factory.mktemp("problems")
     deliveries.install(problems)
     with pytest.MonkeyPatch.context() as patch:
-        _point(patch, home, problems)
+        _set_environment(patch, home, problems)
         for flow in (ingest, validate, materialize, train):
             flow("deliveries")
         version = register("deliveries")
@@ -45,7 +45,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> T
     return Trained(home, problems, version)
 
 
-def _point(patch: pytest.MonkeyPatch, home: Path, problems: Path) -> None:
+def _set_environment(patch: pytest.MonkeyPatch, home: Path, problems: Path) -> None:
     for name, value in (("HOME", home), ("PROBLEMS", problems), ("PROBLEM", "deliveries")):
         patch.setenv(f"TRUECOURSE_{name}", str(value))
     get_settings.cache_clear()
@@ -53,7 +53,7 @@ def _point(patch: pytest.MonkeyPatch, home: Path, problems: Path) -> None:
 
 @pytest.fixture
 def trained(_trained: Trained, configure: Callable[..., None]) -> Trained:
-    """A registered champion of the deliveries, with the settings pointing at it. Tests may add to it, not spoil it."""
+    """A registered champion of the deliveries, in the current settings. Tests may add to its home, not damage it."""
     configure(home=_trained.home, problems=_trained.problems, problem="deliveries")
     return _trained
 
@@ -71,7 +71,7 @@ class Endpoint:
         response = self.post(path, *rows)
         assert response.status_code == 200, response.text
         answers: list[dict[str, Any]] = response.json()["predictions"]
-        ids = [answer.pop("prediction_id") for answer in answers]  # no two alike: not for comparing
+        ids = [answer.pop("prediction_id") for answer in answers]  # unique in each answer: not comparable
         assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
         assert len(set(ids)) == len(rows)
         return answers
@@ -83,8 +83,8 @@ def _endpoint(_trained: Trained) -> Iterator[Endpoint]:
 
     (port,) = free_ports(1)
     log = _trained.home / "endpoint.log"
-    with pytest.MonkeyPatch.context() as patch:  # for the start alone: what is asked later has settings of its own
-        _point(patch, _trained.home, _trained.problems)
+    with pytest.MonkeyPatch.context() as patch:  # only for the start: each test has its own settings
+        _set_environment(patch, _trained.home, _trained.problems)
         package("deliveries")
         folder = launch.prepare("deliveries")
         server = launch.start(folder, port, log)
@@ -105,7 +105,7 @@ def endpoint(_endpoint: Endpoint, trained: Trained) -> Endpoint:
 
 @pytest.fixture
 def make_version(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> MakeVersion:
-    """A home of the test's own that knows the packaged champion; makes further versions."""
+    """A home for this test alone with the packaged champion, and a function that makes more versions in it."""
     home = tmp_path / ".truecourse"
     for name in ("storage/bentos", "storage/aliases", "feast", "serving"):
         shutil.copytree(trained.home / name, home / name, ignore=shutil.ignore_patterns("bentoml-*"))

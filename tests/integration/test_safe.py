@@ -25,7 +25,7 @@ from services.process import launch
 from tests import hostile
 from tests.certificates import make_certificate
 from tests.conftest import free_ports, stop, wait_until
-from tests.integration.conftest import Trained, _point
+from tests.integration.conftest import Trained, _set_environment
 from tests.integration.test_service import ROW
 from truecourse.errors import PlatformError
 from truecourse.serving import api_keys
@@ -63,7 +63,7 @@ def _guarded(_trained: Trained) -> Iterator[Guarded]:
     (port,) = free_ports(1)
     log = _trained.home / "guarded.log"
     with pytest.MonkeyPatch.context() as patch:
-        _point(patch, _trained.home, _trained.problems)
+        _set_environment(patch, _trained.home, _trained.problems)
         settings = {"AUTHENTICATION": "keys", "WORKERS": "2", "CORS_ORIGINS": ORIGIN}
         for name, value in settings.items():
             patch.setenv(f"TRUECOURSE_{name}", value)

@@ -1,4 +1,4 @@
-"""A small timed problem for tests: will a delivery come later than promised?"""
+"""A small problem with time, for tests: will a delivery come later than promised?"""
 
 import numpy as np
 
@@ -49,7 +49,7 @@ PROBLEM = Problem(
                 "ordered_at": Time(severity="critical"),
                 "promised": Integer("minutes", ge=5, le=600),
                 "distance": Float("km", ge=0),
-                "took": Integer("minutes until it was there; none if it never was", ge=0, nulls=True),
+                "took": Integer("minutes until it arrived; null if it never did", ge=0, nulls=True),
             },
             rows=(1, None),
         ),

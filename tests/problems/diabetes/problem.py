@@ -1,4 +1,4 @@
-"""A plain table, a number: how far diabetes has gone after a year (scikit-learn's bundled data)."""
+"""Regression without time: disease progression after one year (scikit-learn's diabetes data)."""
 
 from truecourse.problem import (
     BeatsBaseline,

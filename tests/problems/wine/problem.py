@@ -1,4 +1,4 @@
-"""A plain table, three classes: the cultivar of a wine from its chemistry (scikit-learn's bundled data)."""
+"""Three classes without time: the cultivar of a wine from its chemistry (scikit-learn's wine data)."""
 
 from truecourse.problem import Files, Float, Integer, Label, MetricGate, Problem, RandomSplit, Table, XGBoost
 

@@ -100,7 +100,7 @@ def test_the_state_and_the_line_back(world: World) -> None:
     [
         (["predict", "distance=far"], 1, "distance"),
         (["predict", "nonsense=1"], 1, "the fields are"),
-        (["predict", "--row", "[1"], 1, "no JSON"),
+        (["predict", "--row", "[1"], 1, "not valid JSON"),
         (["trace", "model", "77"], 1, "registered versions: 1"),
         (["check", "--problem", "nowhere"], 1, "known problems"),
         (["predict", "--url", "http://127.0.0.1:9"], 1, "truecourse serve"),

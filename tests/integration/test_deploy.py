@@ -187,7 +187,7 @@ def test_container_files_are_kept_and_written(port: int, trained: Trained, tmp_p
     for name in ("Dockerfile", "compose.yaml", "kubernetes.yaml", "databases.sql"):
         assert open_store().get(f"manifests/cluster/deliveries/1/{name}") == (place / name).read_bytes()
     assert entry.bento.sha256[:12] in (place / "kubernetes.yaml").read_text()
-    with pytest.raises(PlatformError, match="taken to"):
+    with pytest.raises(PlatformError, match="does not run on this machine"):
         deploy("cluster", stop=True)
 
 

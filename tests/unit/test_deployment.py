@@ -73,7 +73,7 @@ def test_a_secrets_value_is_never_shown(tmp_path: Path, configure: Configure) ->
     assert "hush" not in str(found)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "no YAML"), ("- a\n", "no fields"), ("", "no fields")])
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- a\n", "no fields"), ("", "no fields")])
 def test_a_file_of_another_kind_is_rejected(text: str, message: str, tmp_path: Path, configure: Configure) -> None:
     (tmp_path / "here.yaml").write_text(text)
     configure(deployments=tmp_path)

@@ -11,7 +11,7 @@ from truecourse.problem import Problem, TimeSplit
 
 FOLDS = 3
 _HORIZON = 1 / 6
-"""Of the training rows' time span, each rolling-origin fold scores this share."""
+"""The share of the training period that each rolling-origin fold scores."""
 
 
 def folds(problem: Problem, rows: pa.Table) -> list[tuple[Array, Array]]:

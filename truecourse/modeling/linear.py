@@ -134,8 +134,8 @@ def _functions(
         rows = np.bincount(known.astype(np.int64), minlength=len(effect))
         return [_of_categories(feature, column, rows, missing) for column in effect.T]
     distinct, counts = np.unique(known, return_counts=True)
-    whole = vocabulary.kinds[name] == "integer"
-    return [_of_numbers(feature, ends, distinct, counts, missing, step, whole) for ends in effect.T]
+    is_integer = vocabulary.kinds[name] == "integer"
+    return [_of_numbers(feature, ends, distinct, counts, missing, step, is_integer) for ends in effect.T]
 
 
 def _of_categories(feature: int, added: Array, rows: Array, missing: float) -> _Function:
@@ -147,7 +147,7 @@ def _of_categories(feature: int, added: Array, rows: Array, missing: float) -> _
 
 
 def _of_numbers(
-    feature: int, ends: Array, known: Array, counts: Array, missing: float, height: float, whole: bool
+    feature: int, ends: Array, known: Array, counts: Array, missing: float, height: float, is_integer: bool
 ) -> _Function:
     """Build steps of at most this height that hold training rows. `known`: distinct values in order."""
     span, rise = known[-1] - known[0], ends[1] - ends[0]
@@ -160,15 +160,15 @@ def _of_numbers(
         number = np.ceil(number / 2)
     last = np.append(first[1:], len(known)) - 1
     values = ends[0] + rise * ((known[first] + known[last]) / 2 - known[0]) / (span or 1)
-    thresholds = _between(known, first, last, whole)
+    thresholds = _between(known, first, last, is_integer)
     return _Function(feature, values, np.add.reduceat(counts, first), thresholds, None, (0.0, missing))
 
 
-def _between(known: Array, first: Array, last: Array, whole: bool) -> Array:
+def _between(known: Array, first: Array, last: Array, is_integer: bool) -> Array:
     """Return the thresholds between steps: above the last value of one step, at most the first value of the next."""
     below, above = known[last[:-1]], known[first[1:]]
     middle = ((below + above) / 2).astype(np.float32).astype(np.float64)
-    middle = np.ceil(middle) if whole else middle
+    middle = np.ceil(middle) if is_integer else middle
     return np.where((middle > below) & (middle <= above), middle, above)
 
 

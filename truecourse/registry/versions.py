@@ -109,18 +109,18 @@ def gates(version: ModelVersion) -> list[dict[str, Any]]:
     return results
 
 
-def set_gates(version: ModelVersion, verdicts: list[dict[str, Any]], report_sha256: str = "") -> None:
+def set_gates(version: ModelVersion, results: list[dict[str, Any]], report_sha256: str = "") -> None:
     """Store gate results, in the version's tags and in the gate ledger."""
-    results = gate_ledger(version.problem)
+    history = gate_ledger(version.problem)
     with lock(version.problem):
-        newest = results.newest()
-        reason = f"{sum(bool(gate['passed']) for gate in verdicts)} of {len(verdicts)} passed"
+        newest = history.newest()
+        reason = f"{sum(bool(gate['passed']) for gate in results)} of {len(results)} passed"
         entry = GateRecord(
             number=newest.number + 1 if newest else 1, action="judge", reason=reason, version=version.version,
-            gates=tuple(verdicts), report_sha256=report_sha256, **aliases.signature(),
+            gates=tuple(results), report_sha256=report_sha256, **aliases.signature(),
         )  # fmt: skip
-        results.append(entry)
-    set_tags(version, {_GATES: json.dumps(verdicts)})
+        history.append(entry)
+    set_tags(version, {_GATES: json.dumps(results)})
 
 
 def create_version(run: TrainedRun) -> ModelVersion:

@@ -82,8 +82,8 @@ def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
         read = {segment: _read(segment) for segment in batch}
         payloads = [payload for found, _ in read.values() for payload in found]
         records += _append(tables, name, payloads, batch)
-        for segment, (_, whole) in read.items():
-            if whole:
+        for segment, (_, complete) in read.items():
+            if complete:
                 segment.remove()
             else:
                 damaged.append(str(segment.set_aside()))

@@ -4,8 +4,8 @@ A record is one prediction. An entry holds one model's predictions for one reque
 than few: the fields OF_ENTRY once; `requests` and `answers` as sent, one per row; `features` with the values of each,
 or its kind where the requests hold the values under the same name; `event_times` in microseconds UTC, -2**63 for none.
 
-The table is separate from the batches' `predictions/<problem>`, whose rows are replaced when a batch is repeated and
-whose columns follow the features. The log is append-only, and its columns do not depend on the features.
+The table is separate from the batches' `predictions/<problem>`, whose rows are replaced when a batch is repeated, and
+which has a column per feature. The log is append-only, and its columns do not depend on the features.
 """
 
 import json

@@ -150,7 +150,7 @@ def _bind(
     connection.execute("CREATE TEMP TABLE raw_rows AS SELECT * FROM pending_rows")
     ((count,),) = connection.execute("SELECT count(*) FROM raw_rows").fetchall()
     expected = sum(delivery.rows for delivery in pending.deliveries)
-    assert count == expected, f"{pending.raw} has {count} rows, its deliveries list {expected}"
+    assert count == expected, f"{pending.raw} has {counted(count, 'row')}, its deliveries list {expected}"
     connection.execute(f"CREATE TEMP TABLE quarantined ({ROW} BIGINT)")
     connection.execute(f"CREATE TEMP TABLE quarantined_now ({ROW} BIGINT, _tc_delivery BIGINT, _tc_reasons VARCHAR)")
     before = tables.version(quarantine_table(problem.name, table.name))

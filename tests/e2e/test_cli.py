@@ -72,7 +72,7 @@ def left_over(home: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if is_of(process)]
 
 
-def test_a_prediction_and_its_reasons(world: World) -> None:
+def test_predict_and_explain_agree_on_an_example(world: World) -> None:
     predicted = answer(world, "predict", "--example", "1")
     explained = answer(world, "explain", "--example", "1")
     assert predicted["predictions"][0]["score"] == pytest.approx(explained["predictions"][0]["score"])
@@ -85,7 +85,7 @@ def test_a_prediction_and_its_reasons(world: World) -> None:
     assert "answered by this process" in run(world, "predict").stdout
 
 
-def test_the_state_and_the_line_back(world: World) -> None:
+def test_status_trace_and_reproduce_after_a_lifecycle(world: World) -> None:
     state = answer(world, "status")
     assert state["champion"]["version"] == 1
     assert {"tables/deliveries/clean/deliveries", "predictions/deliveries"} <= {t["table"] for t in state["tables"]}
@@ -106,7 +106,7 @@ def test_the_state_and_the_line_back(world: World) -> None:
         (["predict", "--url", "http://127.0.0.1:9"], 1, "truecourse serve"),
     ],
 )
-def test_an_error_says_what_to_do(world: World, words: list[str], status: int, said: str) -> None:
+def test_an_error_has_a_hint(world: World, words: list[str], status: int, said: str) -> None:
     done = run(world, *words, "--json")
     assert done.returncode == status
     assert "Traceback" not in done.stderr
@@ -114,7 +114,7 @@ def test_an_error_says_what_to_do(world: World, words: list[str], status: int, s
     assert said in json.dumps(error, ensure_ascii=False)
 
 
-def test_an_unknown_flow_is_a_wrong_use(world: World) -> None:
+def test_an_unknown_flow_is_a_usage_error(world: World) -> None:
     assert run(world, "run", "everything").returncode == 2
 
 

@@ -16,7 +16,7 @@ from truecourse.storage.tables import Tables, clean_table, quarantine_table
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_the_model_keeps_its_promises_on_months_it_never_chose_by(finished: FinishedRun) -> None:
+def test_the_model_reaches_its_targets_on_the_test_months(finished: FinishedRun) -> None:
     report = json.loads(registry.artifact(finished.summary["register"].run_id, "report.json"))
     values = {name: figure["value"] for name, figure in report["metrics"]["model"].items()}
     assert values["auc"] >= 0.740
@@ -31,7 +31,7 @@ def test_the_model_keeps_its_promises_on_months_it_never_chose_by(finished: Fini
     assert finished.summary["champion"] == finished.summary["register"]
 
 
-def test_no_row_is_lost_on_the_way(finished: FinishedRun) -> None:
+def test_no_row_is_lost_between_the_tables(finished: FinishedRun) -> None:
     tables = Tables()
     for table, version in finished.summary["validate"].items():
         _, commit = tables.commits(version.name)[-1]

@@ -80,7 +80,7 @@ PROBLEM = Problem(
     written(folder / "named" / "sales.csv", rows())
 
 
-def test_columns_may_have_the_names_of_ours(
+def test_columns_may_have_the_names_of_our_own_columns(
     tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
     problem(tmp_path)

@@ -162,7 +162,7 @@ def features_of(frame: pa.Table) -> list[str]:
 
 @FEW
 @given(data=st.data(), seed=st.integers(0, 2**16))
-def test_another_future_leaves_every_value_as_it_was(
+def test_a_different_future_changes_no_value(
     world: tuple[World, pa.Table], tmp_path_factory: pytest.TempPathFactory, configure: Configure, data: Any, seed: int
 ) -> None:
     this, frame = world
@@ -191,7 +191,7 @@ def test_another_future_leaves_every_value_as_it_was(
 
 @FEW
 @given(data=st.data(), seed=st.integers(0, 2**16))
-def test_late_rows_and_corrections_leave_every_value_as_it_was(
+def test_late_rows_and_corrections_change_no_value(
     world: tuple[World, pa.Table], tmp_path_factory: pytest.TempPathFactory, configure: Configure, data: Any, seed: int
 ) -> None:
     this, frame = world

@@ -18,7 +18,7 @@ INSTALL = {"wine": install_wine, "diabetes": install_diabetes}
 
 
 @pytest.mark.parametrize("name", list(INSTALL))
-def test_a_plain_table_goes_all_the_way(
+def test_the_lifecycle_runs_on_a_table_without_time(
     name: str, tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
     INSTALL[name](tmp_path)

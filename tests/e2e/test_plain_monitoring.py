@@ -80,7 +80,7 @@ def quality() -> Report:
     return check_quality(load_problem("birds"), Tables())
 
 
-def test_new_rows_of_a_table_without_time_are_watched(
+def test_new_rows_of_a_table_without_time_are_monitored(
     tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
     folder = tmp_path / "birds"

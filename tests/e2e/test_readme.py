@@ -36,9 +36,7 @@ def script(block: str, port: int) -> str:
     return "set -euo pipefail\n" + "\n".join(lines).replace("localhost:3000", f"localhost:{port}")
 
 
-def test_the_blocks_of_the_readme_run_in_the_order_of_a_reader(
-    finished: FinishedRun, tmp_path: Path, prefect_server: str
-) -> None:
+def test_the_blocks_of_the_readme_run_in_order(finished: FinishedRun, tmp_path: Path, prefect_server: str) -> None:
     text = (REPOSITORY / "README.md").read_text()
     assert len(re.findall(r"^```", text, re.M)) == 2 * len(blocks(text)), "every fenced block is marked sh, and is run"
     assert blocks(text)[0].splitlines() == ["make demo", "make test"]
@@ -91,7 +89,7 @@ def test_the_two_commands_of_the_readme_are_targets() -> None:
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-def test_every_link_of_the_documentation_leads_somewhere() -> None:
+def test_every_link_of_the_documentation_has_a_target() -> None:
     for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

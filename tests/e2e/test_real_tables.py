@@ -130,7 +130,7 @@ def rows_of(table: str) -> pa.Table:
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_real_table_goes_all_the_way(name: str, tables_home: Path) -> None:
+def test_the_lifecycle_runs_on_a_real_table(name: str, tables_home: Path) -> None:
     right, source = RIGHT[name], TABLES[name]
     told("init", name, "--data", str(source.path), "--label", source.label)
     told("check", "--problem", name)

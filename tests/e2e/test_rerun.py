@@ -51,7 +51,7 @@ def test_a_rerun_without_new_data_changes_nothing(
     assert register("deliveries", run_id=changed.run_id).version == 2
 
 
-def test_a_changed_helper_whose_model_fails_a_gate_leaves_the_champion_at_work(
+def test_a_changed_helper_whose_model_fails_a_gate_keeps_the_champion(
     tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
     folder = install(tmp_path, deliveries(days=55))

@@ -56,7 +56,7 @@ def rows(name: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.timeout(1200)
-def test_a_killed_lifecycle_loses_and_doubles_nothing(
+def test_a_killed_lifecycle_loses_and_duplicates_no_row(
     tmp_path: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
     deliveries.install(tmp_path / "problems")

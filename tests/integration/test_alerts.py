@@ -48,7 +48,7 @@ def settle(*reports: Report) -> dict[str, Any]:
     return found | {"told": notify.fn("diabetes", reports[-1].at)}
 
 
-def test_a_finding_is_told_once_and_its_recovery_too(hook: Webhook) -> None:
+def test_a_finding_is_notified_once_and_its_recovery_once(hook: Webhook) -> None:
     assert settle(report(0, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
     assert settle(report(1, "wind", "temp"))["told"] == {}
     settle(report(2, "temp"))
@@ -58,14 +58,14 @@ def test_a_finding_is_told_once_and_its_recovery_too(hook: Webhook) -> None:
     assert "Recovered after 3 days: wind, dead feed." in hook.texts[2]
 
 
-def test_what_pages_nobody_is_sent_to_nobody(hook: Webhook) -> None:
+def test_only_critical_findings_are_sent(hook: Webhook) -> None:
     settle(report(0, "wind", page=False))
     assert not hook.bodies
     settle(report(1, "wind"))
     assert [body["text"] for body in hook.bodies] == ["diabetes: 1 alarm"]
 
 
-def test_a_receiver_out_of_order_gets_all_of_it_later(
+def test_a_failing_receiver_gets_all_notifications_later(
     hook: Webhook, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook.status = 500
@@ -87,7 +87,7 @@ def test_a_receiver_out_of_order_gets_all_of_it_later(
     assert len(hook.texts) == 2, "what was taken is not sent again"
 
 
-def test_a_receiver_that_never_ends_its_answer_holds_nobody_and_is_told_of_once(hook: Webhook) -> None:
+def test_a_receiver_that_never_ends_its_answer_times_out_and_is_recorded_once(hook: Webhook) -> None:
     hook.drip = 0.02
     record_findings.fn("diabetes", [report(0, "wind")], START)
     for minute in range(3):
@@ -101,32 +101,32 @@ def test_a_receiver_that_never_ends_its_answer_holds_nobody_and_is_told_of_once(
     assert kinds == ["opened", "not now", "undelivered", "delivered"]
 
 
-def test_a_receiver_that_sends_elsewhere_has_taken_nothing(hook: Webhook) -> None:
+def test_a_redirect_is_no_delivery(hook: Webhook) -> None:
     hook.status = 302
     assert settle(report(0, "wind"))["told"]["webhook"].endswith("1 pending: the receiver answered with status 302")
     hook.status = 200
     assert settle(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
 
 
-def test_mail_goes_to_everybody_named(hook: Webhook, configure: Configure) -> None:
+def test_mail_goes_to_every_recipient(hook: Webhook, configure: Configure) -> None:
     with mail_server() as box:
         configure(mail_host="127.0.0.1", mail_port=box.port, mail_security="none")
         assert "MAIL_FROM" in settle(report(0, "wind"))["told"]["mail"]
         configure(mail_from="truecourse@example.org", mail_to="ann@example.org, bob@example.org")
         assert settle(report(1, "wind"))["told"] == {"mail": "1 notification delivered"}
-    _told_by_mail(box)
+    _assert_one_mail(box)
     configure(mail_user="ann", mail_password="hunter2")
     assert "not sent unencrypted" in settle(report(2, "wind", "temp"))["told"]["mail"]
 
 
-def _told_by_mail(box: Mailbox) -> None:
+def _assert_one_mail(box: Mailbox) -> None:
     (mail,) = box.mails
     assert sorted(box.addresses) == ["ann@example.org", "bob@example.org"]
     assert mail["Subject"] == "[truecourse] diabetes: 1 alarm"
     assert "wind is <silent>." in mail.get_content()
 
 
-def test_a_private_field_is_not_named_with_its_values(hook: Webhook) -> None:
+def test_a_notification_omits_values_of_private_fields(hook: Webhook) -> None:
     import dataclasses
 
     problem = load_problem("diabetes")

@@ -53,6 +53,6 @@ def test_of_racing_moves_exactly_one_wins(place: str, home: Path, configure: Con
     assert [entry.number for entry in aliases.history("wine")] == list(range(1, 51))
 
 
-def test_nobody_is_in_office_at_first(home: Path) -> None:
+def test_there_is_no_champion_at_first(home: Path) -> None:
     assert aliases.history("wine") == []
     assert aliases.current("wine").champion is None

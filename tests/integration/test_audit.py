@@ -102,7 +102,7 @@ def store(problem: Problem) -> closing[sqlite3.Connection]:
     return closing(sqlite3.connect(feast_folder(problem) / "online.db"))
 
 
-def test_clean_traffic_gives_none_and_a_page(world: World) -> None:
+def test_clean_traffic_has_no_finding_and_a_report_page(world: World) -> None:
     from tasks.monitoring.skew import run_audit
     from truecourse.monitoring import report_store
 
@@ -130,7 +130,7 @@ def test_a_store_that_is_not_loaded_is_stale(world: World) -> None:
     assert not found(world.audit(audit_lag=timedelta(days=4)), "courier_history").page
 
 
-def test_an_hour_behind_is_stale_and_no_page(world: World) -> None:
+def test_values_an_hour_old_are_a_warning(world: World) -> None:
     for moment in MOMENTS:
         world.load(moment - timedelta(hours=1))
         world.ask(moment)
@@ -147,7 +147,7 @@ def table(database: Any, view: str) -> str:
     return str(name)
 
 
-def test_values_that_are_gone_are_missing(world: World) -> None:
+def test_deleted_values_are_missing(world: World) -> None:
     world.load(MOMENTS[0])
     with store(world.problem) as database, database:
         database.execute(f"DELETE FROM {table(database, 'courier_history')}")
@@ -169,7 +169,7 @@ def push(world: World, **values: float | None) -> None:
             database.execute(f"UPDATE {place} SET value = ? WHERE feature_name = ?", [message, name])
 
 
-def test_a_pushed_null_is_missing_and_another_value_at_the_same_moment_is_code(world: World) -> None:
+def test_a_null_in_the_store_is_missing_and_another_value_is_a_code_difference(world: World) -> None:
     world.load(MOMENTS[0])
     push(world, courier_late_7d=None, courier_count_7d=1234)
     world.ask(MOMENTS[0])
@@ -179,7 +179,7 @@ def test_a_pushed_null_is_missing_and_another_value_at_the_same_moment_is_code(w
     assert found(report, "courier_count_7d").page
 
 
-def test_a_late_correction_is_nobodys_fault_and_unknown_until_it_came(world: World) -> None:
+def test_a_late_correction_is_late_data_once_it_has_arrived(world: World) -> None:
     world.serve()
     rows = deliveries()
     mine = rows[(rows["ordered_at"] > "2024-02-18") & (rows["ordered_at"] < "2024-02-20")]
@@ -192,7 +192,7 @@ def test_a_late_correction_is_nobodys_fault_and_unknown_until_it_came(world: Wor
     assert not any(finding.page for finding in report.findings)
 
 
-def test_a_request_long_after_its_decision_is_told_apart(world: World) -> None:
+def test_a_request_long_after_its_decision_has_its_own_cause(world: World) -> None:
     world.load(MOMENTS[-1])
     read = world.predictor.rows.read_request(
         json.dumps(
@@ -234,7 +234,7 @@ def test_a_score_that_the_model_does_not_give_is_code_or_model(world: World) -> 
     assert "model" in found(report, "score").sentence
 
 
-def test_a_model_that_no_registry_holds_is_told_of(world: World) -> None:
+def test_a_model_that_is_not_registered_is_a_finding(world: World) -> None:
     world.predictor = replace(world.predictor, about=world.predictor.about | {"model_sha256": "ab" * 32})
     world.serve()
     report = world.audit()
@@ -242,7 +242,7 @@ def test_a_model_that_no_registry_holds_is_told_of(world: World) -> None:
     assert report.figures["compared"]["score"] == 0
 
 
-def test_what_the_log_hides_is_not_compared_and_not_told(world: World) -> None:
+def test_values_hidden_in_the_log_are_neither_compared_nor_reported(world: World) -> None:
     fields = world.problem.request
     hidden = {
         "courier": replace(fields["courier"], private="hash"),
@@ -276,7 +276,7 @@ def test_a_sample_is_bounded_and_the_same_each_time(world: World) -> None:
     assert sample_log(world.problem, world.tables, later, 100).total == 12
 
 
-def test_the_flow_runs_by_hand_over_a_window(world: World, prefect_server: str) -> None:
+def test_the_flow_audits_a_given_window(world: World, prefect_server: str) -> None:
     from flows.audit import audit
 
     world.serve()

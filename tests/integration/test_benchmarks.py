@@ -54,7 +54,7 @@ def test_a_measured_process_has_its_own_memory_and_clock(home: Path) -> None:
     assert worked.seconds >= 0.35
 
 
-def test_a_measured_failure_says_why(home: Path) -> None:
+def test_a_failure_of_a_measured_process_is_reported(home: Path) -> None:
     with pytest.raises(PlatformError, match="this is why"):
         measure("tests.integration.test_benchmarks:fails")
 
@@ -155,7 +155,9 @@ def test_scoring_is_measured_against_both_references(small: Path) -> None:
     assert all(row.value > 0 for row in made)
 
 
-def test_losses_on_a_real_table_stand_beside_others(tmp_path: Path, home: Path, configure: Callable[..., None]) -> None:
+def test_losses_on_a_real_table_are_compared_with_other_libraries(
+    tmp_path: Path, home: Path, configure: Callable[..., None]
+) -> None:
     configure(problems=tmp_path / "problems")
     made = tables.compare_tables(["hitters"], str(tmp_path))()["hitters"]
     assert made["kind"] == "regression"

@@ -37,7 +37,7 @@ def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
     return tmp_path
 
 
-def test_it_works_under_the_settings_of_its_block_and_ends_with_it(installed: Path) -> None:
+def test_the_worker_process_has_the_settings_of_its_block_and_ends_with_it(installed: Path) -> None:
     with override_settings(home=installed / "other", storage=""), WorkerProcess("deliveries") as worker:
         asked = [worker.submit(describe_context, "a"), worker.submit(describe_context, word="b")]
         (process, problem, root, first), (other, *_, second) = (one.result() for one in asked)
@@ -51,7 +51,7 @@ def test_it_works_under_the_settings_of_its_block_and_ends_with_it(installed: Pa
     assert not psutil.pid_exists(process)
 
 
-def test_a_killed_process_takes_its_second_one_along_be_it_busy(installed: Path, tmp_path: Path) -> None:
+def test_a_busy_worker_process_ends_when_its_parent_is_killed(installed: Path, tmp_path: Path) -> None:
     script = tmp_path / "held.py"
     script.write_text(HELD)
     environment = child_environment(PYTHONPATH=str(REPOSITORY))

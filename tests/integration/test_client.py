@@ -64,7 +64,7 @@ def test_a_refusal_names_row_and_field(client: Client) -> None:
     assert [(fault.row, fault.field) for fault in refused.value.faults] == [(1, "promised")]
 
 
-def test_nobody_there() -> None:
+def test_an_endpoint_that_does_not_run() -> None:
     (port,) = free_ports(1)
     with pytest.raises(PlatformError, match="does not answer"):
         Client(f"http://127.0.0.1:{port}").predict(ROW)
@@ -94,7 +94,7 @@ def busy() -> Iterator[tuple[str, list[int]]]:
         server.shutdown()
 
 
-def test_a_busy_endpoint_is_asked_again(busy: tuple[str, list[int]]) -> None:
+def test_a_request_to_a_busy_endpoint_is_repeated(busy: tuple[str, list[int]]) -> None:
     url, statuses = busy
     statuses += [429, 429]
     assert Client(url).about() == {"version": 1}

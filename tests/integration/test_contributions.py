@@ -49,7 +49,7 @@ def explained(version: ModelVersion) -> Explainer:
     return found
 
 
-def test_where_nothing_moved_no_contribution_did(champion: ModelVersion) -> None:
+def test_without_drift_no_attribution_drifts(champion: ModelVersion) -> None:
     score(champion, decisions(60, 14, seed=2))
     report = run_drift_check()
     told = report.figures["contributions"]
@@ -58,7 +58,7 @@ def test_where_nothing_moved_no_contribution_did(champion: ModelVersion) -> None
     assert "What the predictions rest on" in open_store().get(report.page).decode()
 
 
-def test_what_the_model_leans_on_is_named_and_wakes_nobody(champion: ModelVersion) -> None:
+def test_attribution_drift_of_an_important_feature_is_a_warning(champion: ModelVersion) -> None:
     score(champion, change_from(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 4.0))
     report = run_drift_check(at=LAST + timedelta(days=1))
     assert drifted_subjects(report, "contribution drift") == ["distance"]
@@ -95,7 +95,7 @@ def test_contributions_are_the_models_own_and_of_the_champions_rows_alone(champi
     np.testing.assert_allclose(size, np.abs(told).mean(axis=0, dtype=np.float64), atol=1e-9)
 
 
-def test_days_are_explained_once_and_anew_when_their_rows_change(
+def test_days_are_explained_once_and_again_when_their_rows_change(
     champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tasks.monitoring.drift import update_daily_histograms
@@ -130,7 +130,7 @@ def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(
     assert explainer.days(*span).dump() == whole.dump()
 
 
-def test_rows_of_the_window_itself_are_no_reference(champion: ModelVersion) -> None:
+def test_the_reference_excludes_the_windows_own_rows(champion: ModelVersion) -> None:
     """The snapshot has the days 1 to 60: of a window among them, those before it tell."""
     score(champion, decisions(50, 10, seed=2))
     window = Window(start=FIRST + timedelta(days=51), end=FIRST + timedelta(days=53))
@@ -142,7 +142,7 @@ def test_rows_of_the_window_itself_are_no_reference(champion: ModelVersion) -> N
     assert report.figures["contributions"]["rows"][0] == others.rows + before.rows < known.rows
 
 
-def test_what_was_explained_is_read_as_it_was_written(champion: ModelVersion) -> None:
+def test_daily_attributions_round_trip(champion: ModelVersion) -> None:
     score(champion, decisions(60, 3, seed=2))
     reference = explained(champion).reference
     assert DailyAttributions.load(reference.dump()).dump() == reference.dump()

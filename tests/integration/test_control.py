@@ -53,7 +53,7 @@ def logged(endpoint: Endpoint) -> str:
     return asked
 
 
-def test_a_page_tells_who_is_in_office_and_where_to_look(client: TestClient) -> None:
+def test_the_control_page_shows_the_champion_and_links_to_reports(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -66,7 +66,7 @@ def test_a_page_tells_who_is_in_office_and_where_to_look(client: TestClient) -> 
     assert client.get("/problems/deliveries").status_code == 200
 
 
-def test_a_prediction_is_followed_to_its_bytes_and_none_is_told_kindly(client: TestClient, logged: str) -> None:
+def test_the_lineage_of_a_prediction_is_shown_and_an_unknown_one_is_an_error(client: TestClient, logged: str) -> None:
     line = client.get("/prediction", params={"id": logged})
     assert line.status_code == 200
     assert "was verified just now" in line.text
@@ -111,7 +111,7 @@ def test_the_index_of_problems_leads_to_each_and_each_leads_back(client: TestCli
     ["..%2f..%2fcontrol/deliveries.json", "deliveries/..%5c..%5cx.json", ".%2e/x.json", "%2fetc/x.json", "//x.json",
      "deliveries//x.json", "deliveries/%00.json", "deliveries/.hidden.json/../x.json"],
 )  # fmt: skip
-def test_nothing_beside_the_reports_is_served(client: TestClient, path: str) -> None:
+def test_only_reports_are_served(client: TestClient, path: str) -> None:
     open_store().put("x.json", b"secret")
     answer = client.get(f"/reports/{path}")
     assert answer.status_code in (404, 422)
@@ -149,7 +149,7 @@ def test_days_show_the_worst_that_was_found_and_reports_are_escaped(trained: Tra
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
-def test_what_was_not_checked_is_grey_and_says_what_would_make_it_known(trained: Trained, tmp_path: Path) -> None:
+def test_unknown_checks_are_shown_with_a_hint(trained: Trained, tmp_path: Path) -> None:
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
     for day in (0, 3):
         report_store.save(store, report(day))
@@ -167,7 +167,7 @@ def test_what_was_not_checked_is_grey_and_says_what_would_make_it_known(trained:
     assert entry.state == "ok"
 
 
-def test_open_alarms_and_what_was_done_are_listed(trained: Trained, tmp_path: Path) -> None:
+def test_open_alarms_and_events_are_listed(trained: Trained, tmp_path: Path) -> None:
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
     alarm = record.Alarm(finding=finding(True), opened=START, seen=START)
     event = record.Event(kind="opened", at=START, sentence="It was opened.", alarm=alarm.id, finding=alarm.finding)

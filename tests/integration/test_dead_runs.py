@@ -116,7 +116,7 @@ def run_of(process: "subprocess.Popen[bytes]") -> str:
         (("PENDING", "RUNNING", "CANCELLING"), "Cancelled"),
     ],
 )
-def test_what_a_dead_worker_had_taken_is_marked_before_the_next_one_starts(
+def test_runs_of_a_dead_worker_are_marked_before_the_next_worker_starts(
     world: World, states: tuple[str, ...], end: str
 ) -> None:
     dead, waiting = world.run(*states), world.run("PENDING")
@@ -129,7 +129,7 @@ def test_what_a_dead_worker_had_taken_is_marked_before_the_next_one_starts(
     assert (world.state(waiting), world.taken()) == ("Pending", 1), "the next one runs"
 
 
-def test_a_run_in_a_process_of_this_machine_is_left_while_that_lives(
+def test_a_run_on_this_machine_is_kept_while_its_process_lives(
     world: World, process: Callable[[], "subprocess.Popen[bytes]"]
 ) -> None:
     living = process()
@@ -147,7 +147,7 @@ def test_a_run_in_a_process_of_this_machine_is_left_while_that_lives(
     assert not list(flow_runs.notes_folder().glob("*")), "its note is gone"
 
 
-def test_another_machine_s_worker_may_have_it(world: World) -> None:
+def test_a_run_is_kept_while_another_machines_worker_may_have_it(world: World) -> None:
     world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": worker_name()})
     pending = world.run("PENDING")
     world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
@@ -180,7 +180,7 @@ def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(world: World, 
             other.ask("DELETE", f"/deployments/{other.deployment}")
 
 
-def test_a_run_of_a_deleted_deployment_does_not_keep_the_others(world: World, prefect_server: str) -> None:
+def test_a_run_of_a_deleted_deployment_does_not_block_the_others(world: World, prefect_server: str) -> None:
     refused, other = world.run("PENDING"), World(prefect_server, "another")
     dead = other.run("PENDING", "RUNNING")
     world.ask("DELETE", f"/deployments/{world.deployment}")
@@ -190,7 +190,7 @@ def test_a_run_of_a_deleted_deployment_does_not_keep_the_others(world: World, pr
     world.ask("DELETE", f"/flow_runs/{refused}")
 
 
-def test_a_slot_that_no_run_holds_is_taken_back_at_the_second_look(world: World) -> None:
+def test_a_slot_without_a_run_is_freed_at_the_second_check(world: World) -> None:
     limit = world.runs._limits()[world.deployment]
     world.ask("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": 1})
     assert (world.runs.reconcile(POOL).slots, world.taken()) == (0, 1), "a run may be taking it at this moment"
@@ -201,7 +201,7 @@ def test_a_slot_that_no_run_holds_is_taken_back_at_the_second_look(world: World)
     assert (world.state(held), world.taken()) == ("Pending", 1)
 
 
-def test_of_runs_that_were_missed_the_newest_runs(world: World) -> None:
+def test_only_the_newest_of_missed_runs_is_kept(world: World) -> None:
     by_hand = world.run(hours_ago=2)
     wanted = {"cron": "*/5 * * * *", "timezone": "UTC"}
     world.ask("POST", f"/deployments/{world.deployment}/schedules", [{"schedule": wanted, "active": True}])
@@ -222,7 +222,7 @@ def test_of_runs_that_were_missed_the_newest_runs(world: World) -> None:
     assert world.runs.skip_missed(POOL, later) == 0
 
 
-def test_what_is_stuck_is_named_with_the_command_that_frees_it(
+def test_a_stuck_run_is_reported_with_the_command_that_releases_it(
     world: World, process: Callable[[], "subprocess.Popen[bytes]"]
 ) -> None:
     holder = world.run("PENDING", "RUNNING")

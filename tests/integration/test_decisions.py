@@ -58,7 +58,7 @@ def decided(problem: Problem, tables: Tables, window: Window | None = None) -> p
     return read_spine(problem, tables, {n: v for n, v in versions.items() if v}, window).to_pandas().set_index("id")
 
 
-def test_the_versions_that_a_decision_sees(home: Path, tmp_path: Path) -> None:
+def test_a_decision_uses_the_versions_known_at_its_time(home: Path, tmp_path: Path) -> None:
     tables = Tables()
     for problem in problems(tmp_path):
         write_clean(problem, tables, "orders", pd.DataFrame([order(1, 0, 1.0), order(2, 5, 2.0)]))
@@ -90,7 +90,7 @@ ROWS = st.lists(
 
 @FEW
 @given(batches=st.lists(ROWS, min_size=2, max_size=4), colours=st.lists(st.sampled_from("rgb"), min_size=3, max_size=3))
-def test_whatever_comes_later_moves_no_earlier_decision(
+def test_later_data_changes_no_earlier_decision(
     batches: list[list[tuple[int, int, float, int, int]]],
     colours: list[str],
     tmp_path_factory: object,

@@ -39,7 +39,7 @@ def lines(*numbers: int) -> str:
     return HEAD + "".join(f"{n}.5,{n},red,{n % 2}\n" for n in numbers)
 
 
-def test_a_growing_file_without_key_keeps_its_rows_and_their_sides(world: World) -> None:
+def test_a_growing_file_without_key_keeps_its_rows_and_their_split(world: World) -> None:
     """Case 12."""
     folder = DATA / "12-growing-file"
     world.feed(folder / "day1.csv")
@@ -55,7 +55,9 @@ def test_a_growing_file_without_key_keeps_its_rows_and_their_sides(world: World)
     assert kept.count(False) <= 40
 
 
-def test_a_growing_query_is_a_growing_file(home: Path, tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_a_growing_query_is_treated_as_a_growing_file(
+    home: Path, tmp_path: Path, configure: Callable[..., None]
+) -> None:
     from sqlalchemy import create_engine, text
 
     url = f"sqlite:///{tmp_path / 'some.db'}"
@@ -71,7 +73,7 @@ def test_a_growing_query_is_a_growing_file(home: Path, tmp_path: Path, configure
     assert len(world.rows()) == 6
 
 
-def test_of_equal_rows_as_many_stand_as_the_newest_content_has(world: World) -> None:
+def test_equal_rows_are_kept_as_often_as_the_newest_content_has_them(world: World) -> None:
     world.declare(max_removed=1.0)
     world.feed(lines(1, 1, 1, 2))
     assert counts(world.feed(lines(1, 2, 2, 3))) == [(4, 2, 0, 2, 2, 0)]
@@ -79,7 +81,7 @@ def test_of_equal_rows_as_many_stand_as_the_newest_content_has(world: World) -> 
     assert [row["_tc_row"] for row in world.rows()] == [0, 3, 6, 7]
 
 
-def test_bytes_that_come_back_win_again(world: World) -> None:
+def test_content_that_is_delivered_again_is_current_again(world: World) -> None:
     """A, a wrong correction B, and A again, with a key and without."""
     for said in ({"key": ("visits",)}, {"key": (), "combine": "replace"}):
         world.problem = dataclasses.replace(world.problem, name=f"small{len(said)}")
@@ -142,7 +144,7 @@ def test_a_refusal_blocks_no_other_delivery(world: World) -> None:
     assert world.run().refused == ()
 
 
-def test_a_refusal_is_judged_again_when_the_declaration_changes(world: World) -> None:
+def test_a_refused_delivery_is_checked_again_when_the_declaration_changes(world: World) -> None:
     rows = "".join(f"{n}.5,{n},{'red' if n % 2 else 'puce'},1\n" for n in range(10))
     world.declare(columns=COLUMNS | {"colour": Text(one_of=["red"])})
     assert world.feed(HEAD + rows).refused
@@ -153,7 +155,7 @@ def test_a_refusal_is_judged_again_when_the_declaration_changes(world: World) ->
     assert result.refused == ()
 
 
-def test_limits_are_of_each_delivery(world: World) -> None:
+def test_limits_apply_to_each_delivery(world: World) -> None:
     """160 of 300 rows are not diluted by 21,640."""
     world.feed(lines(*range(21_340)), "sales-1.csv")
     bad = "".join("1.5,none,red,1\n" for _ in range(160))
@@ -194,7 +196,7 @@ def test_a_few_unreadable_cells_are_kept_as_missing_or_quarantined_and_counted(w
     assert "kept, as missing" in page
 
 
-def test_the_same_bytes_at_another_place_are_taken_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_bytes_in_another_file_are_ingested_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.put(lines(1, 2))
     world.put(lines(1, 2), "sales (copy).csv")
     world.run()
@@ -217,7 +219,7 @@ def test_a_file_that_was_moved_keeps_its_rows(world: World) -> None:
     assert [row["visits"] for row in world.rows()] == [1, 2, 3]
 
 
-def test_with_a_key_rows_of_a_place_that_vanished_go_and_another_place_takes_over(world: World) -> None:
+def test_with_a_key_removed_rows_are_replaced_by_those_of_another_file(world: World) -> None:
     world.declare(key=("visits",), combine="replace", max_removed=1.0)
     world.feed(lines(1, 2, 3), "sales-a.csv")
     world.feed(lines(3, 4).replace("3.5", "9.5"), "sales-b.csv")
@@ -238,7 +240,7 @@ def test_append_adds_each_delivery(world: World) -> None:
     assert sorted(row["visits"] for row in world.rows()) == [1, 1, 2]
 
 
-def test_what_takes_most_rows_away_is_refused(world: World) -> None:
+def test_a_delivery_that_removes_most_rows_is_refused(world: World) -> None:
     world.feed(lines(*range(10)))
     result = world.feed(lines(3, 4))
     assert "removes 8 of 10 rows" in result.faults[0]
@@ -334,7 +336,7 @@ def test_the_kept_bytes_verify_after_the_file_is_overwritten_moved_and_deleted(w
     assert verified() == [False]
 
 
-def test_replaced_bytes_expire_and_standing_ones_never(world: World, configure: Callable[..., None]) -> None:
+def test_replaced_bytes_expire_and_current_ones_never(world: World, configure: Callable[..., None]) -> None:
     for rows in ((1, 2), (1, 2, 3), (1, 2, 3, 4)):
         world.feed(lines(*rows))
     tables, long = Tables(), datetime(2100, 1, 1, tzinfo=UTC)
@@ -351,7 +353,7 @@ def test_replaced_bytes_expire_and_standing_ones_never(world: World, configure: 
     assert [row["visits"] for row in world.rows()] == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_a_run_that_dies_between_any_two_writes_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_between_any_two_writes_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each write fails once, before and after it was done; the rerun gives what one run would."""
     world.declare(columns=COLUMNS | {"colour": Text(one_of=["red"])}, max_quarantined=0.5, max_removed=1.0)
     contents = [lines(1, 2, 3) + "1.5,9,puce,1\n", lines(2, 3, 4) + "2.5,9,puce,1\n"]

@@ -94,7 +94,7 @@ def history() -> list[Deployment]:
     return deployments.ledger("here", "deliveries").entries()
 
 
-def test_servers_come_and_go_and_no_request_is_lost(
+def test_servers_are_replaced_and_no_request_is_lost(
     port: int, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = len(history())
@@ -208,7 +208,7 @@ def test_only_one_deploys_at_a_time(port: int, trained: Trained) -> None:
         deploy("here")
 
 
-def test_wrong_words_are_clear_errors(port: int, trained: Trained) -> None:
+def test_unknown_environments_and_versions_are_errors(port: int, trained: Trained) -> None:
     with pytest.raises(DeploymentError, match="known environments: here"):
         deploy("nowhere")
     with pytest.raises(ModelError, match="no version 7"):

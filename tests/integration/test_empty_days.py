@@ -80,7 +80,7 @@ def trades(calendar: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("calendar", list(CALENDARS))
-def test_an_empty_day_is_a_day(calendar: str, tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_the_steps_handle_days_without_decisions(calendar: str, tmp_path: Path, configure: Callable[..., None]) -> None:
     configure(home=tmp_path / "home", problems=tmp_path, problem="trades")
     rows, days = trades(calendar), CALENDARS[calendar][0]
     (tmp_path / "trades" / "data").mkdir(parents=True)

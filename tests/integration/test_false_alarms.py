@@ -28,7 +28,7 @@ def flights(home: Path) -> pa.Table:
     return joined.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-def test_alarms_are_seldom_false_and_name_what_was_shifted(flights: pa.Table) -> None:
+def test_false_alarms_are_rare_and_a_shifted_feature_is_named(flights: pa.Table) -> None:
     names = [name for name in flights.column_names if name != "decision_time"]
     assert len(names) > 20
     found = [alarm(*sides, names, 0.1, seed) for seed, sides in enumerate(halves(flights, TRIALS))]
@@ -39,7 +39,7 @@ def test_alarms_are_seldom_false_and_name_what_was_shifted(flights: pa.Table) ->
         assert "distance" in alarm(reference, shifted(window, "distance", 0.5), names, 0.1, seed).raised
 
 
-def test_rows_taken_as_independent_cry_wolf_on_the_same_halves(flights: pa.Table) -> None:
+def test_a_test_of_independent_rows_has_false_alarms_on_the_same_halves(flights: pa.Table) -> None:
     names = [name for name in flights.column_names if name != "decision_time"]
     for reference, window in halves(flights, 4):
         assert permutation_test.compare(reference, window, names, threshold=1e-9).drifted

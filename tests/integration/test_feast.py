@@ -141,7 +141,7 @@ def world(tmp_path: Path, configure: Callable[..., None]) -> tuple[Problem, Tabl
     return problem, tables
 
 
-def test_historical_features_know_a_late_row_from_its_epoch_only(world: tuple[Problem, Tables]) -> None:
+def test_historical_features_use_a_late_row_only_after_it_was_recorded(world: tuple[Problem, Tables]) -> None:
     from feature_repo.store import historical_features
 
     problem, tables = world

@@ -58,7 +58,7 @@ def test_first_versions_are_known_at_their_event_and_rerun_writes_nothing(start:
     assert compute_view(problem, tables, "courier_history") == version
 
 
-def test_a_late_row_makes_new_versions_and_leaves_the_old_ones(start: Start) -> None:
+def test_a_late_row_adds_versions_and_keeps_the_old_ones(start: Start) -> None:
     first = deliveries(days=20, a_day=20)
     problem, tables = start(first)
     before = rows_of(tables, compute_view(problem, tables, "depot_history"))
@@ -151,7 +151,7 @@ def test_timeless_views_hold_the_newest_facts(start: Start) -> None:
     assert newest_event(problem, tables).year == 1970
 
 
-def test_a_changed_view_is_computed_anew_beside_what_it_was(start: Start) -> None:
+def test_a_changed_view_has_a_new_table_and_keeps_the_old_one(start: Start) -> None:
     problem, tables = start(deliveries(days=2, a_day=10))
     first = compute_view(problem, tables, "depot_history")
     file = problem.folder / "features" / "depot_history.sql"

@@ -88,7 +88,7 @@ def change_everything(server: Server) -> None:
     server.ask("PATCH", f"/work_pools/{POOL}", {"concurrency_limit": 5})
 
 
-def test_what_people_set_stays_and_is_said_until_it_is_reset(server: Server) -> None:
+def test_changes_made_in_prefect_are_kept_and_reported_until_reset(server: Server) -> None:
     server.deploy()
     change_everything(server)
     before = {name: server.shown(name) for name in FLOWS}
@@ -114,7 +114,7 @@ def test_what_people_set_stays_and_is_said_until_it_is_reset(server: Server) -> 
     assert server.shown("health")["paused"] is False
 
 
-def test_a_change_of_the_repository_is_applied_beside_a_persons(server: Server) -> None:
+def test_changes_of_the_repository_and_of_a_person_are_merged(server: Server) -> None:
     server.deploy()
     server.schedule("ship", active=False)
     server.set("health", description="ours")
@@ -131,7 +131,7 @@ def test_a_change_of_the_repository_is_applied_beside_a_persons(server: Server) 
     assert has(server.deploy(), "health/health: description is", "ours", "new words")
 
 
-def test_what_was_deleted_or_renamed_is_not_made_again_and_what_left_the_repository_goes(server: Server) -> None:
+def test_deleted_deployments_stay_deleted_and_those_gone_from_the_repository_are_removed(server: Server) -> None:
     server.deploy()
     flow = server.ask("POST", "/flows/", {"name": "theirs"})
     server.ask("POST", "/deployments/", {"name": "theirs", "flow_id": flow["id"]})
@@ -146,7 +146,7 @@ def test_what_was_deleted_or_renamed_is_not_made_again_and_what_left_the_reposit
     assert "health/health" in server.api.deployments()
 
 
-def test_deployments_that_were_made_by_hand_keep_what_they_say(
+def test_deployments_without_stored_state_keep_their_settings(
     server: Server, tmp_path: Path, configure: Callable[..., None]
 ) -> None:
     server.deploy()

@@ -33,7 +33,7 @@ def test_the_champion_changes_and_changes_back(make_version: MakeVersion) -> Non
     assert worker.router.status()["aliases"] == aliases.current("deliveries").number
 
 
-def test_what_cannot_be_served_is_refused_and_the_old_model_answers(make_version: MakeVersion) -> None:
+def test_a_version_that_cannot_be_served_is_refused_and_the_old_model_answers(make_version: MakeVersion) -> None:
     worker, good = Worker(), make_version(2)
     tampered, other = make_version(3), make_version(4, code="0" * 64)
     path = Path(open_store().root) / tampered.bento.key
@@ -61,7 +61,7 @@ def test_a_bento_that_holds_another_model_than_was_registered_is_refused(make_ve
     assert worker.version == 1
 
 
-def test_what_is_packaged_after_it_was_refused_is_taken(
+def test_a_version_packaged_after_it_was_refused_is_served(
     make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, second = Worker(), make_version(2)
@@ -84,9 +84,7 @@ def test_a_model_that_fails_on_its_own_examples_is_refused(make_version: MakeVer
     assert worker.version == 1
 
 
-def test_storage_that_is_down_is_said_and_served_through(
-    make_version: MakeVersion, configure: Callable[..., None]
-) -> None:
+def test_serving_continues_while_storage_is_down(make_version: MakeVersion, configure: Callable[..., None]) -> None:
     worker, second = Worker(), make_version(2)
     move(champion=second.version)
     home = get_settings().home

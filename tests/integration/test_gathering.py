@@ -82,7 +82,7 @@ def without_ids(documents: list[Any]) -> list[Any]:
     ]
 
 
-def test_each_gets_the_answer_that_it_would_get_alone(
+def test_a_batched_request_has_the_same_answer_as_a_single_one(
     make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker()
@@ -98,7 +98,7 @@ def test_each_gets_the_answer_that_it_would_get_alone(
     assert [row["prediction_id"] for row in logged_records(record)] == ids
 
 
-def test_a_refused_request_spoils_nothing_for_the_others(make_version: MakeVersion) -> None:
+def test_a_refused_request_does_not_affect_the_others(make_version: MakeVersion) -> None:
     worker = Worker()
     bad = [[ROW, ROW | {"distance": "far"}], [ROW | {"strange": 1}]]
     documents = asyncio.run(answer_together(worker.router, [ROWS[0], bad[0], ROWS[1], bad[1]]))
@@ -149,7 +149,7 @@ def test_requests_with_many_faults_are_refused_in_one_pass(
     assert sorted(passes) == [1] * 80 + [rest, 80 + rest]
 
 
-def test_a_request_that_is_refused_in_a_crowd_leaves_no_cycle_behind(make_version: MakeVersion) -> None:
+def test_refused_requests_leave_no_reference_cycles(make_version: MakeVersion) -> None:
     worker = Worker()
 
     async def crowd() -> None:
@@ -169,7 +169,7 @@ def test_a_request_that_is_refused_in_a_crowd_leaves_no_cycle_behind(make_versio
         gc.enable()
 
 
-def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
+def test_concurrent_http_requests_are_batched_and_answered(
     make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, worked = Worker(), []
@@ -208,7 +208,7 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
     assert len(logged) < 10, "those of few rows that came together are one entry"
 
 
-def test_while_a_challenger_is_compared_each_is_answered_by_itself(
+def test_requests_are_not_batched_while_a_challenger_is_compared(
     make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, second = Worker(), make_version(2)
@@ -234,7 +234,7 @@ def test_while_a_challenger_is_compared_each_is_answered_by_itself(
         assert asyncio.run(crowd()) >= len(ROWS)
 
 
-def test_what_nobody_waits_for_any_more_is_not_worked_on(make_version: MakeVersion) -> None:
+def test_requests_of_disconnected_clients_are_not_computed(make_version: MakeVersion) -> None:
     worker = Worker()
 
     async def crowd() -> list[int]:
@@ -252,7 +252,7 @@ def test_what_nobody_waits_for_any_more_is_not_worked_on(make_version: MakeVersi
     assert len(logged_records(record)) == sum(map(len, ROWS)) - len(ROWS[3]) - len(ROWS[5])
 
 
-def test_a_swap_of_the_model_while_requests_wait_leaves_none_of_them_out(make_version: MakeVersion) -> None:
+def test_requests_that_wait_during_a_model_swap_are_answered(make_version: MakeVersion) -> None:
     worker = Worker()
     second = make_version(2)
 

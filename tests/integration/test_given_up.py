@@ -14,7 +14,7 @@ from tests.workers import ROW, MakeVersion, Worker
 from truecourse.settings import Settings
 
 
-def test_what_was_given_up_while_it_waited_for_a_thread_is_not_worked_on(
+def test_a_request_given_up_while_it_waits_for_a_thread_is_not_computed(
     make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker()

@@ -126,7 +126,7 @@ def tried(version: ModelVersion) -> str:
     return start_canary.fn(aliases.current("deliveries"), version, "a trial").reason
 
 
-def test_good_canaries_come_into_office_and_bad_ones_and_slow_ones_do_not(world: World, trained: Trained) -> None:
+def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: World, trained: Trained) -> None:
     world.change("problem.py", GATES, EASY)
     world.change("problem.py", "    BeatsBaseline,\n", "    BeatsBaseline,\n    Canary,\n    Promotion,\n")
     world.change("problem.py", "rounds=200", "rounds=150")
@@ -175,10 +175,10 @@ def test_good_canaries_come_into_office_and_bad_ones_and_slow_ones_do_not(world:
     assert not world.opened
     assert len(world.statuses) >= 5 * ROUND
     assert set(world.statuses) == {200}
-    moved_once(bad)
+    assert_one_guard_moves(bad)
 
 
-def moved_once(version: ModelVersion) -> None:
+def assert_one_guard_moves(version: ModelVersion) -> None:
     """Of guards that saw the same, one moves; what a killed one left undone is done; a share set by hand is kept."""
     killed_after("register", challenger=version)
     split_traffic(load_deployment("here"), "deliveries")

@@ -67,7 +67,7 @@ def served(folder: Path, port: int, log: Path) -> Iterator[Child]:
         stop(server.process)
 
 
-def test_it_burns_when_its_store_is_gone_and_is_missed_when_it_is_dead(
+def test_a_lost_store_burns_the_error_budget_and_a_dead_server_is_a_finding(
     endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]
 ) -> None:
     """With nothing in the store every key is missing, and answered; with no store, nothing is."""

@@ -78,7 +78,7 @@ def test_new_files_of_a_glob_are_added_in_one_commit_that_names_them(home, tmp_p
     assert {delivery["uri"].rsplit("/", 1)[1] for delivery in second["deliveries"]} == {"t-0.csv", "t-3.csv"}
 
 
-def test_cells_and_lines_that_cannot_be_read_are_kept(home, tmp_path):
+def test_unreadable_cells_and_lines_are_kept(home, tmp_path):
     (tmp_path / "t.csv").write_text("id,name,size,at\n1,a,big,2024-01-01\n2,b\n3,c,1,2024-01-03\n")
     rows = rows_of(ingest(tmp_path, Files("t.csv")))
     assert [row["id"] for row in rows] == [1, None, 3]
@@ -88,7 +88,7 @@ def test_cells_and_lines_that_cannot_be_read_are_kept(home, tmp_path):
     assert unreadable_texts(rows[1]["_tc_unreadable"]) == {"_tc_line": "line 3: has 2 cells, not 4: 2,b"}
 
 
-def test_an_object_that_names_a_member_twice_is_kept(home, tmp_path):
+def test_an_object_with_a_duplicate_member_is_kept(home, tmp_path):
     good = '{"id": 1, "name": "a: b", "size": 1, "at": "2024-01-01"}'
     (tmp_path / "t.jsonl").write_text(f'{good}\n\n{{"id": 2, "id": 3, "at": "2024-01-02"}}\n[1]\n{{"id": NaN\n')
     first, *bad = rows_of(ingest(tmp_path, Files("t.jsonl")))
@@ -123,7 +123,7 @@ def test_names_in_capitals_and_a_zip_named_after_nothing(home, tmp_path):
     assert rows_of(ingest(tmp_path, Files("export.ZIP")))[-2]["name"] == "bob"
 
 
-def test_a_file_as_its_csv_says(home, tmp_path):
+def test_a_file_is_read_with_its_csv_options(home, tmp_path):
     (tmp_path / "t.txt").write_bytes("1;Zoë;-;2024-01-01\n".encode("latin-1"))
     names = ["id", "name", "size", "at"]
     csv = Csv(delimiter=";", names=names, null_values=["-"], encoding="latin-1")
@@ -144,7 +144,7 @@ def test_a_file_as_its_csv_says(home, tmp_path):
         ("t.xyz", b"", "unknown file format"),
     ],
 )
-def test_a_bad_file_is_named_and_nothing_is_written(home, tmp_path, name, content, says):
+def test_a_bad_file_is_an_error_and_nothing_is_written(home, tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=says) as caught:
         ingest(tmp_path, Files(name))
@@ -164,12 +164,12 @@ def test_a_bad_file_is_named_and_nothing_is_written(home, tmp_path, name, conten
         (Sql("warehouse", "SELECT 1"), "not in the settings"),
     ],
 )
-def test_a_source_that_is_not_there(home, tmp_path, source, says):
+def test_a_missing_source_is_an_error(home, tmp_path, source, says):
     with pytest.raises(SourceError, match=says):
         ingest(tmp_path, source)
 
 
-def test_a_bad_new_file_is_named_once_and_holds_up_no_other(home, tmp_path):
+def test_a_bad_new_file_is_reported_once_and_blocks_no_other(home, tmp_path):
     (tmp_path / "t-1.csv").write_text(ROWS)
     version = ingest(tmp_path, Files("t-*.csv"))
     (tmp_path / "t-2.csv").write_text(ROWS.replace("ann", "bob"))
@@ -190,7 +190,7 @@ def test_a_zip_of_two_files_is_refused(home, tmp_path):
         ingest(tmp_path, Files("t.csv.zip"))
 
 
-def test_racing_runs_add_a_source_once(home, tmp_path):
+def test_concurrent_runs_ingest_a_source_once(home, tmp_path):
     (tmp_path / "t.csv").write_text(ROWS)
     with ThreadPoolExecutor(4) as pool:
         versions = list(pool.map(lambda _: ingest(tmp_path, Files("t.csv"), Tables()), range(4)))

@@ -65,7 +65,7 @@ def drafted(data: Path, label: str, name: str = "drafted") -> Problem:
     return problem
 
 
-def test_a_csv_file_becomes_a_sound_problem(problems: Path, tmp_path: Path) -> None:
+def test_a_csv_file_becomes_a_valid_problem(problems: Path, tmp_path: Path) -> None:
     data = tmp_path / "Customers 2023.csv"
     customers().to_csv(data, index=False)
     problem = drafted(data, "churned")
@@ -199,7 +199,7 @@ def test_the_kind_follows_the_label(values: list[str], kind: str, classes: tuple
         ("a,y\n1,2\n2,3\n", "y", "../up", "up"),
     ],
 )
-def test_what_cannot_be_drafted_is_told_and_nothing_is_written(
+def test_data_that_cannot_be_drafted_is_an_error_and_nothing_is_written(
     text: str | None, label: str, name: str, message: str, problems: Path
 ) -> None:
     data = problems.parent / "data.csv"
@@ -211,7 +211,7 @@ def test_what_cannot_be_drafted_is_told_and_nothing_is_written(
     assert not list(problems.glob("**/*")) if problems.exists() else True
 
 
-def test_broken_files_are_told(problems: Path, tmp_path: Path) -> None:
+def test_broken_files_are_errors(problems: Path, tmp_path: Path) -> None:
     (tmp_path / "a.csv.zip").write_bytes(b"PK no zip")
     (tmp_path / "b.csv.gz").write_bytes(b"no gzip")
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no parquet")
@@ -266,7 +266,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), max_s
 
 
 @st.composite
-def odd_tables(draw: st.DrawFn) -> pa.Table:
+def unusual_tables(draw: st.DrawFn) -> pa.Table:
     rows = draw(st.integers(1, 30))
     names = draw(st.lists(NAMES, min_size=1, max_size=6, unique=True))
     cells = [CELLS[draw(st.sampled_from(sorted(CELLS)))] for _ in names]
@@ -277,8 +277,8 @@ def odd_tables(draw: st.DrawFn) -> pa.Table:
 @settings(
     max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
-@given(table=odd_tables(), kind=st.sampled_from(["csv", "parquet", "jsonl"]))
-def test_odd_tables_give_sound_problems_or_clear_errors(table: pa.Table, kind: str, problems: Path) -> None:
+@given(table=unusual_tables(), kind=st.sampled_from(["csv", "parquet", "jsonl"]))
+def test_unusual_tables_give_valid_problems_or_clear_errors(table: pa.Table, kind: str, problems: Path) -> None:
     """Whatever the names and the values: a draft that has no faults and takes its own data in, or an error of ours."""
     name = f"odd_{uuid4().hex}"
     data = problems.parent / f"{name}.{kind}"
@@ -289,7 +289,7 @@ def test_odd_tables_give_sound_problems_or_clear_errors(table: pa.Table, kind: s
         return
     problem = load_problem(name)
     assert check_problem(problem) == []
-    taken_in(problem, draft)
+    assert_ingested(problem, draft)
 
 
 def write_table(table: pa.Table, data: Path) -> None:
@@ -302,7 +302,7 @@ def write_table(table: pa.Table, data: Path) -> None:
         table.to_pandas().to_csv(data, index=False)
 
 
-def taken_in(problem: Problem, draft: Draft) -> None:
+def assert_ingested(problem: Problem, draft: Draft) -> None:
     """Ingest and validate accept what the problem was drafted from, and set aside what init said, no more."""
     (table,) = problem.tables
     tables = Tables()
@@ -334,13 +334,13 @@ TABLES = {
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize("named", TABLES)
-def test_small_and_wide_tables_are_taken_in(named: str, kind: str, problems: Path) -> None:
+def test_small_and_wide_tables_are_ingested(named: str, kind: str, problems: Path) -> None:
     data = problems.parent / f"data.{kind}"
     write_table(pa.Table.from_pandas(TABLES[named]), data)
     draft = scaffold("drafted", data, "y")
     problem = load_problem("drafted")
     assert check_problem(problem) == []
-    taken_in(problem, draft)
+    assert_ingested(problem, draft)
 
 
 @pytest.mark.timeout(400)

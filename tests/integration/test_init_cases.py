@@ -59,7 +59,7 @@ def test_decimal_commas_are_numbers(problems: Path) -> None:
     assert any("',' as decimal sign" in line for line in draft.noticed)
 
 
-def test_names_that_stand_twice_are_left_out_and_told(problems: Path) -> None:
+def test_duplicate_column_names_are_left_out_and_reported(problems: Path) -> None:
     problem, draft = drafted(CASES / "03-duplicate-header" / "joined.csv", "bought")
     assert set(problem.tables[0].columns) == {"visits", "bought"}
     assert len(draft.guesses.left_out) == 4
@@ -81,7 +81,7 @@ def test_windows_text_is_read_as_it_was_written(problems: Path) -> None:
     assert "10–20" in (band.one_of or ())
 
 
-def test_spaces_after_commas_belong_to_no_cell(problems: Path) -> None:
+def test_spaces_after_commas_are_not_part_of_a_cell(problems: Path) -> None:
     problem, _ = drafted(CASES / "07-space-after-comma" / "people.csv", "income")
     assert kinds(problem) == {"age": Integer, "job": Text, "hours": Integer, "income": Text}
     assert set(problem.label.classes) == {"<=50K", ">50K"}
@@ -122,7 +122,7 @@ def test_cells_that_differ_from_the_header_are_refused(file: str, problems: Path
     assert not problems.exists() or not list(problems.iterdir())
 
 
-def test_a_few_short_rows_are_told(problems: Path) -> None:
+def test_a_few_short_rows_are_reported(problems: Path) -> None:
     _, draft = drafted(CASES / "15-ragged" / "few.csv", "bought")
     assert (draft.file.rows, draft.file.malformed_lines) == (397, 3)
     assert any("3 malformed lines, set aside" in line for line in draft.noticed)
@@ -163,14 +163,14 @@ def test_labels_of_many_kinds(file: str, kind: str, classes: tuple[str, ...] | N
         ("inf2.parquet", "bought", "'bought' holds 'inf'"),
     ],
 )
-def test_labels_that_no_model_learns_are_refused(file: str, label: str, message: str, problems: Path) -> None:
+def test_labels_that_cannot_be_learned_are_refused(file: str, label: str, message: str, problems: Path) -> None:
     with pytest.raises(ProblemError) as raised:
         scaffold("drafted", CASES / "18-labels" / file, label)
     assert message in str(raised.value)
     assert raised.value.faults[0].hint
 
 
-def test_every_type_of_parquet_is_exact_or_told(problems: Path) -> None:
+def test_every_parquet_type_is_exact_or_reported(problems: Path) -> None:
     problem, draft = drafted(CASES / "27-parquet-types" / "types.parquet", "y")
     assert kinds(problem) == {
         "dec": Float, "decid": Integer, "dicti": Integer, "dictt": Text, "u64": Text, "f16": Float, "ls": Text,
@@ -197,7 +197,7 @@ def test_row_numbers_are_no_key_and_no_feature(problems: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in (CASES / "09-reserved-names").glob("*.csv")))
-def test_names_of_our_own_tables_are_free(file: str, problems: Path) -> None:
+def test_column_names_of_our_own_tables_are_allowed(file: str, problems: Path) -> None:
     problem, _ = drafted(CASES / "09-reserved-names" / file, "bought")
     named = file.removesuffix(".csv")
     if "elastic" not in file:
@@ -205,7 +205,7 @@ def test_names_of_our_own_tables_are_free(file: str, problems: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["known_at", "split", "label", "decision_time", "id", "_tc_row", "_TC_x", "SIZE"])
-def test_names_that_are_not_free_are_renamed_and_said(name: str, problems: Path, tmp_path: Path) -> None:
+def test_reserved_column_names_are_renamed_and_reported(name: str, problems: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "data.csv", [f"size,{name},y", *(f"{n % 5}.5,{n % 7},{n % 2}" for n in range(60))])
     problem, draft = drafted(data, "y")
     table = problem.tables[0]
@@ -225,7 +225,7 @@ def test_two_columns_of_one_source_column_are_a_fault(problems: Path, tmp_path: 
     assert [fault.what for fault in faults] == ["split_value, again all read the source column 'split'"]
 
 
-def test_one_odd_cell_makes_no_column_text(problems: Path, tmp_path: Path) -> None:
+def test_one_unexpected_cell_does_not_make_a_column_text(problems: Path, tmp_path: Path) -> None:
     lines = [
         ",".join(("oops" if n == 7 else f"{n % 50}", "nil" if n == 9 else f"{n / 3}",
                   "soon" if n == 3 else f"2024-01-{n % 28 + 1:02d}", f"{n % 2}"))
@@ -240,7 +240,7 @@ def test_one_odd_cell_makes_no_column_text(problems: Path, tmp_path: Path) -> No
     assert isinstance(problem.split, TimeSplit)
 
 
-def test_too_many_odd_cells_leave_a_column_text_and_are_told(problems: Path, tmp_path: Path) -> None:
+def test_many_unexpected_cells_make_a_column_text_and_are_reported(problems: Path, tmp_path: Path) -> None:
     odd = ["about 5", "few", "none at all", "10ish", "don't know"]
     lines = [f"{odd[n % 5] if n % 10 == 0 else n % 90},{n % 9},{n % 2}" for n in range(400)]
     problem, draft = drafted(written(tmp_path / "data.csv", ["a,b,y", *lines]), "y")
@@ -262,7 +262,7 @@ def test_money_and_shares_are_numbers(problems: Path, tmp_path: Path) -> None:
     assert source(problem).csv.thousands == ","
 
 
-def test_written_times_are_declared(problems: Path, tmp_path: Path) -> None:
+def test_time_formats_are_declared(problems: Path, tmp_path: Path) -> None:
     lines = [
         f"{n % 28 + 1:02d}/{n % 12 + 1:02d}/2024,{n % 12 + 1}/{n % 28 + 1}/2024 14:05,"
         f"2024{n % 12 + 1:02d}{n % 28 + 1:02d},{1700000000 + n * 3600},{n % 28 + 1} Mar 2024,{2000 + n % 20},{n % 2}"
@@ -279,7 +279,7 @@ def test_written_times_are_declared(problems: Path, tmp_path: Path) -> None:
     assert isinstance(columns["year"], Integer)
 
 
-def test_an_ambiguous_order_of_day_and_month_is_told(problems: Path, tmp_path: Path) -> None:
+def test_an_ambiguous_order_of_day_and_month_is_reported(problems: Path, tmp_path: Path) -> None:
     shuffled = written(
         tmp_path / "any.csv", ["day,size,y", *(f"{n % 12 + 1:02d}/01/2024,{n % 7},{n % 2}" for n in range(60))]
     )
@@ -295,7 +295,7 @@ def test_an_ambiguous_order_of_day_and_month_is_told(problems: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y"])
-def test_decisions_on_one_day_of_each_month_tell_the_order(form: str, problems: Path, tmp_path: Path) -> None:
+def test_decisions_on_one_day_of_each_month_determine_the_order(form: str, problems: Path, tmp_path: Path) -> None:
     months = [datetime(2019 + n // 12, n % 12 + 1, 1) for n in range(30)]
     rows = [f"{month.strftime(form)},{n},{n % 2}" for month in months for n in range(4)]
     problem, draft = drafted(written(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
@@ -331,7 +331,7 @@ def test_json_lines(problems: Path, tmp_path: Path) -> None:
     assert source(problem).format == "jsonl"
 
 
-def test_a_key_needs_a_name_that_says_so(problems: Path, tmp_path: Path) -> None:
+def test_a_key_is_recognized_by_its_name(problems: Path, tmp_path: Path) -> None:
     header = "name,height,day,Order ID,y"
     rows = [f"n{n:03d},{n * 1.5},{2024}-01-{n % 28 + 1:02d},A{n:05d},{n % 2}" for n in range(60)]
     problem, _ = drafted(written(tmp_path / "with.csv", [header, *rows]), "y")
@@ -350,7 +350,7 @@ def test_monthly_rows_with_missing_labels_are_split_by_time(problems: Path, tmp_
     assert problem.tables[0].time == "month"
 
 
-def test_a_sum_that_is_the_label_is_kept_from_the_model(problems: Path, tmp_path: Path) -> None:
+def test_columns_that_add_up_to_the_label_are_no_features(problems: Path, tmp_path: Path) -> None:
     rows = [f"{n * 7 % 31},{n * 13 % 97},{n % 24},{n * 7 % 31 + n * 13 % 97}" for n in range(300)]
     problem, draft = drafted(written(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
     assert set(problem.features) == {"hour"}
@@ -358,7 +358,7 @@ def test_a_sum_that_is_the_label_is_kept_from_the_model(problems: Path, tmp_path
     assert isinstance(problem.split, RandomSplit)
 
 
-def test_check_data_names_suspects_and_unreadable_cells(problems: Path, tmp_path: Path) -> None:
+def test_check_data_reports_suspects_and_unreadable_cells(problems: Path, tmp_path: Path) -> None:
     rows = [f"{n * 7 % 31},{n * 13 % 97},{'?!' if n == 5 else n % 24},{n * 7 % 31 + n * 13 % 97}" for n in range(300)]
     scaffold("drafted", written(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
     assert check_source(load_problem("drafted")).suspects == ()  # the draft keeps them from the model
@@ -371,7 +371,7 @@ def test_check_data_names_suspects_and_unreadable_cells(problems: Path, tmp_path
     assert [line.startswith("suspected leak: casual and registered") for line in looked.warnings()] == [True, False]
 
 
-def test_check_data_looks_at_the_features_of_a_frame(problems: Path) -> None:
+def test_check_data_checks_the_features_of_a_frame(problems: Path) -> None:
     table = Table("t", source=Files("t.csv"), columns={"y": Integer(), "a": Float(), "b": Float()})
     problem = Problem("p", kind="binary", tables=[table], label=Label(column="y"))
     labels = [n % 2 for n in range(600)]
@@ -383,7 +383,7 @@ def test_check_data_looks_at_the_features_of_a_frame(problems: Path) -> None:
     assert "suspected leak: a determines label by a threshold" in looked.warnings()[0]
 
 
-def test_what_was_noticed_is_the_same_in_the_terminal_the_readme_and_json(problems: Path) -> None:
+def test_notices_are_the_same_in_the_terminal_the_readme_and_json(problems: Path) -> None:
     from typer.testing import CliRunner
 
     from cli.main import app

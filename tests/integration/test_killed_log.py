@@ -100,7 +100,7 @@ def killed_round(
 
 
 @pytest.mark.parametrize(("root", "rounds", "longest"), [("folder", 50, 0.35), ("s3", 10, 1.0)])
-def test_deaths_of_writer_and_shipper_lose_and_double_nothing(
+def test_killed_writers_and_shippers_lose_and_duplicate_nothing(
     root: str,
     rounds: int,
     longest: float,

@@ -110,7 +110,9 @@ def test_planted_look_ahead_is_found(name: str, tmp_path: Path, configure: Calla
     assert "decision" in error.what
 
 
-def test_honest_sql_is_proven_and_the_manifest_says_so(tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_sql_without_look_ahead_passes_and_is_recorded_in_the_manifest(
+    tmp_path: Path, configure: Callable[..., None]
+) -> None:
     proof = snapshot(*prepared(tmp_path, configure))
     assert proof.applies
     assert proof.moments == 12
@@ -119,7 +121,7 @@ def test_honest_sql_is_proven_and_the_manifest_says_so(tmp_path: Path, configure
     assert proof.sentence.startswith("Look-ahead: none on 12 sampled moments")
 
 
-def test_a_label_of_the_key_hides_no_key(tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_a_label_computed_from_the_key_hides_no_key(tmp_path: Path, configure: Callable[..., None]) -> None:
     """Outcome cells are hidden in the cut. A key names a decision: it is none, even where the label is made of it."""
     edit = ("label.sql", "late AS label", "CAST(delivery % 10 < 3 AS INTEGER) AS label")
     proof = snapshot(*prepared(tmp_path, configure, edit))
@@ -163,7 +165,9 @@ def test_rows_known_before_their_time_are_declared(tmp_path: Path, configure: Ca
         snapshot(problem, tables)
 
 
-def test_a_proof_is_made_once(tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proof_is_computed_once(
+    tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem, tables = prepared(tmp_path, configure)
     first = snapshot(problem, tables)
 

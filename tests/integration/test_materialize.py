@@ -99,7 +99,7 @@ def test_offline_only_loads_nothing(problems: Path, tmp_path: Path) -> None:
     assert online_count(tmp_path / "home") == 0
 
 
-def test_until_is_the_moment_of_the_online_values(problems: Path) -> None:
+def test_until_is_the_reference_time_of_the_online_values(problems: Path) -> None:
     until = datetime(2024, 1, 10, 12, tzinfo=UTC)
     version = materialize("deliveries", until=until)["courier_history"]
     rows = Tables().read(version).to_pandas()

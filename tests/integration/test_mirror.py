@@ -142,13 +142,13 @@ EDITS: list[tuple[Callable[[Any, Wines], None], str, str]] = [
 
 
 @pytest.mark.parametrize(("edit", "what", "hint"), EDITS, ids=lambda value: getattr(value, "__name__", None))
-def test_an_edit_is_a_finding_that_costs_nothing_and_can_be_taken_back(
+def test_an_edit_in_mlflow_is_a_finding_that_can_be_reverted(
     wines: Wines, edit: Callable[[Any, Wines], None], what: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(mlflow_runs.connect_mlflow(), wines)
     found = mirror_check.differences("wine")
     assert any(what in one.sentence and hint in one.hint for one in found), found
-    _serves_on(wines, capsys)
+    _assert_unaffected(wines, capsys)
     assert execute(["mirror", "show", "--json"]) == 1
     assert what in capsys.readouterr().out
     assert execute(["mirror", "write", "--json"]) == 0
@@ -162,7 +162,7 @@ def test_an_edit_is_a_finding_that_costs_nothing_and_can_be_taken_back(
     assert shown.info.status == "FINISHED"
 
 
-def _serves_on(wines: Wines, capsys: pytest.CaptureFixture[str], state: str = "warning") -> None:
+def _assert_unaffected(wines: Wines, capsys: pytest.CaptureFixture[str], state: str = "warning") -> None:
     problem = load_problem("wine")
     report = check_registry(problem, open_store(), datetime.now(UTC))
     assert report.state == state, report.sentence
@@ -186,7 +186,7 @@ def test_a_deleted_database_is_filled_again(wines: Wines, capsys: pytest.Capture
     try:
         (gone,) = mirror_check.differences("wine")
         assert gone.sentence == "MLflow's database is missing: it shows none of 3 versions of wine."
-        _serves_on(wines, capsys)
+        _assert_unaffected(wines, capsys)
         # In a process of its own: SQLAlchemy holds on to the file that was there.
         command = [str(Path(sys.executable).with_name("truecourse")), "mirror", "write", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -195,7 +195,7 @@ def test_a_deleted_database_is_filled_again(wines: Wines, capsys: pytest.Capture
         aside.replace(wines[0] / "mlflow.db")
 
 
-def test_a_foreign_version_is_told_and_left_alone(wines: Wines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_foreign_version_is_reported_and_kept(wines: Wines, capsys: pytest.CaptureFixture[str]) -> None:
     client = mlflow_runs.connect_mlflow()
     made = client.create_model_version("wine", "elsewhere", None, await_creation_for=0)
     client.set_registered_model_alias("wine", "champion", made.version)
@@ -203,7 +203,7 @@ def test_a_foreign_version_is_told_and_left_alone(wines: Wines, capsys: pytest.C
     assert f"Version {made.version} of wine in MLflow is not in our records" in foreign.sentence
     assert f"names version {made.version}; our records name version 2, which is served" in alias.sentence
     assert "promote" not in alias.hint
-    _serves_on(wines, capsys)
+    _assert_unaffected(wines, capsys)
     assert mirror_check.write(load_problem("wine")) == [foreign]
     client.set_model_version_tag("wine", made.version, FOREIGN, "true")
     assert mirror_check.differences("wine") == []
@@ -211,7 +211,7 @@ def test_a_foreign_version_is_told_and_left_alone(wines: Wines, capsys: pytest.C
 
 
 @pytest.mark.parametrize("fault", ["down", "silent", "locked", "damaged"])
-def test_without_mlflow_everything_goes_on(
+def test_everything_else_works_without_mlflow(
     wines: Wines, fault: str, tmp_path: Path, configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database = wines[0] / "mlflow.db"
@@ -232,7 +232,7 @@ def test_without_mlflow_everything_goes_on(
         with pytest.raises(MirrorError, match="MLflow"):
             mirror_check.differences("wine")
         assert time.monotonic() - before < 15
-        _serves_on(wines, capsys)
+        _assert_unaffected(wines, capsys)
         registry.set_gates(wines[2][2], [{"gate": "loss", "passed": True, "detail": "without MLflow"}])
         now = registry.promote(aliases.current("wine"), wines[2][2], "without MLflow")
         assert registry.champion("wine") == wines[2][2]

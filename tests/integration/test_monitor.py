@@ -52,7 +52,7 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
     return trained_champion(_home, configure)
 
 
-def test_an_unchanged_world_is_on_course(champion: ModelVersion) -> None:
+def test_unchanged_data_has_no_finding(champion: ModelVersion) -> None:
     score(champion, decisions(60, 14, seed=2))
     report = run_drift_check()
     assert report.findings == ()
@@ -83,7 +83,7 @@ def test_drift_of_a_feature_reaches_the_predictions_and_the_page(champion: Model
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_missing_values_are_told(champion: ModelVersion) -> None:
+def test_missing_values_are_a_finding(champion: ModelVersion) -> None:
     rows = decisions(60, 14, seed=2)
     values = rows["courier_late_7d"].to_numpy().copy()
     values[::2] = np.nan
@@ -98,14 +98,14 @@ def test_missing_values_are_told(champion: ModelVersion) -> None:
 
 
 @pytest.mark.parametrize(("name", "by", "named"), BROKEN, ids=[named[1] for *_, named in BROKEN])
-def test_what_broke_today_is_named(champion: ModelVersion, name: str, by: Any, named: tuple[str, str]) -> None:
+def test_a_break_of_the_last_day_is_found(champion: ModelVersion, name: str, by: Any, named: tuple[str, str]) -> None:
     rows = decisions(60, 36, seed=2)
     score(champion, change_from(rows, LAST, name, by))
     assert critical_findings(run_drift_check(at=LAST)) == []  # what comes after the moment is not read
     assert critical_findings(run_drift_check(at=LAST + timedelta(days=1))) == [named]
 
 
-def test_a_sudden_shift_pages_and_volume_too(champion: ModelVersion) -> None:
+def test_a_sudden_shift_and_a_drop_in_volume_are_critical(champion: ModelVersion) -> None:
     rows = change_from(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 6.0)
     times = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
     score(champion, rows.filter(pa.array((times < np.datetime64(LAST)) | (np.arange(len(rows)) % 4 == 0))))
@@ -124,7 +124,7 @@ def test_a_sudden_shift_pages_and_volume_too(champion: ModelVersion) -> None:
     assert list(open_store().list("sketches/deliveries/")) == list(sketches)
 
 
-def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersion) -> None:
+def test_logged_predictions_are_monitored_as_batches_are(champion: ModelVersion) -> None:
     rows = change_from(decisions(60, 36, seed=2), LAST, "courier_late_7d", lambda values: values * np.nan)
     score(champion, rows)
     batches = run_drift_check(at=LAST + timedelta(days=1))
@@ -152,7 +152,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
     assert found.figures["data"]["rows"][1] == len(answered)
 
 
-def test_what_the_log_hides_is_not_watched(champion: ModelVersion) -> None:
+def test_private_fields_are_not_monitored(champion: ModelVersion) -> None:
     from tasks.monitoring.drift import run_drift_check as check
 
     score(champion, change_from(decisions(60, 36, seed=2), LAST, "promised", lambda v: v * 60))
@@ -163,7 +163,7 @@ def test_what_the_log_hides_is_not_watched(champion: ModelVersion) -> None:
     assert "promised" not in report.model_dump_json()
 
 
-def test_a_window_of_ones_own_and_rows_scored_twice(champion: ModelVersion) -> None:
+def test_a_given_window_and_rows_scored_twice(champion: ModelVersion) -> None:
     rows = decisions(60, 14, seed=2)
     score(champion, rows)
     score(champion, shift_column(rows, "distance", 4.0))  # the same decisions again: these hold
@@ -190,7 +190,7 @@ def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, pr
     assert "reports/deliveries/drift-20240308T0000-20240315T0000.html" in mine["data"]
 
 
-def test_the_flow_looks_from_a_moment_that_is_named(champion: ModelVersion, prefect_server: str) -> None:
+def test_the_flow_checks_at_a_given_time(champion: ModelVersion, prefect_server: str) -> None:
     from flows.monitor import monitor
 
     score(champion, change_from(decisions(60, 36, seed=2), FIRST + timedelta(days=74), "promised", lambda v: v * 60))
@@ -205,7 +205,7 @@ def test_the_flow_looks_from_a_moment_that_is_named(champion: ModelVersion, pref
     assert critical_findings(later) == [("promised", "unit change")]
 
 
-def test_evidentlys_report_opens_offline_and_its_figures_stand_beside_ours(champion: ModelVersion) -> None:
+def test_evidentlys_report_opens_offline_and_its_figures_are_shown_with_ours(champion: ModelVersion) -> None:
     from evidently import Report as Direct
     from evidently.metrics import DriftedColumnsCount, ValueDrift
 
@@ -236,7 +236,7 @@ def test_evidentlys_report_opens_offline_and_its_figures_stand_beside_ours(champ
     assert f"calls {len(drifted)} of {len(opinions)} drifted" in " ".join(ours.split())
 
 
-def test_what_is_not_there_is_said(tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_a_check_without_champion_is_an_error(tmp_path: Path, configure: Callable[..., None]) -> None:
     install(tmp_path / "problems")
     configure(home=tmp_path / "home", problems=tmp_path / "problems")
     with pytest.raises(ModelError, match="no champion") as raised:
@@ -244,7 +244,7 @@ def test_what_is_not_there_is_said(tmp_path: Path, configure: Callable[..., None
     assert "lifecycle" in raised.value.hint
 
 
-def test_no_predictions_and_an_empty_window_are_said(champion: ModelVersion) -> None:
+def test_no_predictions_and_an_empty_window_are_errors(champion: ModelVersion) -> None:
     with pytest.raises(NotFound, match="no predictions yet"):
         run_drift_check()
     score(champion, decisions(60, 3, seed=2), number=99)

@@ -167,7 +167,7 @@ def test_threads_read_the_same_answers(world: tuple[Problem, Tables]) -> None:
     assert not wrong
 
 
-def test_a_store_that_is_not_there(tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_an_unreachable_or_unsupported_store_is_an_error(tmp_path: Path, configure: Callable[..., None]) -> None:
     from feature_repo.online import OnlineReader
 
     configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="deliveries")
@@ -181,7 +181,7 @@ def test_a_store_that_is_not_there(tmp_path: Path, configure: Callable[..., None
         OnlineReader(load_problem())
 
 
-def test_a_store_that_goes_and_comes_back(tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_a_store_that_stops_and_restarts(tmp_path: Path, configure: Callable[..., None]) -> None:
     """A view that fails without it is a 503; those that may be missing are, and are named. Nobody waits for long."""
     from dataclasses import replace
 

@@ -110,7 +110,7 @@ def storage(
     return lambda: seaweed_server(folder, ports[:8])
 
 
-def test_the_endpoint_answers_on_says_so_and_catches_up(
+def test_the_endpoint_answers_during_outages_reports_them_and_catches_up(
     storage: Callable[[], AbstractContextManager[S3Server]], ports: list[int], tmp_path: Path
 ) -> None:
     port = ports[8]
@@ -123,7 +123,7 @@ def test_the_endpoint_answers_on_says_so_and_catches_up(
             children.append(launch.start(launch.prepare("deliveries"), port, tmp_path / "endpoint.log"))
             children.append(launch.start_shipper("deliveries", tmp_path / "shipper.log"))
             launch.wait_ready(children[0], port)
-            assert_meters_have_their_room()
+            assert_metrics_files_are_preallocated()
             thread.start()
             load.everywhere(lambda health: health["status"] == "ok" and health["log"]["written"], "a written log")
             full_disk(load, [*workers(children[0]), children[1].process.pid])
@@ -168,7 +168,7 @@ def workers_of(load: Load) -> set[int]:
     return {load.health()["worker"] for _ in range(12)}
 
 
-def assert_meters_have_their_room() -> None:
+def assert_metrics_files_are_preallocated() -> None:
     """A write to a hole of a mapped file on a full disk is no error but the worker's death, which no limit shows."""
     files = list(get_settings().home.glob("serving/bentoml-*/prometheus_multiproc_dir/*.db"))
     assert len(files) >= 6

@@ -15,7 +15,7 @@ def numbered(first: int, last: int) -> str:
 
 
 @pytest.mark.parametrize("append", [False, True])
-def test_files_that_hold_all_rows_so_far_are_warned_of(home: Path, tmp_path: Path, append: bool) -> None:
+def test_files_that_repeat_earlier_rows_have_a_warning(home: Path, tmp_path: Path, append: bool) -> None:
     world = World(tmp_path, **({"combine": "append"} if append else {}))
     assert world.feed(numbered(0, 100), "sales-1.csv").judged[0].warnings == ()
     (result,) = world.feed(numbered(0, 150), "sales-2.csv").judged
@@ -28,7 +28,7 @@ def test_files_that_hold_all_rows_so_far_are_warned_of(home: Path, tmp_path: Pat
     assert "count twice" in page
 
 
-def test_rows_that_repeat_anyway_are_no_overlap(home: Path, tmp_path: Path) -> None:
+def test_frequent_equal_rows_are_no_overlap(home: Path, tmp_path: Path) -> None:
     world = World(tmp_path)
     few = "weight,visits,colour,bought\n" + "1.0,2,red,1\n1.0,3,blue,0\n" * 50
     assert world.feed(few, "sales-1.csv").judged[0].warnings == ()

@@ -26,7 +26,7 @@ def hammered(port: int, clients: int) -> dict[str, Any]:
     return found
 
 
-def test_a_queue_that_is_short_enough_is_answered_and_a_longer_one_in_part(make_version: MakeVersion) -> None:
+def test_a_short_queue_is_answered_and_a_long_one_in_part(make_version: MakeVersion) -> None:
     worker = Worker()
     limit = [5.0]  # seconds: on a machine busy with other tests
     guard = Guard(Settings(), worker.router)

@@ -69,7 +69,7 @@ def champion() -> tuple[ModelVersion, Snapshot]:
     return version, snapshot
 
 
-def test_a_champion_is_scored_on_its_own_features_and_served_them_after_the_problem_was_edited(folder: Path) -> None:
+def test_a_champion_uses_its_own_features_after_the_problem_was_edited(folder: Path) -> None:
     version, snapshot = champion()
     before = load_frame(Tables().store, snapshot)
     for file, pairs in EDITS.items():
@@ -128,9 +128,7 @@ def read(problem: object) -> dict[str, list[float]]:
         ("spine.sql", "FROM deliveries", "FROM deliveries WHERE took > 20", ""),
     ],
 )
-def test_what_cannot_be_compared_is_refused_with_the_features_named(
-    folder: Path, file: str, old: str, new: str, said: str
-) -> None:
+def test_a_comparison_on_redefined_features_is_refused(folder: Path, file: str, old: str, new: str, said: str) -> None:
     version, snapshot = champion()
     rows = rows_of(load_frame(Tables().store, snapshot), "test")
     edit(folder, file, old, new)

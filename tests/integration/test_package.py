@@ -39,7 +39,7 @@ def changed(trained: Trained, tmp_path: Path, configure: Callable[..., None]) ->
     return change
 
 
-def test_the_bento_holds_what_serving_takes(endpoint: Endpoint, trained: Trained) -> None:
+def test_the_bento_holds_the_files_that_serving_needs(endpoint: Endpoint, trained: Trained) -> None:
     source = endpoint.folder / "src"
     assert sha256((source / "model" / "model.ubj").read_bytes()) == trained.version.model_sha256
     for name in ("vocabulary.json", "contract.json", "problem.json", "inference.json"):
@@ -134,7 +134,7 @@ def unpacked(endpoint: Endpoint, tmp_path: Path, configure: Callable[..., None])
     return tmp_path / "src"
 
 
-def test_a_served_file_that_was_changed_is_noticed(unpacked: Path) -> None:
+def test_a_changed_file_of_a_bento_is_an_error(unpacked: Path) -> None:
     assert open_predictor(unpacked / "model").about["problem"] == "deliveries"
     vocabulary = unpacked / "model" / "vocabulary.json"
     vocabulary.write_text(vocabulary.read_text().replace("van", "car"))
@@ -142,14 +142,14 @@ def test_a_served_file_that_was_changed_is_noticed(unpacked: Path) -> None:
         open_predictor(unpacked / "model")
 
 
-def test_a_served_problem_that_was_changed_is_noticed(unpacked: Path) -> None:
+def test_a_changed_problem_of_a_bento_is_an_error(unpacked: Path) -> None:
     file = unpacked / "problems" / "deliveries" / "problem.py"
     file.write_text(file.read_text().replace("minutes // 60 % 24", "minutes // 60 % 12"))
     with pytest.raises(IntegrityError, match="differs from the packaged problem"):
         open_predictor(unpacked / "model")
 
 
-def test_a_server_that_cannot_start_says_why(unpacked: Path, tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_an_error_with_its_status(unpacked: Path, tmp_path: Path) -> None:
     shutil.copytree(unpacked, tmp_path / "bento" / "src")
     (tmp_path / "bento" / "src" / "services" / "service.py").write_text("raise RuntimeError('broken on purpose')\n")
     (port,) = free_ports(1)

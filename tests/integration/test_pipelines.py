@@ -62,7 +62,7 @@ def morning(day: float) -> datetime:
     return START + day * DAY + timedelta(hours=6)
 
 
-def test_a_feed_that_dies_is_found_within_two_days_and_a_living_one_never(problem: Problem) -> None:
+def test_a_dead_feed_is_found_within_two_days_and_a_live_one_never(problem: Problem) -> None:
     tables = Tables()
     for day in range(1, 12):
         batch(day)
@@ -74,7 +74,7 @@ def test_a_feed_that_dies_is_found_within_two_days_and_a_living_one_never(proble
     assert causes(check_pipelines(problem, tables, morning(14))) == {"deliveries/dead feed": True}
 
 
-def test_a_batch_out_of_all_that_was_seen_is_told(problem: Problem) -> None:
+def test_a_batch_outside_the_past_range_is_a_finding(problem: Problem) -> None:
     tables = Tables()
     for day in range(1, 10):
         batch(day, rows=100 + day, quarantined=day % 2)
@@ -87,7 +87,7 @@ def test_a_batch_out_of_all_that_was_seen_is_told(problem: Problem) -> None:
     assert causes(check_pipelines(problem, tables, morning(11))) == {"deliveries/quarantine": False}
 
 
-def test_a_moment_in_the_past_sees_no_batch_that_came_later(problem: Problem) -> None:
+def test_a_check_at_a_past_time_ignores_later_batches(problem: Problem) -> None:
     """A rhythm is that of what was there: the gap that opens after `at` does not excuse what is late at `at`."""
     for day in [*range(1, 10), 30]:
         batch(day)
@@ -96,7 +96,7 @@ def test_a_moment_in_the_past_sees_no_batch_that_came_later(problem: Problem) ->
     assert report.figures["tables"][0]["newest_batch"] == "2024-05-14T23:50:00+00:00"
 
 
-def test_a_freshness_that_was_declared_goes_before_what_was_learned(problem: Problem) -> None:
+def test_a_declared_freshness_limit_overrides_the_learned_one(problem: Problem) -> None:
     table = problem.tables[0]
     commits = [Version(0, START, {"watermark": START.replace(tzinfo=None).isoformat()})]
 
@@ -116,7 +116,7 @@ def others(report: Report) -> list[Finding]:
     return [finding for finding in report.findings if finding.cause != "dead feed"]
 
 
-def test_features_and_online_store_are_told_as_they_were_loaded(trained: Trained) -> None:
+def test_features_and_online_store_are_reported_as_loaded(trained: Trained) -> None:
     problem, tables = load_problem("deliveries"), Tables()
     loaded = loaded_marks(problem)
     assert set(loaded) == {view.name for view in problem.views}
@@ -137,7 +137,7 @@ def test_features_and_online_store_are_told_as_they_were_loaded(trained: Trained
     assert [(f.subject, f.cause, f.page) for f in others(silent)] == [("online store", "no answer", True)]
 
 
-def test_the_marks_of_a_shared_store_are_read_and_its_silence_is_an_error(
+def test_load_marks_of_a_shared_store_are_read_and_an_unreachable_store_is_an_error(
     problem: Problem, tmp_path: Path, configure: Callable[..., None]
 ) -> None:
     import redis
@@ -154,7 +154,7 @@ def test_the_marks_of_a_shared_store_are_read_and_its_silence_is_an_error(
         loaded_marks(problem)
 
 
-def test_a_log_that_waits_is_told(problem: Problem, configure: Callable[..., None]) -> None:
+def test_a_log_backlog_is_a_finding(problem: Problem, configure: Callable[..., None]) -> None:
     def found() -> dict[str, bool]:
         return causes(check_pipelines(problem, Tables(), None, (), {}))
 
@@ -211,7 +211,7 @@ def deployed(prefect_server: str) -> Iterator[None]:
 
 
 @pytest.mark.timeout(240)
-def test_flows_are_judged_by_what_the_server_knows_of_them(problem: Problem, deployed: None) -> None:
+def test_flows_are_checked_by_their_runs_on_the_server(problem: Problem, deployed: None) -> None:
     def seen(now: datetime) -> dict[str, ScheduledFlow]:
         return {one.name.removesuffix("-hourly"): one for one in scheduled_flows("deliveries", now)}
 
@@ -230,7 +230,7 @@ def test_flows_are_judged_by_what_the_server_knows_of_them(problem: Problem, dep
     assert not found["health-steady"].overdue(now), "its schedule has asked for nothing yet"
 
 
-def test_the_task_keeps_a_report_and_its_page_shows_it(problem: Problem, deployed: None) -> None:
+def test_the_task_stores_a_report_and_its_page(problem: Problem, deployed: None) -> None:
     report = check_pipelines_task.fn("deliveries")
     kept = report_store.latest(open_store(), "deliveries", "pipelines")
     assert kept == report
@@ -241,7 +241,7 @@ def test_the_task_keeps_a_report_and_its_page_shows_it(problem: Problem, deploye
     assert healthpage.sentence(healthpage.newest(open_store(), "deliveries")).startswith("No critical finding; ")
 
 
-def test_without_a_server_the_schedules_of_the_file_are_known_and_their_runs_are_not(problem: Problem) -> None:
+def test_without_a_server_only_the_schedules_of_the_file_are_known(problem: Problem) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
@@ -254,7 +254,7 @@ def test_without_a_server_the_schedules_of_the_file_are_known_and_their_runs_are
     assert "unknown without a Prefect server" in report.sentence
 
 
-def test_a_feed_whose_newest_row_is_older_than_its_values_live_is_told_with_the_moment(problem: Problem) -> None:
+def test_a_feed_older_than_the_ttl_of_its_view_is_critical(problem: Problem) -> None:
     tables, view = Tables(), problem.views[0]
     batch(10)
     newest = START + 10 * DAY - timedelta(minutes=10)

@@ -32,7 +32,7 @@ def put(ids: list[str], folder: Path | None = None) -> None:
     spool.close()
 
 
-def test_a_shipper_that_died_after_its_commit_doubles_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipper_killed_after_its_commit_duplicates_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(["a", "b"])
     (segment,) = list_segments(spool_folder("deliveries"), SEALED)
     data = segment.path(SEALED).read_bytes()
@@ -43,7 +43,7 @@ def test_a_shipper_that_died_after_its_commit_doubles_nothing(home: Path, monkey
     assert list_segments(spool_folder("deliveries"), SEALED) == []
 
 
-def test_a_log_from_before_a_column_goes_on_with_it(home: Path) -> None:
+def test_a_log_without_a_new_column_gets_it(home: Path) -> None:
     names = [name for name in prediction_log.SCHEMA.names if name not in ("seconds", "batch", "error")]
     older = prediction_log.entries_table([encode_entry(entry(record("a")))]).select(names)
     Tables().append(log_table("deliveries"), older, {"flow": "ship"}, partition_by=prediction_log.PARTITION)
@@ -55,7 +55,9 @@ def test_a_log_from_before_a_column_goes_on_with_it(home: Path) -> None:
     assert sorted(logged()) == ["a", "b"]
 
 
-def test_storage_that_is_down_is_caught_up_with(home: Path, configure: Callable[..., None], seaweed: S3Server) -> None:
+def test_the_log_catches_up_after_storage_was_down(
+    home: Path, configure: Callable[..., None], seaweed: S3Server
+) -> None:
     put(["a"])
     configure(**seaweed.settings("log") | {"s3_endpoint": "http://127.0.0.1:9"})
     with pytest.raises(StorageError):
@@ -73,7 +75,7 @@ def test_storage_that_is_down_is_caught_up_with(home: Path, configure: Callable[
     assert sorted(logged()) == ["a", "b", "c"]
 
 
-def test_a_damaged_segment_is_kept_and_told_of(home: Path) -> None:
+def test_a_damaged_segment_is_kept_and_reported(home: Path) -> None:
     put(["a"])
     (segment,) = list_segments(spool_folder("deliveries"), SEALED)
     whole = segment.path(SEALED).read_bytes()
@@ -84,7 +86,7 @@ def test_a_damaged_segment_is_kept_and_told_of(home: Path) -> None:
     assert ship("deliveries").segments == 0
 
 
-def test_a_record_is_found_with_all_it_says(home: Path) -> None:
+def test_a_record_is_found_with_its_fields(home: Path) -> None:
     put(["a", "b"])
     ship("deliveries")
     (found,) = prediction_log.find_records(Tables(), "deliveries", "b")
@@ -93,7 +95,7 @@ def test_a_record_is_found_with_all_it_says(home: Path) -> None:
     assert get_settings().home in spool_folder("deliveries").parents
 
 
-def test_many_shipments_are_gathered(home: Path) -> None:
+def test_many_shipments_are_compacted(home: Path) -> None:
     for id in "abc":
         put([id])
         ship("deliveries")

@@ -35,7 +35,7 @@ def test_stopping_reaches_grandchildren_that_ignore_sigterm(tmp_path: Path, monk
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
 
 
-def test_what_ends_before_it_is_ready_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_process_that_ends_before_it_is_ready_is_an_error_with_its_log(tmp_path: Path) -> None:
     child = start("a server", [sys.executable, "-c", "print('no such bucket'); exit(3)"], os.environ, tmp_path / "log")
     with pytest.raises(PlatformError, match=r"status 3\nno such bucket"):
         child.wait_ready(lambda: False, 30)
@@ -75,7 +75,7 @@ with supervised() as children:
     process.stdout.close()
 
 
-def test_a_taken_port_is_named_with_the_setting_to_change() -> None:
+def test_a_taken_port_is_an_error_that_names_the_setting() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -85,12 +85,12 @@ def test_a_taken_port_is_named_with_the_setting_to_change() -> None:
     require_free("127.0.0.1", port, "Prefect", "TRUECOURSE_PREFECT_PORT")
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PlatformError, match="TRUECOURSE_HOME"):
         require_writable(tmp_path / "file" / "home")
 
 
-def test_a_program_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_missing_program_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="cannot be started"):
         start("a server", ["no-such-program"], os.environ, tmp_path / "log")

@@ -51,7 +51,7 @@ def registered(problems: Path, rounds: int, *, approval: str = "", seed: int = 0
     return register()
 
 
-def test_a_better_version_is_promoted_and_a_worse_one_is_told_why_not(problems: Path) -> None:
+def test_a_better_version_is_promoted_and_a_worse_one_refused_with_the_reason(problems: Path) -> None:
     with pytest.raises(ModelError, match="no challenger"):
         promote("now")
     weak = registered(problems, 1)
@@ -90,7 +90,7 @@ def test_rows_that_the_champion_learned_from_are_not_compared(problems: Path) ->
     assert 30 < rows < 0.14 * 442
 
 
-def test_registration_waits_for_approval_where_it_is_asked_for(problems: Path) -> None:
+def test_registration_waits_for_approval_where_the_problem_requires_it(problems: Path) -> None:
     version = registered(problems, 200, approval="approval=True")
     now = aliases.current("diabetes")
     assert (now.champion, now.challenger) == (None, version)
@@ -149,14 +149,14 @@ def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(pro
     assert now.reason == "a trial; approved: agreed"
 
 
-def test_a_promotion_that_nobody_approves_fails(problems: Path) -> None:
+def test_a_promotion_without_approval_fails(problems: Path) -> None:
     registered(problems, 100, approval="approval=True, patience=minutes(0.05)")
     with pytest.raises(GateFailed, match="it was not approved within 0:00:03"):
         promote("soon")
     assert registry.champion("diabetes") is None
 
 
-def test_of_two_promotions_at_once_one_wins_and_a_cut_off_one_is_finished(problems: Path) -> None:
+def test_one_of_two_concurrent_promotions_wins_and_an_interrupted_one_is_completed(problems: Path) -> None:
     versions = [registered(problems, rounds, approval="approval=True") for rounds in (50, 100)]
     seen, start = aliases.current("diabetes"), threading.Barrier(2)
 

@@ -112,7 +112,9 @@ def test_an_open_cohort_is_estimated_and_not_scored(checked: Callable[[str], Che
     assert estimates[0] == pytest.approx(estimates[1], abs=1e-5)  # what was said before is what is compared
 
 
-def test_another_rule_is_named_within_days_and_nothing_before_it_moves(checked: Callable[[str], Check]) -> None:
+def test_a_changed_label_rule_is_found_within_days_and_changes_nothing_before_it(
+    checked: Callable[[str], Check],
+) -> None:
     plain = checked("")(moment(2, 25))
     check = checked(CHANGED)
     assert check(moment(2, 25)) == plain  # the rows are there, and were not known by then
@@ -123,7 +125,7 @@ def test_another_rule_is_named_within_days_and_nothing_before_it_moves(checked: 
     assert report.findings[0].figures["since"] in ("2024-02-24", "2024-02-25")
 
 
-def test_a_label_that_comes_again_counts_once_and_the_latest_counts(checked: Callable[[str], Check]) -> None:
+def test_a_repeated_label_counts_once_with_its_latest_value(checked: Callable[[str], Check]) -> None:
     plain = checked("")(moment(2, 28)).figures["timeline"]
     again = checked(AGAIN)(moment(2, 28)).figures["timeline"]
     shown = ("day", "decisions", "labelled", "loss", "outcome")
@@ -135,7 +137,7 @@ def test_a_label_that_comes_again_counts_once_and_the_latest_counts(checked: Cal
     assert 0 < report.figures["corrected"] <= 0.1 * sum(one["labelled"] for one in found)
 
 
-def test_a_check_of_an_earlier_moment_does_not_see_what_a_later_one_counted(checked: Callable[[str], Check]) -> None:
+def test_a_check_at_an_earlier_time_ignores_later_counts(checked: Callable[[str], Check]) -> None:
     check = checked(LATE)
     first = [check(moment(2, day)) for day in (25, 27)]
     check(moment(3, 1))
@@ -152,7 +154,7 @@ def test_a_cohort_without_its_labels_waits_for_them(checked: Callable[[str], Che
     assert waited["labelled"] > 0.9 * waited["decisions"]
 
 
-def test_the_task_keeps_the_report(checked: Callable[[str], Check]) -> None:
+def test_the_task_stores_the_report(checked: Callable[[str], Check]) -> None:
     checked("")
     report = check_task.fn("deliveries", moment(2, 28))
     assert report_store.latest(Tables().store, "deliveries", "quality") == report

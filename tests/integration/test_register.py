@@ -66,7 +66,7 @@ def test_a_good_model_becomes_champion_and_a_bad_one_challenger(problems: Path) 
     assert [gate["passed"] for gate in gates] == [True, False]
 
 
-def test_changed_gates_judge_the_same_version_again_and_train_nothing(problems: Path) -> None:
+def test_changed_gates_evaluate_the_same_version_again_without_training(problems: Path) -> None:
     edit(problems, gates="[BeatsBaseline(), MetricGate('rmse', max=10)]")
     run = train()
     first = register()
@@ -94,7 +94,7 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
         registry.version("diabetes", 3)
 
 
-def test_mlflow_says_what_a_run_and_a_version_are(problems: Path) -> None:
+def test_mlflow_describes_runs_and_versions(problems: Path) -> None:
     run, version = train(), register()
     mlflow = mlflow_runs.connect_mlflow()
     found = mlflow.get_run(run.run_id)
@@ -131,7 +131,7 @@ def test_an_interrupted_registration_is_finished(problems: Path, monkeypatch: py
     assert all(int(mlflow.get_model_version_by_alias("diabetes", a).version) == 1 for a in ("champion", "challenger"))
 
 
-def test_a_worse_model_does_not_oust_the_champion(problems: Path) -> None:
+def test_a_worse_model_does_not_replace_the_champion(problems: Path) -> None:
     edit(problems, gates="[BeatsChampion()]")
     train()
     champion = register()
@@ -144,7 +144,7 @@ def test_a_worse_model_does_not_oust_the_champion(problems: Path) -> None:
     assert "version 1: difference +" in loss["detail"]
 
 
-def test_a_floor_is_judged_on_its_slices_and_the_page_shows_them(problems: Path) -> None:
+def test_a_floor_is_evaluated_on_its_slices_which_the_page_shows(problems: Path) -> None:
     edit(problems, gates="[SliceFloor('sex', 'rmse', max=100, rows=10), SliceFloor('bmi', 'rmse', max=1, rows=10)]")
     run = train()
     gates = registry.gates(register())
@@ -158,7 +158,7 @@ def test_a_floor_is_judged_on_its_slices_and_the_page_shows_them(problems: Path)
     assert registry.champion("diabetes") is None
 
 
-def test_a_champion_that_came_in_meanwhile_is_not_ousted_unseen(problems: Path) -> None:
+def test_a_champion_promoted_in_the_meantime_is_not_replaced(problems: Path) -> None:
     run = train()
     report = evaluate_model.fn("diabetes", run)
     edit(problems, rounds="40")
@@ -199,7 +199,7 @@ def test_the_report_is_of_the_test_rows_alone(problems: Path) -> None:
     )
 
 
-def test_a_multiclass_model_is_judged_by_its_own_metrics(
+def test_a_multiclass_model_is_evaluated_with_multiclass_metrics(
     tmp_path: Path, home: Path, configure: Configure, prefect_server: str
 ) -> None:
     configure(problems=tmp_path, problem="wine")

@@ -74,7 +74,7 @@ def log_of(problem: str) -> pa.Table:
 KEPT = ["prediction_id", "at", "id", "decision_time", "request", "features", "event_times", "score", "model_version"]
 
 
-def test_a_replay_serves_all_and_repeats_and_the_future_changes_nothing(installed: Path) -> None:
+def test_a_replay_serves_all_rows_is_repeatable_and_ignores_the_future(installed: Path) -> None:
     plan = Plan("deliveries", FIRST, LAST, tick=5)
     told: list[Any] = []
     document = play(plan, told.append)
@@ -108,7 +108,7 @@ def test_a_replay_serves_all_and_repeats_and_the_future_changes_nothing(installe
     assert play(plan)["digest"] == document["digest"]
 
 
-def test_a_model_that_is_trained_ahead_has_not_seen_what_was_delivered_with_its_rows(installed: Path) -> None:
+def test_a_model_trained_ahead_does_not_depend_on_later_deliveries(installed: Path) -> None:
     plan, models = Plan("deliveries", date(2024, 2, 26), date(2024, 3, 3), tick=14), []
     for late in (1, 3):
         served = world()
@@ -148,7 +148,7 @@ def test_planted_faults_reach_requests_features_labels_and_the_serving_code(inst
     assert [alarm["subject"] for alarm in document["alarms"] if alarm["check"] == "skew"] == ["hour"]
 
 
-def test_what_the_reader_holds_is_what_the_training_frame_says(installed: Path) -> None:
+def test_the_historic_reader_has_the_values_of_the_training_frame(installed: Path) -> None:
     from tasks.features.decision_frame import decision_frame, feature_versions
     from truecourse.arrays import columns_of
     from truecourse.data.sql import clean_versions

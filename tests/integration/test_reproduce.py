@@ -68,7 +68,7 @@ def test_a_gate_or_a_monitoring_window_changes_no_training(wine: ModelVersion, t
     assert train_model.fn("wine", run.snapshot) != run
 
 
-def test_what_a_run_stood_on_is_archived_with_it(wine: ModelVersion, tmp_path: Path) -> None:
+def test_the_inputs_of_a_run_are_archived_with_it(wine: ModelVersion, tmp_path: Path) -> None:
     environment = json.loads(runs.artifact(wine.run_id, run_archive.ENVIRONMENT))
     assert re.fullmatch("[0-9a-f]{40}", environment["truecourse"]["commit"])
     assert environment["truecourse"]["dirty"] in (True, False)
@@ -97,7 +97,7 @@ def test_a_moved_home_is_reproduced_from_its_source_bytes(
     assert kinds.count("rebuilt clean table") == 2
     assert kinds.count("rebuilt feature table") == 3
     assert found["state"] == "verified", [link for link in found["links"] if not link["verified"]]
-    _warm(tables, name)
+    _change_one_cell(tables, name)
     changed = trace_model("deliveries", trained.version.version)
     assert [link["link"] for link in changed["links"] if link["state"] == "changed"] == ["clean table"]
 
@@ -131,7 +131,7 @@ def test_a_moved_home_trains_and_rolls_back_and_mlflow_loads_from_it(
     assert not first.exists(), "nothing was written where it was"
 
 
-def _warm(tables: Tables, name: str) -> None:
+def _change_one_cell(tables: Tables, name: str) -> None:
     """Change one cell of a clean table, as somebody with the right tools would: in its file, under its own name."""
     version = TableVersion(name=name, version=0)
     (file,) = [Path(open_store().root) / key for key in tables.files(version)]

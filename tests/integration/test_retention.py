@@ -98,7 +98,7 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
     return Home(versions, loose, failed, snapshot)
 
 
-def test_only_what_nothing_needs_is_removed(wines: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_unneeded_objects_are_removed(wines: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     frame, manifest = load_frame(open_store(), wines.snapshot), load_manifest(open_store(), wines.snapshot)
     other = save(open_store(), frame.slice(3), manifest)
     everything = set(wines.versions)
@@ -142,7 +142,7 @@ def _killed(*_: object) -> None:
     raise StorageError("killed")
 
 
-def test_without_mlflow_no_model_goes(wines: Home, configure: Callable[..., None]) -> None:
+def test_without_mlflow_no_model_is_removed(wines: Home, configure: Callable[..., None]) -> None:
     configure(mlflow_uri="http://127.0.0.1:9")
     removed = retention.clean("wine", LATER)
     assert removed is not None
@@ -150,7 +150,7 @@ def test_without_mlflow_no_model_goes(wines: Home, configure: Callable[..., None
     assert wines.left() == set(wines.versions)
 
 
-def test_reports_and_the_log_are_counted_back_from_their_newest(
+def test_retention_of_reports_and_log_counts_back_from_the_newest(
     home: Path, configure: Callable[..., None], tmp_path: Path
 ) -> None:
     configure(problems=tmp_path, problem="wine", log_retention=30, report_retention=100)
@@ -181,7 +181,7 @@ def test_reports_and_the_log_are_counted_back_from_their_newest(
     assert not any(again.values())
 
 
-def test_an_unpacked_bento_goes_with_its_package_unless_it_runs(home: Path) -> None:
+def test_an_unpacked_bento_is_removed_with_its_package_unless_it_runs(home: Path) -> None:
     """They stayed for ever, a few megabytes each."""
     packed, running, loose = ("ab" * 32, "cd" * 32, "ef" * 32)
     open_store().put(f"bentos/wine/3-{packed[:12]}.bento", b"")
@@ -198,7 +198,7 @@ def test_an_unpacked_bento_goes_with_its_package_unless_it_runs(home: Path) -> N
     assert retention._clean_unpacked(open_store(), home / "serving") == 1
 
 
-def test_prefect_understands_how_long_it_is_to_keep_runs(
+def test_prefect_accepts_the_retention_settings(
     monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
 ) -> None:
     from prefect.settings.models.server.services import ServerServicesDBVacuumSettings

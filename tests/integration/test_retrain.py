@@ -44,7 +44,7 @@ def look(hours: float) -> dict[str, object]:
     return settled | {"told": notify("diabetes", at)}
 
 
-def test_it_trains_once_and_ties_the_outcome_to_the_finding(problems: Path) -> None:
+def test_a_finding_triggers_one_retraining_whose_outcome_is_recorded(problems: Path) -> None:
     assert retrain()["because"] == "no open finding triggers it"
     found = look(0)
     assert found["retraining"]["retrain"]  # type: ignore[index]
@@ -63,7 +63,7 @@ def test_it_trains_once_and_ties_the_outcome_to_the_finding(problems: Path) -> N
     assert kinds.count("retraining") == kinds.count("retrained") == 1
 
 
-def test_an_error_ends_the_attempt_and_is_told(problems: Path, home: Path) -> None:
+def test_an_error_ends_the_attempt_and_is_recorded(problems: Path, home: Path) -> None:
     look(0)
     shutil.rmtree(home / "storage" / "tables")
     with pytest.raises(TruecourseError) as caught:
@@ -75,7 +75,7 @@ def test_an_error_ends_the_attempt_and_is_told(problems: Path, home: Path) -> No
     assert "cool-down" in retrain()["because"], "what fails is not tried again at once"
 
 
-def test_the_automation_of_prefect_yaml_starts_it_once_for_a_due_finding(problems: Path, prefect_server: str) -> None:
+def test_the_automation_of_prefect_yaml_starts_one_retraining(problems: Path, prefect_server: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 

@@ -101,7 +101,7 @@ def test_without_a_key_only_probes_are_answered(guarded: Guarded) -> None:
         assert ask(client).status_code == ask(client, "/explain").status_code == 200
 
 
-def test_a_key_opens_what_its_scopes_say(guarded: Guarded) -> None:
+def test_a_key_allows_only_its_scopes(guarded: Guarded) -> None:
     _, text = api_keys.create("narrow", ("predict",))
     with guarded.client(text) as client:
         wait_until(lambda: ask(client).status_code == 200, FOLLOWED, "the new key")
@@ -120,7 +120,7 @@ def test_a_revoked_key_is_refused_without_a_restart(guarded: Guarded) -> None:
         assert ask(after).status_code == 200
 
 
-def test_pages_of_a_trusted_origin_may_ask(guarded: Guarded) -> None:
+def test_pages_of_a_trusted_origin_may_send_requests(guarded: Guarded) -> None:
     url = f"http://127.0.0.1:{guarded.port}/predict"
     wants = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
     preflight = httpx.options(url, headers={"origin": ORIGIN} | wants)
@@ -136,7 +136,7 @@ def test_pages_of_a_trusted_origin_may_ask(guarded: Guarded) -> None:
         assert "access-control-allow-origin" not in ask(client).headers
 
 
-def test_it_tells_its_health(guarded: Guarded, trained: Trained) -> None:
+def test_healthz_reports_the_dependencies(guarded: Guarded, trained: Trained) -> None:
     with guarded.client() as client:
         health = client.get("/healthz").json()
     assert health["status"] == "ok"
@@ -145,7 +145,7 @@ def test_it_tells_its_health(guarded: Guarded, trained: Trained) -> None:
     assert health["worker"] in guarded.workers()
 
 
-def test_its_meters_count_with_bounded_labels(guarded: Guarded) -> None:
+def test_metrics_have_bounded_labels(guarded: Guarded) -> None:
     with guarded.client() as client:
         for i in range(5):
             client.get(f"/scan-{i}")
@@ -177,7 +177,7 @@ def test_twenty_thousand_hostile_requests(guarded: Guarded) -> None:
     assert guarded.key not in said
 
 
-def test_it_does_what_its_openapi_says(guarded: Guarded, tmp_path: Path) -> None:
+def test_the_endpoint_conforms_to_its_openapi_document(guarded: Guarded, tmp_path: Path) -> None:
     """schemathesis asks as the document says, and as it does not; answers must be of the kinds that it lists."""
     checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance")
     checks += ("response_schema_conformance", "ignored_auth")
@@ -206,7 +206,7 @@ def _hammer(guarded: Guarded, until: Callable[[], bool], failures: list[str], an
             connection.close()
 
 
-def test_a_killed_worker_takes_only_its_requests_with_it(guarded: Guarded) -> None:
+def test_a_killed_worker_loses_only_its_own_requests(guarded: Guarded) -> None:
     clients, done = 4, threading.Event()
     failures: list[str] = []
     answers: list[int] = []

@@ -15,7 +15,7 @@ SERVE = "from flows.ingest import ingest; ingest.serve(name='soon', interval=5, 
 
 
 @pytest.mark.timeout(240)
-def test_a_scheduled_run_comes_and_completes(
+def test_a_scheduled_run_starts_and_completes(
     tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
     from prefect.client.orchestration import get_client

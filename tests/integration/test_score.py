@@ -70,7 +70,7 @@ def test_rows_of_a_file_are_scored_or_rejected(trained: Trained, tmp_path: Path)
     assert score("deliveries", source=str(file)) == result
 
 
-def test_a_row_without_an_id_has_one_that_no_other_batch_has(trained: Trained, tmp_path: Path) -> None:
+def test_a_row_without_an_id_gets_a_unique_one(trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     header, row = HEADER.partition(",")[2], "c01,north,30,2.5,2024-02-27T10:00:00Z\n"
     ids: list[set[str]] = []
@@ -82,7 +82,7 @@ def test_a_row_without_an_id_has_one_that_no_other_batch_has(trained: Trained, t
     assert [len(new) for new in ids] == [1, 2]
 
 
-def test_a_file_of_which_no_row_can_be_scored_says_why(trained: Trained, tmp_path: Path) -> None:
+def test_a_file_without_a_scorable_row_is_an_error_with_the_reasons(trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(HEADER + "bad,c01,west,x,2.5,2024-02-27T10:00:00Z\n" * 3)
     with pytest.raises(

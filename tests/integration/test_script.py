@@ -40,7 +40,7 @@ def test_rows_are_answered_alike_everywhere(endpoint: Endpoint, trained: Trained
     assert scores(json.loads(done.stdout)) == served
 
 
-def test_a_table_of_features_is_scored_with_its_reasons(trained: Trained) -> None:
+def test_a_table_of_features_is_scored_with_attributions(trained: Trained) -> None:
     frame = load_frame(open_store(), trained_run("deliveries", trained.version.run_id).snapshot).slice(0, 200)
     scorer = init(trained.version)
     scored = run(scorer, frame, explain=True)
@@ -53,14 +53,14 @@ def test_a_table_of_features_is_scored_with_its_reasons(trained: Trained) -> Non
     assert np.allclose(1 / (1 + np.exp(-margin)), scored.output, atol=1e-6)
 
 
-def test_what_is_wrong_is_told(trained: Trained) -> None:
+def test_invalid_rows_and_changed_models_are_errors(trained: Trained) -> None:
     with pytest.raises(RequestError):
         run(init(trained.version), [{"courier": "c01"}])
     with pytest.raises(IntegrityError):
         init(trained.version.model_copy(update={"model_sha256": "0" * 64}))
 
 
-def test_a_row_that_misses_most_features_says_why(trained: Trained) -> None:
+def test_a_row_without_most_features_has_a_warning(trained: Trained) -> None:
     fresh = {"courier": "c01", "depot": "north", "promised": 30, "distance": 2.0}
     late = fresh | {"courier": "c99", "decision_time": "2025-03-01T06:30:00Z"}
     early = late | {"decision_time": "2020-03-01T06:30:00Z"}

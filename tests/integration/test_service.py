@@ -32,7 +32,7 @@ def test_it_predicts(endpoint: Endpoint, trained: Trained) -> None:
     assert answer["missing"] == answer["unknown"] == []
 
 
-def test_what_is_sent_matters(endpoint: Endpoint) -> None:
+def test_the_score_depends_on_the_request(endpoint: Endpoint) -> None:
     near, far = endpoint.answers("/predict", ROW | {"distance": 0.5}, ROW | {"distance": 20.0})
     assert near["score"] < far["score"]
     slow, fast = endpoint.answers("/predict", ROW | {"courier": "c11"}, ROW | {"courier": "c00"})
@@ -66,12 +66,12 @@ def test_numbers_that_no_float32_holds_are_explained_too(endpoint: Endpoint, dis
     assert values["distance"] == distance
 
 
-def test_explain_says_what_predict_says(endpoint: Endpoint) -> None:
+def test_explain_includes_the_answer_of_predict(endpoint: Endpoint) -> None:
     (predicted,), (explained,) = endpoint.answers("/predict", ROW), endpoint.answers("/explain", ROW)
     assert {name: explained[name] for name in predicted} == predicted
 
 
-def test_one_row_or_many_answer_alike(endpoint: Endpoint) -> None:
+def test_one_row_and_many_rows_have_the_same_answers(endpoint: Endpoint) -> None:
     rows = [ROW | {"id": i, "distance": i / 10, "courier": f"c{i % 12:02d}"} for i in range(1000)]
     many = endpoint.answers("/predict", *rows)
     assert [answer["id"] for answer in many] == list(range(1000))
@@ -96,7 +96,7 @@ def test_an_unknown_key_has_missing_features(endpoint: Endpoint) -> None:
     assert set(answer["missing"]) == {"courier_late_7d", "courier_count_7d", "vehicle", "since"}
 
 
-def test_the_decision_is_now_unless_it_says_otherwise(endpoint: Endpoint) -> None:
+def test_the_decision_time_is_now_by_default(endpoint: Endpoint) -> None:
     row = {name: value for name, value in ROW.items() if name != "decision_time"}
     (answer,) = endpoint.answers("/predict", row)
     assert "depot_late_1d" in answer["missing"], "the data are years old by now"
@@ -126,7 +126,9 @@ BAD_ROWS: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("field", "value", "said"), BAD_ROWS)
 @pytest.mark.parametrize("path", ["/predict", "/explain"])
-def test_a_bad_value_is_a_422_that_names_it(endpoint: Endpoint, path: str, field: str, value: Any, said: str) -> None:
+def test_an_invalid_value_is_a_422_that_names_the_field(
+    endpoint: Endpoint, path: str, field: str, value: Any, said: str
+) -> None:
     response = endpoint.post(path, ROW, ROW | {field: value})
     assert response.status_code == 422
     (fault,) = response.json()["faults"]
@@ -180,7 +182,7 @@ def test_another_content_type_is_a_415(endpoint: Endpoint, headers: dict[str, st
     assert response.status_code == 415
 
 
-def test_a_client_that_asks_first_need_not_send_a_body_of_another_type(endpoint: Endpoint) -> None:
+def test_expect_100_continue_with_another_content_type_is_refused_before_the_body(endpoint: Endpoint) -> None:
     url = endpoint.client.base_url
     headers = "host: here\r\ncontent-length: 9\r\nexpect: 100-continue\r\ncontent-type: text/plain"
     with socket.create_connection((url.host, url.port), timeout=10) as connection:
@@ -213,7 +215,7 @@ def test_bad_requests_leave_no_traceback_in_the_log(endpoint: Endpoint) -> None:
     assert "Traceback" not in endpoint.log.read_text()
 
 
-def test_a_client_that_leaves_in_the_middle_harms_nobody(endpoint: Endpoint) -> None:
+def test_a_client_that_disconnects_mid_request_affects_no_other(endpoint: Endpoint) -> None:
     url = endpoint.client.base_url
     for _ in range(5):
         connection = http.client.HTTPConnection(url.host, url.port)
@@ -226,7 +228,7 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(endpoint: Endpoint) -> 
     assert "Traceback" not in endpoint.log.read_text()
 
 
-def test_many_clients_at_once_each_get_their_own(endpoint: Endpoint) -> None:
+def test_concurrent_clients_get_their_own_answers(endpoint: Endpoint) -> None:
     rows = [ROW | {"id": i, "distance": i / 10, "courier": f"c{i % 12:02d}"} for i in range(240)]
     alone = {answer["id"]: answer for answer in endpoint.answers("/predict", *rows)}
 
@@ -263,7 +265,7 @@ def test_an_unknown_field_is_named_with_the_nearest(endpoint: Endpoint) -> None:
     assert fault == {"row": 0, "field": '"distnace"', "problem": "unknown field; did you mean distance?"}
 
 
-def test_it_tells_its_model_and_contract(endpoint: Endpoint, trained: Trained) -> None:
+def test_the_endpoint_describes_its_model_and_contract(endpoint: Endpoint, trained: Trained) -> None:
     model = endpoint.client.get("/model").json()
     assert model["version"] == trained.version.version
     assert model["model_sha256"] == trained.version.model_sha256
@@ -297,11 +299,11 @@ def test_the_answers_are_as_the_contract_describes(endpoint: Endpoint) -> None:
         assert set(schemas[name]["required"]) == set(answer) - {"id"}
 
 
-def test_the_registry_knows_the_bento_that_is_served(endpoint: Endpoint, trained: Trained) -> None:
+def test_the_registry_has_the_digest_of_the_served_bento(endpoint: Endpoint, trained: Trained) -> None:
     assert endpoint.folder.name == registry.tags(trained.version)["truecourse.bento_sha256"]
 
 
-def test_status_tells_its_own_endpoint_from_another_homes(
+def test_status_distinguishes_its_own_endpoint_from_another_homes(
     endpoint: Endpoint,
     trained: Trained,
     tmp_path: Path,

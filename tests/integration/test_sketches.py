@@ -45,7 +45,7 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
     return trained_champion(_home, configure)
 
 
-def sketched_days() -> dict[str, bytes]:
+def daily_histograms() -> dict[str, bytes]:
     """By day, as they lie in storage."""
     store = open_store()
     keys = [key for key in store.list("sketches/deliveries/") if key.split("/")[-1] != "frozen.json"]
@@ -83,11 +83,11 @@ def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     # the window's seven days, 28 before it, all since the snapshot's last
     assert update_daily_histograms.fn("deliveries") == 36
     assert len(spans) == 3  # those that are new
-    first = sketched_days()
+    first = daily_histograms()
     spans.clear()
     report = run_drift_check(at=LAST)
     assert update_daily_histograms.fn("deliveries") == 36
-    assert (spans, sketched_days()) == ({}, first)
+    assert (spans, daily_histograms()) == ({}, first)
     # A day that is corrected or comes late is counted anew, in its place, and none but it.
     again = (FIRST + timedelta(days=80), FIRST + timedelta(days=81))
     moments = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
@@ -95,7 +95,7 @@ def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     score(champion, shift_column(rows.filter(pa.array(corrected)), "distance", 9.0))
     update_daily_histograms.fn("deliveries")
     assert list(spans) == [again]
-    changed = sketched_days()
+    changed = daily_histograms()
     assert [day for day in changed if changed[day] != first[day]] == ["20240321.json"]
     spans.clear()
     assert run_drift_check(at=LAST).figures["data"]["columns"] != report.figures["data"]["columns"]
@@ -121,7 +121,7 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
     assert all(len(parts) > 5 and max(parts) <= 14 for parts in spans.values())
 
 
-def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(champion: ModelVersion) -> None:
+def test_training_rows_are_read_once_and_the_stored_profile_is_equal(champion: ModelVersion) -> None:
     score(champion, shift_column(decisions(60, 36, seed=2), "distance", 4.0))
     problem = load_problem("deliveries")
     profile_builder._load.cache_clear()
@@ -137,11 +137,11 @@ def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(cham
         snapshots.with_name("away").rename(snapshots)
 
 
-def test_scoring_and_shipping_sketch_by_themselves(champion: ModelVersion, prefect_server: str) -> None:
+def test_shipping_updates_the_daily_histograms(champion: ModelVersion, prefect_server: str) -> None:
     from flows.ship import ship
 
     ship("deliveries")
-    assert sketched_days() == {}
+    assert daily_histograms() == {}
     score(champion, decisions(60, 14, seed=2))
     ship("deliveries")
-    assert len(sketched_days()) == 14
+    assert len(daily_histograms()) == 14

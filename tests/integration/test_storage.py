@@ -22,7 +22,7 @@ def store(request: pytest.FixtureRequest, configure: Callable[..., None], tmp_pa
     return open_store()
 
 
-def test_an_object_comes_back_as_it_was_put(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_object_is_read_as_it_was_written(store: ObjectStore, tmp_path: Path) -> None:
     store.put("a/b.bin", b"\x00one")
     store.put("a/b.bin", b"two")
     assert store.get("a/b.bin") == b"two"
@@ -37,12 +37,12 @@ def test_an_object_comes_back_as_it_was_put(store: ObjectStore, tmp_path: Path) 
     assert store.exists("a/c.bin")
 
 
-def test_what_is_absent_is_named(store: ObjectStore) -> None:
+def test_a_missing_object_is_an_error_that_names_it(store: ObjectStore) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         store.get("nowhere")
 
 
-def test_eight_racers_create_one_object(store: ObjectStore) -> None:
+def test_one_of_eight_concurrent_writers_creates_the_object(store: ObjectStore) -> None:
     for round_number in range(5):
         outcomes: list[int] = []
 
@@ -67,7 +67,7 @@ def test_keys_stay_below_the_root(home: Path) -> None:
         open_store().put("../outside", b"")
 
 
-def test_delta_tables_have_versions_and_say_what_made_them(store: ObjectStore) -> None:
+def test_delta_tables_have_versions_and_commit_metadata(store: ObjectStore) -> None:
     tables = Tables()
     first = tables.append("tables/p/raw/t", pa.table({"a": [1, 2]}), {"sources": ["x"]})
     second = tables.append("tables/p/raw/t", pa.table({"a": [3]}), {"sources": ["y"]})
@@ -79,7 +79,7 @@ def test_delta_tables_have_versions_and_say_what_made_them(store: ObjectStore) -
         tables.open("tables/p/raw/other")
 
 
-def test_racing_appends_lose_no_row(store: ObjectStore) -> None:
+def test_concurrent_appends_lose_no_row(store: ObjectStore) -> None:
     tables = Tables()
     tables.append("t", pa.table({"a": [-1]}), {})
     threads = [threading.Thread(target=tables.append, args=("t", pa.table({"a": [n]}), {})) for n in range(8)]
@@ -92,7 +92,7 @@ def test_racing_appends_lose_no_row(store: ObjectStore) -> None:
     assert sorted(tables.read(version)["a"].to_pylist()) == list(range(-1, 8))
 
 
-def test_bad_credentials_are_refused_by_name(seaweed: S3Server, configure: Callable[..., None]) -> None:
+def test_bad_credentials_are_an_error_that_names_the_setting(seaweed: S3Server, configure: Callable[..., None]) -> None:
     configure(**seaweed.settings("p") | {"s3_secret_access_key": "wrong"})
     with pytest.raises(AccessDenied, match="TRUECOURSE_S3_SECRET_ACCESS_KEY"):
         open_store().put("x", b"")

@@ -66,7 +66,7 @@ def line(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Line:
     return Line(register_model.fn(run, evaluate_gates("wine", run)), snapshot)
 
 
-def test_an_untouched_lineage_is_verified_to_its_sources(line: Line) -> None:
+def test_an_unchanged_lineage_is_verified_to_its_sources(line: Line) -> None:
     trace = trace_model("wine", 1)
     assert [link for link in trace["links"] if not link["verified"]] == []
     assert trace["verified"]
@@ -160,7 +160,7 @@ EDITS = {
 }
 
 
-def test_what_mlflow_shows_otherwise_is_named(line: Line) -> None:
+def test_edited_values_in_mlflow_are_changed_links(line: Line) -> None:
     file = get_settings().home / "mlflow.db"
     kept = file.read_bytes()
     for edit, kind in EDITS.items():
@@ -171,14 +171,14 @@ def test_what_mlflow_shows_otherwise_is_named(line: Line) -> None:
         file.write_bytes(kept)
 
 
-def test_what_mlflow_no_longer_shows_is_unknown_and_never_verified(line: Line) -> None:
+def test_values_missing_in_mlflow_are_unknown_links(line: Line) -> None:
     (get_settings().home / "mlflow.db").unlink()
     trace = trace_model("wine", 1)
     assert trace["state"] == "unknown"
     assert [item["link"] for item in trace["links"] if item["state"] == "unknown"] == ["MLflow run"]
 
 
-def test_entries_that_are_gone_or_replaced_break_their_ledger(line: Line) -> None:
+def test_missing_or_replaced_entries_break_their_ledger(line: Line) -> None:
     from tests.office import set_champion
     from truecourse.registry import aliases
 

@@ -90,7 +90,7 @@ def kinds(id: str) -> list[str]:
     return list(dict.fromkeys(link["link"] for link in trace_prediction("deliveries", id)["links"]))
 
 
-def test_each_byte_and_each_value_behind_a_prediction_is_verified(world: World) -> None:
+def test_each_byte_and_each_value_of_a_prediction_is_verified(world: World) -> None:
     views = ["features of view courier_history", "features of view depot_history", "features of view courier_facts"]
     known = ["prediction", "prediction file", "score", "answer", "explanation"]
     assert broken(world.logged) == broken(world.decision) == broken(world.of_file) == []
@@ -170,7 +170,7 @@ PLAIN: dict[str, Callable[[Path], dict[str, TableVersion]]] = {"wine": store_win
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_several_classes_a_number_and_no_time_are_computed_again_too(
+def test_predictions_of_problems_without_time_are_verified(
     name: str, tmp_path: Path, home: Path, configure: Callable[..., None]
 ) -> None:
     configure(problems=tmp_path, problem=name)

@@ -17,7 +17,7 @@ from truecourse.serving import prediction_log
 ENTITIES = [ROW | {"courier": f"c{i % 12:02d}", "depot": d, "id": d} for i in range(12) for d in ("north", "south")]
 
 
-def test_a_share_of_the_entities_is_answered_by_the_challenger(make_version: MakeVersion) -> None:
+def test_the_challenger_answers_its_share_of_the_entities(make_version: MakeVersion) -> None:
     worker, second = Worker(), make_version(2)
     answered: dict[float, list[bool]] = {}
     for share in (0.0, 0.2, 0.5, 0.8, 1.0):
@@ -42,7 +42,7 @@ def test_a_share_of_the_entities_is_answered_by_the_challenger(make_version: Mak
 
 
 @pytest.mark.parametrize("count", [4, 24])
-def test_explanations_of_a_share_are_told_in_json_as_they_are_alone(make_version: MakeVersion, count: int) -> None:
+def test_explanations_are_the_same_for_split_and_single_rows(make_version: MakeVersion, count: int) -> None:
     worker, second = Worker(), make_version(2)
     move(challenger=second.version, share=0.5)
     worker.step()
@@ -58,7 +58,9 @@ def test_explanations_of_a_share_are_told_in_json_as_they_are_alone(make_version
     assert explained(*sent) == [one for row in sent for one in explained(row)]
 
 
-def test_a_challenger_that_raises_is_answered_for(make_version: MakeVersion, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_champion_answers_when_the_challenger_raises(
+    make_version: MakeVersion, caplog: pytest.LogCaptureFixture
+) -> None:
     worker = Worker()
     second = make_version(2, change=lambda source: break_request_function(source, "columns['distance'][0] == 13.0"))
     move(challenger=second.version, share=1.0)
@@ -109,7 +111,7 @@ def test_a_shadow_that_raises_is_recorded_once(make_version: MakeVersion) -> Non
     assert told == [[None], ["AssertionError"], [None, None], ["AssertionError", "AssertionError"]]
 
 
-def test_a_record_holds_what_the_answer_rests_on(make_version: MakeVersion) -> None:
+def test_a_record_holds_the_inputs_of_the_answer(make_version: MakeVersion) -> None:
     worker = Worker()
     told = worker.predict(ROW | {"id": "mine"}, ROW | {"courier": "nobody"})["predictions"]
     first, unknown = logged_records(worker.records[0])

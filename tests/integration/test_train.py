@@ -41,7 +41,7 @@ def diabetes(tmp_path: Path, home: Path, configure: Configure, prefect_server: s
     store_diabetes(tmp_path)
 
 
-def test_a_run_holds_all_that_uses_and_repeats_its_model(wine: None) -> None:
+def test_a_run_has_the_artifacts_to_use_and_reproduce_its_model(wine: None) -> None:
     run = train()
     model = registry.open_model(run, "multiclass")
     assert sha256(model.ubj()) == run.model_sha256
@@ -78,7 +78,7 @@ def test_mlflows_own_loader_gives_the_same_predictions(diabetes: None) -> None:
     np.testing.assert_array_equal(np.asarray(theirs), model.predict(matrix))
 
 
-def test_the_same_is_not_trained_twice_and_a_lost_model_is_trained_again(wine: None) -> None:
+def test_training_is_not_repeated_unless_its_model_is_lost(wine: None) -> None:
     run = train()
     assert train() == run
     open_store().delete(runs.artifact_key(run.run_id, "model/model.ubj"))
@@ -87,7 +87,7 @@ def test_the_same_is_not_trained_twice_and_a_lost_model_is_trained_again(wine: N
     assert again.model_sha256 == run.model_sha256
 
 
-def test_a_run_that_fails_says_so_and_is_not_taken_up(wine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_marked_and_not_reused(wine: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ModelError("broken")
 
@@ -102,7 +102,7 @@ def test_a_run_that_fails_says_so_and_is_not_taken_up(wine: None, monkeypatch: p
     assert train().run_id != found[0].info.run_id
 
 
-def test_changed_bytes_are_not_opened(wine: None) -> None:
+def test_a_model_with_changed_bytes_is_refused(wine: None) -> None:
     run = train()
     key = runs.artifact_key(run.run_id, "model/model.ubj")
     data = bytearray(open_store().get(key))
@@ -112,9 +112,7 @@ def test_changed_bytes_are_not_opened(wine: None) -> None:
         registry.open_model(run, "multiclass")
 
 
-def test_tuning_goes_on_where_it_was_killed_and_train_uses_what_it_found(
-    diabetes: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tuning_resumes_after_a_kill_and_train_uses_its_result(diabetes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = train()
     with pytest.raises(NotFound, match="was not tuned"):
         chosen_parameters(load_problem(), open_store(), plain.snapshot)

@@ -166,7 +166,7 @@ def test_a_table_with_no_time_has_no_history(home, tmp_path):
     assert new["_tc_recorded_at"] is other["_tc_recorded_at"] is None
 
 
-def test_columns_may_have_the_names_that_only_we_would_think_of(home, tmp_path):
+def test_columns_may_have_the_names_of_internal_columns(home, tmp_path):
     names = ["_row", "_old", "_same", "_source", "_times", "_batch", "_reasons", "_unreadable", "batch", "clean", "bad"]
     columns = {**COLUMNS, **{name: Integer(nulls=True, unique=name == "_source") for name in names}}
     world = World(tmp_path, columns=columns)
@@ -187,7 +187,7 @@ def test_columns_may_have_the_names_that_only_we_would_think_of(home, tmp_path):
     assert (old["size"], new["size"]) == (1, 2)
 
 
-def test_a_table_with_no_key_takes_every_row(home, tmp_path):
+def test_a_table_without_key_keeps_every_row(home, tmp_path):
     world = World(tmp_path, key=[])
     world.feed("1,ann,a,1,2024-01-05", "1,ann,a,1,2024-01-05")
     assert counts(world.feed("1,ann,a,1,2024-01-05")) == (1, 1, 0, 0, 0)
@@ -211,14 +211,14 @@ def test_a_second_run_does_nothing_and_does_not_import_gx(home, tmp_path, monkey
     assert len(Tables().commits("tables/small/clean/things")) == 1
 
 
-def test_stale_data_is_seen_when_nothing_comes(home, tmp_path):
+def test_stale_data_is_found_without_new_deliveries(home, tmp_path):
     world = World(tmp_path, freshness=timedelta(days=40))
     world.feed("1,ann,a,1,2024-01-01")
     with pytest.raises(ValidationFailed, match="newest"):
         world.validate(datetime(2024, 3, 1))
 
 
-def test_a_crash_between_quarantine_and_clean_leaves_no_duplicates(home, tmp_path, monkeypatch):
+def test_a_crash_between_quarantine_and_clean_adds_no_duplicates(home, tmp_path, monkeypatch):
     world = World(tmp_path)
     world.feed("1,ann,a,1,2024-01-01", "2,ann,a,99,2024-01-01")
     with monkeypatch.context() as patch:
@@ -257,7 +257,7 @@ def test_references_in_a_circle_are_a_fault(tmp_path):
         in_order_of_reference(spec)
 
 
-def test_the_flows_leave_a_page_and_link_it(home, tmp_path, configure, prefect_server):
+def test_the_flows_write_a_page_and_link_it(home, tmp_path, configure, prefect_server):
     from prefect.client.orchestration import get_client
 
     from flows.ingest import ingest

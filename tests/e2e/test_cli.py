@@ -1,4 +1,4 @@
-"""The command line as a person or a program meets it: real processes, real servers."""
+"""The command line, as real processes with real servers."""
 
 import json
 import os
@@ -25,7 +25,7 @@ World = dict[str, str]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The environment of a home where the lifecycle of a small problem has run, by the command line, with --json."""
+    """The environment of a home in which `truecourse run lifecycle --json` of a small problem has run."""
     folder = tmp_path_factory.mktemp("cli")
     deliveries.install(folder / "problems")
     prefect, mlflow, control, endpoint = free_ports(4)
@@ -61,7 +61,7 @@ def answer(environment: World, *words: str) -> Any:
 
 
 def left_over(home: Path) -> list[psutil.Process]:
-    """Processes that were started for this home and still run."""
+    """Processes of this home that still run."""
 
     def is_of(process: psutil.Process) -> bool:
         try:
@@ -156,7 +156,7 @@ def test_up_runs_deployments_and_leaves_nothing(world: World, platform: Any, con
     done = subprocess.run(prefect, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     configure(home=world["TRUECOURSE_HOME"])
-    assert answer(world, "predict")["answered_by"] == places["endpoint"], "the death of a helper ends nothing"
+    assert answer(world, "predict")["answered_by"] == places["endpoint"], "helpers were killed, the endpoint runs on"
     again = {part["part"]: part for part in answer(world, "status")["platform"]["parts"]}
     assert {name: part["restarts"] for name, part in again.items() if part["restarts"]} == {"control": 1, "shipper": 1}
     assert {part["standing"] for part in again.values()} == {"up"}
@@ -168,13 +168,13 @@ def test_up_runs_deployments_and_leaves_nothing(world: World, platform: Any, con
 
 
 def test_ci_trains_and_a_failed_gate_fails_the_build(world: World, tmp_path: Path) -> None:
-    """.ci/train with a platform of its own, which it stops again."""
+    """`.ci/train` starts its own platform and stops it again."""
     passing = run(world, "summary", "1")
     assert passing.returncode == 0, passing.stderr
     assert "gates passed.** It is champion." in passing.stdout
     rows = [line for line in passing.stdout.splitlines() if line.startswith("|")]
     assert len(rows) > 5
-    assert all(line.endswith("|") for line in rows), "no row of a table is broken, however narrow a terminal is"
+    assert all(line.endswith("|") for line in rows), "rows of a table are not wrapped, even in a narrow terminal"
     file = Path(world["TRUECOURSE_PROBLEMS"]) / "deliveries" / "problem.py"
     before, path = file.read_text(), tmp_path / "summary.md"
     failing = before.replace("gates=[BeatsBaseline(), BeatsChampion()]", 'gates=[MetricGate("auc", min=1.01)]')

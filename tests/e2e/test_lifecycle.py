@@ -1,4 +1,4 @@
-"""The main job on a year of real flights."""
+"""The lifecycle on a year of real flights."""
 
 import json
 import time
@@ -61,6 +61,6 @@ def test_the_newest_example_has_its_weather(finished: FinishedRun) -> None:
     answer = request_predictions("flight_delays", "predict", [row])["predictions"][0]
     assert not {"temp", "visib", "pressure"} & set(answer["missing"])
     assert "warning" not in answer
-    # Without a decision time it is answered as of the data's end, and not of a day years later.
+    # Without a decision time, features are those at the end of the data, not those of today.
     del row["decision_time"]
     assert "warning" not in request_predictions("flight_delays", "predict", [row])["predictions"][0]

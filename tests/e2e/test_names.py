@@ -1,4 +1,4 @@
-"""A user's columns may have any name but ours: a credit score, a theatre row, a batch of beer."""
+"""A user's columns may have the names of our own columns: a credit score, a theatre row, a batch of beer."""
 
 import csv
 import random
@@ -28,26 +28,26 @@ OURS = [
     "_old", "_source", "_row", "_id", "request", "features", "values", "reasons", "level_0", "__index__", "target",
     "it", "side",
 ]  # fmt: skip
-"""Names that code of ours, or a library's, gives to columns of its own."""
-ODD = ["a b", "a.b", "x[0]", "price<5", "größe", "名前", "q'uote", 'say "so"', "100%", "l" * 200]
-"""Names that a library refuses, or takes for something else."""
+"""Names of columns that our code or a library adds."""
+UNUSUAL = ["a b", "a.b", "x[0]", "price<5", "größe", "名前", "q'uote", 'say "so"', "100%", "l" * 200]
+"""Names that a library refuses or misinterprets."""
 RENAMED = ["id", "decision_time", "label", "known_at", "split", "_tc_row"]
-"""Names that a table cannot have and a file may."""
-NAMES = [*OURS, *ODD]
+"""Names that a file may have and a table may not."""
+NAMES = [*OURS, *UNUSUAL]
 SENT = [*NAMES, *(f"my_{name}" for name in RENAMED)]
 """The fields of a request."""
 
 
 def rows() -> list[dict[str, float]]:
     pick = random.Random(0)
-    found = []
+    rows = []
     for _ in range(300):
         row = {name: round(pick.gauss(0, 1), 3) for name in [*NAMES, *RENAMED]}
-        found.append(row | {"bought": int(row["score"] + row["row"] + row["batch"] + pick.gauss(0, 0.5) > 0)})
-    return found
+        rows.append(row | {"bought": int(row["score"] + row["row"] + row["batch"] + pick.gauss(0, 0.5) > 0)})
+    return rows
 
 
-def written(file: Path, rows: list[dict[str, float]]) -> Path:
+def write_csv(file: Path, rows: list[dict[str, float]]) -> Path:
     with file.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, list(rows[0]))
         writer.writeheader()
@@ -77,7 +77,7 @@ PROBLEM = Problem(
     gates=[BeatsBaseline()],
 )
 """)
-    written(folder / "named" / "sales.csv", rows())
+    write_csv(folder / "named" / "sales.csv", rows())
 
 
 def test_columns_may_have_the_names_of_our_own_columns(
@@ -96,7 +96,7 @@ def test_columns_may_have_the_names_of_our_own_columns(
     assert broken == []
 
     sent = rows()[:20]
-    file = written(tmp_path / "sent.csv", sent)
+    file = write_csv(tmp_path / "sent.csv", sent)
     file.write_text(file.read_text() + ",".join(["x"] * (len(SENT) + 1)) + "\n")
     before, tables = len(Tables().read(summary["score"])), Tables()
     predictions = tables.read(score("named", source=str(file)).predictions)

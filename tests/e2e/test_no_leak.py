@@ -1,5 +1,5 @@
-"""Nothing that becomes known after a decision moves one value of it: not the outcome of a second later, not a
-correction or a backfill that comes in late. On eight days of real flights, through the flows' own steps."""
+"""What becomes known after a decision changes none of its values: neither an outcome one second later nor a late
+correction or backfill. On eight days of real flights, with the tasks of the flows."""
 
 import importlib.metadata
 import shutil
@@ -41,7 +41,7 @@ Configure = Callable[..., None]
 
 @dataclass(frozen=True)
 class World:
-    """A problems folder with its data, and a home with what was made of it."""
+    """A problems folder with its data, and the home in which it was processed."""
 
     folder: Path
     flights: pd.DataFrame
@@ -56,7 +56,7 @@ class World:
         weather.to_csv(data / f"weather-{batch}.csv", index=False, na_rep="NA")
 
     def run(self, *names: str) -> None:
-        """Ingest and validate these tables (all unless named), referred ones first; compute every view."""
+        """Ingest and validate these tables (by default all), referenced tables first; compute every view."""
         for name in names or ("airlines", "airports", "planes", "weather", "flights"):
             ingest_table.fn(NAME, name)
             validate_table.fn(NAME, name, None)
@@ -64,24 +64,24 @@ class World:
             compute_view.fn(NAME, view.name)
 
     def frame(self) -> pa.Table:
-        """Every decision with the values it would be trained on."""
+        """Every decision with its training values."""
         problem, tables = load_problem(NAME), Tables()
         clean = clean_versions(problem, tables)
         return decision_frame(problem, tables, clean, feature_versions(problem, tables, clean))
 
     def at(self, frame: pa.Table, moment: pd.Timestamp) -> pa.Table:
-        """The view features of all keys of a frame's rows, if the decision fell at `moment`."""
+        """The view features of a frame's rows as of `moment`."""
         problem, tables = load_problem(NAME), Tables()
-        asked = frame.select(["id", *problem.request_fields]).append_column(
+        decisions = frame.select(["id", *problem.request_fields]).append_column(
             "decision_time", pa.array([moment.to_pydatetime()] * len(frame), UTC_TIME)
         )
         return with_view_features(
-            problem, tables, asked, feature_versions(problem, tables, clean_versions(problem, tables))
+            problem, tables, decisions, feature_versions(problem, tables, clean_versions(problem, tables))
         )
 
 
 def copy_of_problem(folder: Path) -> Path:
-    """The shipped problem with each source turned into files of its own folder; nothing else is changed."""
+    """Copy the shipped problem; its sources become files of its own folder, and nothing else changes."""
     copied = folder / "problems" / NAME
     shutil.copytree(REPOSITORY / "problems" / NAME, copied, ignore=shutil.ignore_patterns("__pycache__"))
     text = (copied / "problem.py").read_text()
@@ -101,34 +101,35 @@ def packaged(file: str) -> Path:
 
 
 def span(file: str) -> pd.DataFrame:
-    """The rows of some days, as text but for the numbers."""
+    """The rows from FIRST to LAST; all columns but numbers are text."""
     rows = pd.read_csv(packaged(file), dtype={"flight": str}, keep_default_na=False, na_values=["NA", ""])
     rows = rows[(rows["time_hour"] >= FIRST) & (rows["time_hour"] < LAST)]
-    whole = [name for name in rows if rows[name].dtype == float and (rows[name].dropna() % 1 == 0).all()]
-    return rows.astype(dict.fromkeys(whole, "Int64")).reset_index(drop=True)
+    integers = [name for name in rows if rows[name].dtype == float and (rows[name].dropna() % 1 == 0).all()]
+    return rows.astype(dict.fromkeys(integers, "Int64")).reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, pa.Table]]:
-    """The days as they were, computed once, and their frame."""
+    """The original days, processed once, and their frame."""
     from truecourse.settings import get_settings
 
     folder = tmp_path_factory.mktemp("world")
     copy_of_problem(folder)
-    made = World(folder, span("flights.csv.zip"), span("weather.csv"))
+    world = World(folder, span("flights.csv.zip"), span("weather.csv"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRUECOURSE_HOME", str(folder / "home"))
         patch.setenv("TRUECOURSE_PROBLEMS", str(folder / "problems"))
         get_settings.cache_clear()
-        made.write(1, made.flights, made.weather)
-        made.run()
-        yield made, made.frame()
+        world.write(1, world.flights, world.weather)
+        world.run()
+        yield world, world.frame()
     get_settings.cache_clear()
 
 
 def rewritten(world: World, frame: pa.Table, now: pd.Timestamp, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Flights and weather of another world, that agrees with this one in all that is known at `now`, and in no more:
-    flights on their way arrive later or elsewhere, flights not yet off leave later or never, other weather comes."""
+    """Flights and weather that equal the original ones in everything known at `now`, and differ afterwards.
+
+    Flights in the air are late or diverted; waiting flights leave later or are cancelled; the weather changes."""
     random = np.random.default_rng(seed)
     flights, weather = world.flights.copy(), world.weather.copy()
     hour = pd.to_datetime(flights["time_hour"])
@@ -150,7 +151,7 @@ def rewritten(world: World, frame: pa.Table, now: pd.Timestamp, seed: int) -> tu
 
 
 def same(one: pa.Table, other: pa.Table, columns: list[str]) -> None:
-    """Equal in every cell of these columns, with both tables' rows by id."""
+    """Assert that two tables are equal in these columns, with rows matched by id."""
     one, other = (t.sort_by("id").combine_chunks() for t in (one, other))
     assert one["id"].equals(other["id"])
     assert [name for name in columns if not one[name].equals(other[name])] == []
@@ -185,7 +186,7 @@ def test_a_different_future_changes_no_value(
     same(frame.filter(past), elsewhere.filter(pc.is_in(elsewhere["id"], frame.filter(past)["id"])), features_of(frame))
     names = features_of(here)
     same(here, other.at(frame, now), names)
-    # The outcome of a second later is seen when that second has passed: the comparison above could have failed.
+    # One second later the outcome is visible: the comparison above could have failed.
     assert not here_later.select(names).equals(other.at(flight, lands).select(names))
 
 
@@ -215,13 +216,13 @@ def test_late_rows_and_corrections_change_no_value(
     after = later.frame()
     assert len(after) == len(frame) + count
     before = after.filter(pc.is_in(after["id"], frame["id"]))
-    # A correction moves the label that is learned, and no value that it is learned from.
+    # A correction changes the label, and no feature.
     same(frame, before, features_of(frame))
     assert later_versions(later) > 0, "the corrections reached no feature table, so nothing was tested"
 
 
 def later_versions(world: World) -> int:
-    """How many feature rows were learned after their own time."""
+    """The number of feature rows that were created after their event time."""
     tables, count = Tables(), 0
     for view in load_problem(NAME).views:
         rows = tables.read(tables.version(feature_table(load_problem(NAME), view.name)), columns=[EVENT, CREATED])  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def _trace_a_prediction(id: str) -> None:
     assert traced["verified"], [link for link in traced["links"] if not link["verified"]]
     store, file = open_store(), traced["prediction"]["file"]
     kept = store.get(file)
-    store.put(file, kept.replace(b"parquet-rs", b"parquet-RS"))  # who wrote it: the rows can be read all the same
+    store.put(file, kept.replace(b"parquet-rs", b"parquet-RS"))  # in the footer: the rows stay readable
     broken = [link["link"] for link in trace_prediction("deliveries", id)["links"] if not link["verified"]]
     assert broken == ["prediction file"]
     store.put(file, kept)

@@ -1,4 +1,4 @@
-"""Nothing is bound to flights: plain tables with neither time nor keys, of two more kinds, end to end."""
+"""The lifecycle of tables with neither time nor keys: multiclass and regression."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_the_lifecycle_runs_on_a_table_without_time(
 
 
 def _with_truth(predictions: pa.Table, truth: pa.Table) -> dict[str, list[str]]:
-    """Predicted and true classes of the same rows; a row with no key is known by its number."""
+    """Predicted and true classes of the same rows; a row without key is identified by its row number."""
     classes = dict(zip(map(str, truth["_tc_row"].to_pylist()), map(str, truth["cultivar"].to_pylist()), strict=True))
     return {
         "prediction": predictions["_tc_prediction"].to_pylist(),

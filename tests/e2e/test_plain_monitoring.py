@@ -1,4 +1,4 @@
-"""A table without time, watched: new rows of files and of the table itself, too few of them, many, moved and not."""
+"""Monitoring of a table without time: new rows in files and in the table, few and many, drifted and stable."""
 
 import csv
 from collections.abc import Callable
@@ -46,7 +46,7 @@ PROBLEM = Problem(
 
 
 def birds(count: int, first: int, shift: float = 0.0) -> list[dict[str, Any]]:
-    """Like the penguins: three species that differ in size, some values missing."""
+    """Rows like those of the penguins data: three species that differ in size; some values are missing."""
     random = np.random.default_rng(first)
     rows = []
     for number in range(first, first + count):
@@ -87,9 +87,9 @@ def test_new_rows_of_a_table_without_time_are_monitored(
     folder.mkdir()
     (folder / "problem.py").write_text(PROBLEM)
     written(folder / "birds.csv", birds(344, 0))
-    configure(problems=tmp_path)  # no problem is named: it is the only one
+    configure(problems=tmp_path)  # without a setting for the problem: it is the only one
     summary = lifecycle()
-    assert summary["champion"] == summary["register"], "344 rows are enough to judge a good model"
+    assert summary["champion"] == summary["register"], "344 rows are enough to evaluate a good model"
     first = {check: report.state for check, report in summary["monitor"]["reports"].items()}
     assert (first["drift"], first["quality"]) == ("unknown", "unknown")
     assert first["pipelines"] == "ok"
@@ -102,7 +102,7 @@ def test_new_rows_of_a_table_without_time_are_monitored(
     assert moved.state == "critical"
     assert {finding.subject for finding in moved.findings} >= {"bill", "flipper", "mass"}
     assert moved.figures["new_rows"] in (40, 45)
-    # Other files that did not move, of the same ordinals, neither take its rows' place nor dilute it.
+    # Stable files with the same row numbers neither replace the drifted rows nor dilute them.
     for number in range(4):
         score(source=written(tmp_path / f"usual{number}.csv", birds(300, 3000 + 1000 * number), "ring", "species"))
     diluted = drift()
@@ -111,7 +111,7 @@ def test_new_rows_of_a_table_without_time_are_monitored(
     assert len(diluted.figures["batch"]) == 64
     assert "in 40 new rows of one batch" in diluted.sentence
 
-    # Rows that the table got since, with their labels: first as ever, then by another rule.
+    # New labelled rows of the table: first with the same label rule, then with another.
     written(folder / "birds-later.csv", birds(80, 500))
     ingest("birds")
     validate("birds")

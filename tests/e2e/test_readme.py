@@ -1,4 +1,4 @@
-"""What the documentation says is what the program does."""
+"""The examples and references of the documentation are correct."""
 
 import html
 import os
@@ -21,17 +21,16 @@ pytestmark = pytest.mark.timeout(1200)
 
 
 STAND_INS = {"make demo": "", "make test": "", "source .venv/bin/activate": ""}
-"""What is not run here word for word: the demo's lifecycle is the fixture's, the tests are these, and the folder of our
-Python is on the path."""
+"""Lines that are not run: the fixture has run the demo, these are the tests, and the environment is on the path."""
 
 
 def blocks(text: str) -> list[str]:
-    """The fenced blocks, in order."""
+    """The fenced shell blocks, in order."""
     return re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
 
 
 def script(block: str, port: int) -> str:
-    """A block as a reader's shell runs it, that stops where a line fails; the endpoint listens at another port."""
+    """A block as a script that stops at the first failure; the endpoint listens on another port."""
     lines = [STAND_INS.get(line, line) for line in block.splitlines()]
     return "set -euo pipefail\n" + "\n".join(lines).replace("localhost:3000", f"localhost:{port}")
 
@@ -69,7 +68,7 @@ def test_the_blocks_of_the_readme_run_in_order(finished: FinishedRun, tmp_path: 
 
 @contextmanager
 def serving(environment: dict[str, str], folder: Path) -> Iterator[None]:
-    """`truecourse serve`, until the block ends."""
+    """Run `truecourse serve` until the block ends."""
     command = ["truecourse", "serve", "--json"]
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -109,11 +108,11 @@ def command_names() -> Iterator[str]:
 
     from cli.main import app
 
-    whole = typer.main.get_command(app)
-    context = typer.Context(whole)
-    assert isinstance(whole, typer.core.TyperGroup)
-    for name in whole.list_commands(context):
-        command = whole.get_command(context, name)
+    group = typer.main.get_command(app)
+    context = typer.Context(group)
+    assert isinstance(group, typer.core.TyperGroup)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         assert command is not None
         if isinstance(command, typer.core.TyperGroup) and name != "run":
             yield from (f"{name} {part}" for part in command.list_commands(context))

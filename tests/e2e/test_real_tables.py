@@ -1,4 +1,4 @@
-"""Real tables, unedited, as packages ship them: through the whole path by the command line's own functions."""
+"""The lifecycle on real, unedited tables from packages, with the command-line functions."""
 
 import csv
 import gzip
@@ -23,46 +23,46 @@ from truecourse.serving.batch_scoring import BATCH, ROW, SCORE, decisions_batch,
 from truecourse.storage.tables import Tables, clean_table
 
 pytestmark = pytest.mark.timeout(900)
-ASKED = 12
-"""Rows that are asked for online."""
+ONLINE_ROWS = 12
+"""The number of rows that are predicted online."""
 
 
 @dataclass(frozen=True)
-class Right:
-    """What a careful person would make of a table."""
+class Expected:
+    """The problem that an expert would define for a table."""
 
     kind: str
     rows: int
     types: dict[str, str]
-    """Of the columns in the file, by type: "category", "time" or "number"; `unused` ones left out of the model."""
+    """Type by column of the file; the columns in `unused` are no features."""
     unused: set[str] = field(default_factory=set)
     time: str | None = None
     classes: tuple[str, ...] = ()
 
 
 def typed(**kinds: str) -> dict[str, str]:
-    """{column: type} of types' columns, separated by bars."""
+    """{column: type} from columns by type, separated by bars."""
     return {column: kind for kind, columns in kinds.items() for column in columns.split("|") if column}
 
 
-RIGHT = {
-    "titanic": Right(
+EXPECTED = {
+    "titanic": Expected(
         "binary", 1313, typed(Text="name|class|sex", Float="age", Integer="survived"), {"name"}, classes=("0", "1")
     ),
-    "penguins": Right(
+    "penguins": Expected(
         "multiclass",
         344,
         typed(Text="species|island|sex", Float="bill_length_mm|bill_depth_mm", Integer="flipper_length_mm|body_mass_g"),
         classes=("Adelie", "Chinstrap", "Gentoo"),
     ),
-    "weather": Right(
+    "weather": Expected(
         "multiclass",
         1461,
         typed(Time="date", Float="precipitation|temp_max|temp_min|wind", Text="weather"),
         time="date",
         classes=("drizzle", "fog", "rain", "snow", "sun"),
     ),
-    "superstore": Right(
+    "superstore": Expected(
         "regression",
         9994,
         typed(
@@ -72,10 +72,10 @@ RIGHT = {
         ),
         {"Country"},  # one value throughout
     ),
-    "diamonds": Right(
+    "diamonds": Expected(
         "regression", 53940, typed(Float="carat|depth|table|x|y|z", Text="cut|color|clarity", Integer="price")
     ),
-    "bikes": Right(
+    "bikes": Expected(
         "regression",
         8645,
         typed(
@@ -85,7 +85,7 @@ RIGHT = {
         ),
         {"casual", "registered"},  # their sum is the label
     ),
-    "wages": Right(
+    "wages": Expected(
         "regression",
         3000,
         typed(
@@ -95,7 +95,7 @@ RIGHT = {
         ),
         {"region", "logwage"},  # one value throughout; the label's logarithm
     ),
-    "glass": Right(
+    "glass": Expected(
         "multiclass",
         214,
         typed(Float="RI|Na|Mg|Al|Si|K|Ca|Ba|Fe", Text="type"),
@@ -111,13 +111,13 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tables_home(_home: Path, configure: Callable[..., None], prefect_server: str) -> Path:
-    """One home for all of them, as a user's is."""
+    """One home for all tables, as a user has."""
     configure(home=_home / ".truecourse", problems=_home / "problems")
     return _home
 
 
-def told(*words: str) -> Any:
-    """A command's answer."""
+def run_command(*words: str) -> Any:
+    """Run a command with --json; its parsed output."""
     result = CliRunner().invoke(app, [*words, "--json"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -129,62 +129,62 @@ def rows_of(table: str) -> pa.Table:
     return Tables().read(version)
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_the_lifecycle_runs_on_a_real_table(name: str, tables_home: Path) -> None:
-    right, source = RIGHT[name], TABLES[name]
-    told("init", name, "--data", str(source.path), "--label", source.label)
-    told("check", "--problem", name)
-    _sees_the_table(name, right, source.path)
+    expected, source = EXPECTED[name], TABLES[name]
+    run_command("init", name, "--data", str(source.path), "--label", source.label)
+    run_command("check", "--problem", name)
+    _assert_drafted_as_expected(name, expected, source.path)
 
-    lifecycle = told("run", "lifecycle", "--problem", name)["result"]
+    lifecycle = run_command("run", "lifecycle", "--problem", name)["result"]
     clean = rows_of(clean_table(name, load_problem(name).label_table.name))
-    assert len(clean) == right.rows
+    assert len(clean) == expected.rows
     assert lifecycle["champion"] is not None, lifecycle["register"]
     assert registry.champion(name) is not None
 
-    result = told("run", "score", "--problem", name, "--source", str(source.path))["result"]
-    assert (result["scored"], result["rejected"]) == (right.rows, 0)
-    _answers_online_as_in_the_batch(name, right, clean)
-    explained = told("explain", "--problem", name)["predictions"][0]
+    result = run_command("run", "score", "--problem", name, "--source", str(source.path))["result"]
+    assert (result["scored"], result["rejected"]) == (expected.rows, 0)
+    _assert_online_equals_batch(name, expected, clean)
+    explained = run_command("explain", "--problem", name)["predictions"][0]
     total = explained["base"] + sum(part["contribution"] for part in explained["contributions"])
     assert total == pytest.approx(explained["margin"], rel=1e-4, abs=1e-3)
 
 
-def _sees_the_table(name: str, right: Right, path: Path) -> None:
+def _assert_drafted_as_expected(name: str, expected: Expected, path: Path) -> None:
     problem = load_problem(name)
     table = problem.label_table
-    assert problem.kind == right.kind
-    assert problem.label.classes == right.classes
-    assert table.time == right.time
+    assert problem.kind == expected.kind
+    assert problem.label.classes == expected.classes
+    assert table.time == expected.time
     assert table.key == ()  # none of them has one
-    assert isinstance(problem.split, TimeSplit if right.time else RandomSplit)
+    assert isinstance(problem.split, TimeSplit if expected.time else RandomSplit)
     types = {column: type(declared).__name__ for column, declared in table.columns.items()}
-    assert right.types.items() <= types.items()
+    assert expected.types.items() <= types.items()
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as lines:
         header = next(csv.reader(lines))
     assert set(header) == set(types)
     unused = set(header) - set(problem.features) - {problem.label.column, table.time}
-    assert unused == right.unused
+    assert unused == expected.unused
     text = (problem.folder / "problem.py").read_text() + (problem.folder / "README.md").read_text()
     for column in unused:
         assert text.count(column) > 1, f"{column} is left out of the model without a word"
 
 
-def _answers_online_as_in_the_batch(name: str, right: Right, clean: pa.Table) -> None:
+def _assert_online_equals_batch(name: str, expected: Expected, clean: pa.Table) -> None:
     problem = load_problem(name)
     scored = rows_of(predictions_table(name))
     own = decisions_batch(registry.champion(name))
     batch = scored.filter(pc.not_equal(scored[BATCH], own)).sort_by(ROW)
-    assert len(batch) == right.rows
-    rows = clean.sort_by(ROW).select([*problem.request_fields]).slice(0, ASKED).to_pylist()
+    assert len(batch) == expected.rows
+    rows = clean.sort_by(ROW).select([*problem.request_fields]).slice(0, ONLINE_ROWS).to_pylist()
     if problem.has_time:
         moments = clean.sort_by(ROW)[problem.label_table.time].to_pylist()
         rows = [row | {"decision_time": at.isoformat()} for row, at in zip(rows, moments, strict=False)]
     words = [word for row in rows for word in ("--row", json.dumps(row, default=str))]
-    answers = told("predict", "--problem", name, *words)["predictions"]
+    answers = run_command("predict", "--problem", name, *words)["predictions"]
     for place, online in enumerate(answers):
         offline = batch.slice(place, 1).to_pylist()[0]
-        if right.kind == "multiclass":
+        if expected.kind == "multiclass":
             for label, score in online["scores"].items():
                 assert math.isclose(offline[f"{SCORE}_{label}"], score, abs_tol=1e-6)
         else:

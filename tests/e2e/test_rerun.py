@@ -1,4 +1,4 @@
-"""A rerun without new data changes nothing, with either clock, and says so in one line; a changed helper retrains."""
+"""A rerun without new data changes nothing, with either clock; a changed helper module retrains."""
 
 import re
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def test_a_rerun_without_new_data_changes_nothing(
     again = lifecycle()
     assert again["nothing_new"]
     assert again["train"] == first["train"]
-    assert train() == first["train"], "alone it takes the same snapshot"
+    assert train() == first["train"], "the flow alone uses the same snapshot"
     assert [version.version for version in registry.versions("deliveries")] == [1]
     line = _nothing_new(again)
     assert line.startswith("nothing new: snapshot ")
@@ -43,7 +43,7 @@ def test_a_rerun_without_new_data_changes_nothing(
         with pytest.raises(SourceError, match=r"deliveries-2\.csv"):
             lifecycle()
         assert registry.champion("deliveries") == first["champion"]
-        assert lifecycle()["nothing_new"]  # the refusal stands, and is no new one
+        assert lifecycle()["nothing_new"]  # the delivery stays refused, which is no new failure
         return
     (folder / "helpers.py").write_text("A_DAY = 12\n")
     changed = train("deliveries")

@@ -1,4 +1,4 @@
-"""A lifecycle killed again and again ends where an undisturbed one ends."""
+"""A lifecycle that is killed several times has the same result as an undisturbed one."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def start() -> subprocess.Popen[bytes]:
 
 
 def kill_when(prefix: str) -> None:
-    """Run the lifecycle, and kill it (SIGKILL) as soon as something lies under the prefix."""
+    """Run the lifecycle, and kill it (SIGKILL) as soon as an object with the prefix exists."""
     process = start()
     deadline = time.monotonic() + 240
     try:

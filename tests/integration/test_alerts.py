@@ -1,4 +1,4 @@
-"""Alerts reach real receivers: once each, later if they were out of order, and nothing secret with them."""
+"""Alerts reach real receivers: once each, later if the receiver failed, and without secrets."""
 
 import logging
 import time
@@ -43,25 +43,25 @@ def report(day: float, *subjects: str, page: bool = True) -> Report:
     return Report(check="drift", problem="diabetes", at=at, sentence="", findings=findings)
 
 
-def settle(*reports: Report) -> dict[str, Any]:
+def notify_of(*reports: Report) -> dict[str, Any]:
     found = record_findings.fn("diabetes", report_store, reports[-1].at)
     return found | {"told": notify.fn("diabetes", reports[-1].at)}
 
 
 def test_a_finding_is_notified_once_and_its_recovery_once(hook: Webhook) -> None:
-    assert settle(report(0, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
-    assert settle(report(1, "wind", "temp"))["told"] == {}
-    settle(report(2, "temp"))
-    settle(report(3, "temp"))
+    assert notify_of(report(0, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
+    assert notify_of(report(1, "wind", "temp"))["told"] == {}
+    notify_of(report(2, "temp"))
+    notify_of(report(3, "temp"))
     assert [body["text"] for body in hook.bodies] == ["diabetes: 2 alarms", "diabetes: 1 recovered"]
     assert hook.texts[0].startswith("*Alarm* · drift · wind\nwind is &lt;silent&gt;.")
     assert "Recovered after 3 days: wind, dead feed." in hook.texts[2]
 
 
 def test_only_critical_findings_are_sent(hook: Webhook) -> None:
-    settle(report(0, "wind", page=False))
+    notify_of(report(0, "wind", page=False))
     assert not hook.bodies
-    settle(report(1, "wind"))
+    notify_of(report(1, "wind"))
     assert [body["text"] for body in hook.bodies] == ["diabetes: 1 alarm"]
 
 
@@ -70,20 +70,20 @@ def test_a_failing_receiver_gets_all_notifications_later(
 ) -> None:
     hook.status = 500
     with caplog.at_level(logging.INFO):
-        found = settle(report(0, "wind"))
+        found = notify_of(report(0, "wind"))
     assert found["told"] == {"webhook": "0 notifications delivered, 1 pending: the receiver answered with status 500"}
     working = hook.url
     configure(webhook=f"http://127.0.0.1:{free_ports(1)[0]}/SECRET")
     with caplog.at_level(logging.INFO):
-        assert "2 pending: Connection refused" in settle(report(1, "wind", "temp"))["told"]["webhook"]
+        assert "2 pending: Connection refused" in notify_of(report(1, "wind", "temp"))["told"]["webhook"]
     configure(webhook=working)
     hook.status = 200
-    assert settle(report(2, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
+    assert notify_of(report(2, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
     assert len(hook.texts) == 2
     assert "SECRET" not in caplog.text
     told = "".join(event.model_dump_json() for event in record.history(open_store(), "diabetes"))
     assert "SECRET" not in told
-    settle(report(3, "wind", "temp"))
+    notify_of(report(3, "wind", "temp"))
     assert len(hook.texts) == 2, "what was taken is not sent again"
 
 
@@ -96,27 +96,27 @@ def test_a_receiver_that_never_ends_its_answer_times_out_and_is_recorded_once(ho
         assert time.monotonic() - began < 1.5
         assert told == {"webhook": "0 notifications delivered, 1 pending: the channel did not finish within 300 ms"}
     hook.drip = 0
-    assert settle(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
+    assert notify_of(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
     kinds = [event.kind for event in record.history(open_store(), "diabetes")]
     assert kinds == ["opened", "not now", "undelivered", "delivered"]
 
 
 def test_a_redirect_is_no_delivery(hook: Webhook) -> None:
     hook.status = 302
-    assert settle(report(0, "wind"))["told"]["webhook"].endswith("1 pending: the receiver answered with status 302")
+    assert notify_of(report(0, "wind"))["told"]["webhook"].endswith("1 pending: the receiver answered with status 302")
     hook.status = 200
-    assert settle(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
+    assert notify_of(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
 
 
 def test_mail_goes_to_every_recipient(hook: Webhook, configure: Configure) -> None:
     with mail_server() as box:
         configure(mail_host="127.0.0.1", mail_port=box.port, mail_security="none")
-        assert "MAIL_FROM" in settle(report(0, "wind"))["told"]["mail"]
+        assert "MAIL_FROM" in notify_of(report(0, "wind"))["told"]["mail"]
         configure(mail_from="truecourse@example.org", mail_to="ann@example.org, bob@example.org")
-        assert settle(report(1, "wind"))["told"] == {"mail": "1 notification delivered"}
+        assert notify_of(report(1, "wind"))["told"] == {"mail": "1 notification delivered"}
     _assert_one_mail(box)
     configure(mail_user="ann", mail_password="hunter2")
-    assert "not sent unencrypted" in settle(report(2, "wind", "temp"))["told"]["mail"]
+    assert "not sent unencrypted" in notify_of(report(2, "wind", "temp"))["told"]["mail"]
 
 
 def _assert_one_mail(box: Mailbox) -> None:

@@ -1,4 +1,4 @@
-"""The history of aliases, in a folder and on a real S3 server: of any number of racers exactly one wins."""
+"""The alias ledger, in a folder and on a real S3 server: one of several concurrent moves succeeds."""
 
 import threading
 from collections.abc import Callable
@@ -19,17 +19,17 @@ def version(number: int) -> ModelVersion:
 
 
 def race(racers: int) -> tuple[list[int], list[str]]:
-    """All read the aliases, then all move them: who won, and what the others were told."""
-    seen, start = aliases.current("wine"), threading.Barrier(racers)
+    """All threads read the aliases, then move them; the winners' numbers and the others' error messages."""
+    before, start = aliases.current("wine"), threading.Barrier(racers)
     winners: list[int] = []
-    told: list[str] = []
+    errors: list[str] = []
 
     def run(number: int) -> None:
         start.wait()
         try:
-            aliases.move(seen, "wine", "promote", f"racer {number}", champion=version(number))
+            aliases.move(before, "wine", "promote", f"racer {number}", champion=version(number))
         except ModelError as error:
-            told.append(str(error))
+            errors.append(str(error))
         else:
             winners.append(number)
 
@@ -38,18 +38,18 @@ def race(racers: int) -> tuple[list[int], list[str]]:
         thread.start()
     for thread in threads:
         thread.join()
-    return winners, told
+    return winners, errors
 
 
 @pytest.mark.parametrize("place", ["folder", "s3"])
 def test_of_racing_moves_exactly_one_wins(place: str, home: Path, configure: Configure, seaweed: S3Server) -> None:
     configure(author="ann", **(seaweed.settings("aliases") if place == "s3" else {}))
     for number in range(1, 51):
-        winners, told = race(4)
+        winners, errors = race(4)
         assert len(winners) == 1
         now = aliases.current("wine")
         assert (now.number, now.champion) == (number, version(winners[0]))
-        assert all(f"ann was first, at {now.at:%Y-%m-%d}" in text and now.reason in text for text in told)
+        assert all(f"ann was first, at {now.at:%Y-%m-%d}" in text and now.reason in text for text in errors)
     assert [entry.number for entry in aliases.history("wine")] == list(range(1, 51))
 
 

@@ -1,4 +1,4 @@
-"""Skew planted for each cause is found and named; clean traffic gives none. All of it real: store, predictor, log."""
+"""The audit finds skew of each cause, and none in clean traffic; with a real store, predictor and log."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ class World:
         spool.close()
 
     def serve(self, load: bool = True) -> None:
-        """Twelve predictions at each moment, from a store loaded right before."""
+        """Serve twelve predictions at each moment, from a store that was loaded just before."""
         for moment in MOMENTS:
             if load:
                 self.load(moment)
@@ -77,7 +77,7 @@ class World:
 
 @pytest.fixture
 def world(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> World:
-    """The champion at work in a copy of its home, whose store and log a test may spoil."""
+    """The champion in a copy of its home, whose store and log a test may change."""
     skip = shutil.ignore_patterns("serving", "*.log", "spool", "predictions_log", "online.db")
     shutil.copytree(trained.home, tmp_path / ".truecourse", ignore=skip)
     configure(home=tmp_path / ".truecourse")
@@ -90,7 +90,7 @@ def causes(report: Report) -> dict[str, str]:
     return {finding.subject: finding.cause for finding in report.findings}
 
 
-def found(report: Report, subject: str) -> Finding:
+def finding_of(report: Report, subject: str) -> Finding:
     (finding,) = [f for f in report.findings if f.subject == subject]
     assert finding.figures["examples"][0] in finding.sentence
     return finding
@@ -123,11 +123,11 @@ def test_a_store_that_is_not_loaded_is_stale(world: World) -> None:
     world.serve(load=False)
     report = world.audit()
     assert causes(report) == {"courier_history": "stale value", "depot_history": "stale value"}
-    history = found(report, "courier_history")
+    history = finding_of(report, "courier_history")
     assert history.page
     assert 40 * 3600 < history.figures["overdue_most"] < 70 * 3600
     assert "at most" in history.sentence
-    assert not found(world.audit(audit_lag=timedelta(days=4)), "courier_history").page
+    assert not finding_of(world.audit(audit_lag=timedelta(days=4)), "courier_history").page
 
 
 def test_values_an_hour_old_are_a_warning(world: World) -> None:
@@ -141,7 +141,7 @@ def test_values_an_hour_old_are_a_warning(world: World) -> None:
 
 
 def table(database: Any, view: str) -> str:
-    """The online table of a view, which is named after the features' definitions too."""
+    """The online table of a view; its name includes a digest of the feature definitions."""
     query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE ?"
     ((name,),) = database.execute(query, [f"deliveries%_{view}"]).fetchall()
     return str(name)
@@ -152,13 +152,13 @@ def test_deleted_values_are_missing(world: World) -> None:
     with store(world.problem) as database, database:
         database.execute(f"DELETE FROM {table(database, 'courier_history')}")
     world.ask(MOMENTS[0])
-    finding = found(world.audit(), "courier_history")
+    finding = finding_of(world.audit(), "courier_history")
     assert (finding.cause, finding.page, finding.figures["share"]) == ("missing", True, 1.0)
     assert set(finding.figures["features"]) == {"courier_late_7d", "courier_count_7d"}
 
 
 def push(world: World, **values: float | None) -> None:
-    """Other values of courier_history for every courier, at the event times that the store holds."""
+    """Overwrite values of courier_history for every courier, at the same event times."""
     from feature_repo.protos import to_value, value_field
 
     view = world.problem.view("courier_history")
@@ -175,8 +175,8 @@ def test_a_null_in_the_store_is_missing_and_another_value_is_a_code_difference(w
     world.ask(MOMENTS[0])
     report = world.audit()
     assert causes(report) == {"courier_history": "missing", "courier_count_7d": "code"}
-    assert found(report, "courier_history").figures["features"] == {"courier_late_7d": 12}
-    assert found(report, "courier_count_7d").page
+    assert finding_of(report, "courier_history").figures["features"] == {"courier_late_7d": 12}
+    assert finding_of(report, "courier_count_7d").page
 
 
 def test_a_late_correction_is_late_data_once_it_has_arrived(world: World) -> None:
@@ -219,7 +219,7 @@ def test_a_request_function_that_differs_in_the_endpoint_is_code(world: World) -
     world.predictor = replace(world.predictor, problem=skewed)
     world.serve()
     report = world.audit()
-    finding = found(report, "hour")
+    finding = finding_of(report, "hour")
     assert causes(report) | {"weekend": "code"} == {"hour": "code", "weekend": "code"}
     assert (finding.page, finding.figures["share"]) == (True, 1.0)
 
@@ -231,7 +231,7 @@ def test_a_score_that_the_model_does_not_give_is_code_or_model(world: World) -> 
     world.serve()
     report = world.audit()
     assert causes(report) == {"score": "code"}
-    assert "model" in found(report, "score").sentence
+    assert "model" in finding_of(report, "score").sentence
 
 
 def test_a_model_that_is_not_registered_is_a_finding(world: World) -> None:
@@ -281,6 +281,6 @@ def test_the_flow_audits_a_given_window(world: World, prefect_server: str) -> No
 
     world.serve()
     ship("deliveries")
-    told = audit("deliveries", start=MOMENTS[1], end=END)
-    assert (told["figures"]["asked"], told["findings"]) == (36, [])
+    result = audit("deliveries", start=MOMENTS[1], end=END)
+    assert (result["figures"]["asked"], result["findings"]) == (36, [])
     assert audit("deliveries", end=MOMENTS[0])["sentence"].startswith("No data yet")

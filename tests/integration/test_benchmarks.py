@@ -1,4 +1,4 @@
-"""The benchmarks' own machinery, and some of them once on a small problem: figures need a quiet machine."""
+"""The benchmark harness, and some benchmarks on a small problem; real figures need an idle machine."""
 
 import json
 import time
@@ -23,14 +23,14 @@ from truecourse.storage.tables import Tables, raw_table
 
 
 def fills(megabytes: int) -> Callable[[], int]:
-    """Measured below: setting up is free, the filling counts."""
+    """A measured function: its setup is not counted, filling the array is."""
     sleep_before = np.ones(1)
     return lambda: int(np.full(megabytes << 17, sleep_before[0]).sum()) >> 17
 
 
 def works(seconds: float) -> Callable[[], None]:
     end_of = time.process_time() + seconds
-    while time.process_time() < end_of:  # getting ready, which must not count
+    while time.process_time() < end_of:  # setup, which must not count
         pass
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""The replay's second process: it works on the replay's own problem, says what went wrong, and outlives nobody."""
+"""The replay's worker process: it uses the replay's problem, reports errors, and ends with its parent."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def test_the_worker_process_has_the_settings_of_its_block_and_ends_with_it(insta
         with pytest.raises(FeatureError, match="no such day") as error:
             worker.submit(raise_feature_error).result()
         assert error.value.hint == "ask for another"
-        assert worker.submit(describe_context, "c").result()[0] == process  # an error ends nothing
+        assert worker.submit(describe_context, "c").result()[0] == process  # the process survives an error
     assert not psutil.pid_exists(process)
 
 

@@ -1,6 +1,6 @@
-"""Small files from public bug reports, in tests/data/cases: from `init` to a trained model, as each README says.
+"""Small files from public bug reports, in tests/data/cases: from `init` to a trained model, as each README describes.
 
-Later deliveries of a case stand in test_deliveries.py; that a training file is scored, in test_training_files.py."""
+test_deliveries.py tests later deliveries of a case; test_training_files.py scores training files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +32,8 @@ def _world(home: Path, tmp_path: Path, configure: Callable[..., None]) -> None:
 
 
 @dataclass(frozen=True)
-class Right:
-    """What is right of one file."""
+class Expected:
+    """The expected problem of one file."""
 
     kind: str = "binary"
     label: str = "bought"
@@ -42,7 +42,7 @@ class Right:
     key: tuple[str, ...] = ()
     time: str | None = None
     absent: tuple[str, ...] = ()
-    """Columns that `init` leaves out, with a line that names each."""
+    """Columns that `init` leaves out, each with a comment."""
     rows: int = 400
     quarantined: int = 0
 
@@ -51,26 +51,28 @@ def numbers(weight: str = "Float", **more: str) -> dict[str, str]:
     return {"weight": weight, "visits": "Integer", "colour": "Text", **more}
 
 
-def reserved(name: str, **more: Any) -> tuple[str, Right]:
-    return f"09-reserved-names/{name}.csv", Right(types={name: "Float", "visits": "Integer", "colour": "Text"}, **more)
+def reserved(name: str, **more: Any) -> tuple[str, Expected]:
+    return f"09-reserved-names/{name}.csv", Expected(
+        types={name: "Float", "visits": "Integer", "colour": "Text"}, **more
+    )
 
 
-RIGHT: dict[str, Right] = {
-    "01-decimal-comma/sales.csv": Right("regression", "price", (), {"weight": "Float", "price": "Float"}),
-    "03-duplicate-header/joined.csv": Right(types={"visits": "Integer"}, absent=("id", "amount")),
-    "05-cp1252/orders.csv": Right(types=numbers(currency="Text", band="Text")),
-    "07-space-after-comma/people.csv": Right(
+EXPECTED: dict[str, Expected] = {
+    "01-decimal-comma/sales.csv": Expected("regression", "price", (), {"weight": "Float", "price": "Float"}),
+    "03-duplicate-header/joined.csv": Expected(types={"visits": "Integer"}, absent=("id", "amount")),
+    "05-cp1252/orders.csv": Expected(types=numbers(currency="Text", band="Text")),
+    "07-space-after-comma/people.csv": Expected(
         label="income", classes=("<=50K", ">50K"), types={"age": "Integer", "hours": "Integer", "job": "Text"}, rows=600
     ),
-    "08-score-the-training-file/booleans.csv": Right(types=numbers(member="Boolean")),
-    "08-score-the-training-file/dates.csv": Right(types=numbers()),
-    "08-score-the-training-file/floats.csv": Right(types=numbers()),
-    "08-score-the-training-file/latin1.csv": Right(types=numbers(town="Text")),
-    "08-score-the-training-file/long.csv": Right(types=numbers(notes="Text")),
-    "08-score-the-training-file/markers.csv": Right(types=numbers()),
-    "08-score-the-training-file/mixedfloats.csv": Right(types=numbers()),
-    "08-score-the-training-file/semicolon.csv": Right(types=numbers()),
-    "08-score-the-training-file/file.tsv": Right(types=numbers()),
+    "08-score-the-training-file/booleans.csv": Expected(types=numbers(member="Boolean")),
+    "08-score-the-training-file/dates.csv": Expected(types=numbers()),
+    "08-score-the-training-file/floats.csv": Expected(types=numbers()),
+    "08-score-the-training-file/latin1.csv": Expected(types=numbers(town="Text")),
+    "08-score-the-training-file/long.csv": Expected(types=numbers(notes="Text")),
+    "08-score-the-training-file/markers.csv": Expected(types=numbers()),
+    "08-score-the-training-file/mixedfloats.csv": Expected(types=numbers()),
+    "08-score-the-training-file/semicolon.csv": Expected(types=numbers()),
+    "08-score-the-training-file/file.tsv": Expected(types=numbers()),
     **dict(
         map(
             reserved,
@@ -78,26 +80,26 @@ RIGHT: dict[str, Right] = {
              "model_version", "prediction", "row", "rows", "score", "scored_at"),
         )
     ),
-    "09-reserved-names/elastic.csv": Right(types=numbers(), rows=401),
-    "09-reserved-names/elastic-plain.csv": Right(types=numbers(), rows=401),
-    "10-nineteen-digits/tweets.csv": Right(types=numbers(tweet_id="Integer"), key=("tweet_id",)),
-    "12-growing-file/day1.csv": Right(types=numbers()),
-    "14-late-type-change/late.csv.gz": Right(label="taken", types={"dose": "Float", "code": "Text"}, rows=25002),
-    "15-ragged/few.csv": Right(types=numbers(), rows=397, quarantined=3),
-    "18-labels/bool.csv": Right(types=numbers()),
-    "18-labels/bool.parquet": Right(types=numbers()),
-    "18-labels/fifty.csv": Right("multiclass", classes=tuple(f"c{n:02}" for n in range(50)), types=numbers()),
-    "18-labels/ints30.csv": Right("regression", classes=(), types=numbers()),
-    "18-labels/minusone.csv": Right(classes=("-1", "1"), types=numbers()),
-    "18-labels/yesno.csv": Right(classes=("No", "Yes"), types=numbers()),
-    "18-labels/whitespace.csv": Right(classes=("no", "yes"), types=numbers()),
-    "19-corrected-past/day1.csv": Right(types=numbers(), key=("id",), time="at", rows=300),
-    "20-refused-then-fixed/good.csv": Right(types=numbers(), key=("id",)),
-    "21-schema-evolution/d1.csv": Right(types=numbers(), key=("id",), rows=200),
-    "31-row-number-as-key/sales-2024-01.csv": Right(types=numbers(), rows=200),
-    "34-business-days/trades.csv": Right(types=numbers(), time="day"),
-    "35-line-separator/notes.csv": Right(types=numbers(note="Text")),
-    "36-quotes/inside.csv": Right(types=numbers()),
+    "09-reserved-names/elastic.csv": Expected(types=numbers(), rows=401),
+    "09-reserved-names/elastic-plain.csv": Expected(types=numbers(), rows=401),
+    "10-nineteen-digits/tweets.csv": Expected(types=numbers(tweet_id="Integer"), key=("tweet_id",)),
+    "12-growing-file/day1.csv": Expected(types=numbers()),
+    "14-late-type-change/late.csv.gz": Expected(label="taken", types={"dose": "Float", "code": "Text"}, rows=25002),
+    "15-ragged/few.csv": Expected(types=numbers(), rows=397, quarantined=3),
+    "18-labels/bool.csv": Expected(types=numbers()),
+    "18-labels/bool.parquet": Expected(types=numbers()),
+    "18-labels/fifty.csv": Expected("multiclass", classes=tuple(f"c{n:02}" for n in range(50)), types=numbers()),
+    "18-labels/ints30.csv": Expected("regression", classes=(), types=numbers()),
+    "18-labels/minusone.csv": Expected(classes=("-1", "1"), types=numbers()),
+    "18-labels/yesno.csv": Expected(classes=("No", "Yes"), types=numbers()),
+    "18-labels/whitespace.csv": Expected(classes=("no", "yes"), types=numbers()),
+    "19-corrected-past/day1.csv": Expected(types=numbers(), key=("id",), time="at", rows=300),
+    "20-refused-then-fixed/good.csv": Expected(types=numbers(), key=("id",)),
+    "21-schema-evolution/d1.csv": Expected(types=numbers(), key=("id",), rows=200),
+    "31-row-number-as-key/sales-2024-01.csv": Expected(types=numbers(), rows=200),
+    "34-business-days/trades.csv": Expected(types=numbers(), time="day"),
+    "35-line-separator/notes.csv": Expected(types=numbers(note="Text")),
+    "36-quotes/inside.csv": Expected(types=numbers()),
 }  # fmt: skip
 
 
@@ -109,7 +111,7 @@ def drafted(file: str | Path, label: str) -> Problem:
 
 
 def cleaned(problem: Problem) -> tuple[int, int]:
-    """Ingest and validate: how many rows are clean, and how many in quarantine."""
+    """Ingest and validate; the numbers of clean and of quarantined rows."""
     steps.ingest(problem)
     steps.validate(problem)
     tables, name = Tables(), problem.label_table.name
@@ -118,21 +120,21 @@ def cleaned(problem: Problem) -> tuple[int, int]:
     return len(tables.read(kept)), len(tables.read(aside)) if aside else 0
 
 
-@pytest.mark.parametrize("file", RIGHT)
+@pytest.mark.parametrize("file", EXPECTED)
 def test_a_file_becomes_a_model(file: str) -> None:
-    right = RIGHT[file]
-    problem = drafted(file, right.label)
+    expected = EXPECTED[file]
+    problem = drafted(file, expected.label)
     table = problem.label_table
     types = {name: type(column).__name__ for name, column in table.columns.items()}
     assert (problem.kind, problem.label.classes, table.key, table.time) == (
-        right.kind, right.classes, right.key, right.time,
+        expected.kind, expected.classes, expected.key, expected.time,
     )  # fmt: skip
-    assert right.types.items() <= types.items()
+    assert expected.types.items() <= types.items()
     text = (problem.folder / "problem.py").read_text()
-    for name in right.absent:
+    for name in expected.absent:
         assert name not in types
         assert f"left out: {name}" in text
-    assert cleaned(problem) == (right.rows, right.quarantined)
+    assert cleaned(problem) == (expected.rows, expected.quarantined)
     frame = load_frame(open_store(), take_snapshot.fn("case", None))
     predicted = train(problem, frame).model.predict(matrix_of(Vocabulary.learn(problem, frame), frame))
     assert np.isfinite(predicted).all()

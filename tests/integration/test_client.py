@@ -1,4 +1,4 @@
-"""Asking the endpoint as docs/serving.md says, and by the Python client."""
+"""Requests to the endpoint as in docs/serving.md, and with the Python client."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_an_endpoint_that_does_not_run() -> None:
 
 @pytest.fixture
 def busy() -> Iterator[tuple[str, list[int]]]:
-    """A server that answers 429 as often as the list says, and then counts what it was asked."""
+    """A server that answers with the statuses in the list, one by one, and then with 200."""
     statuses: list[int] = []
 
     class Busy(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Which features' contributions moved: a feature that the model leans on, one that it does not, and none."""
+"""Attribution drift: of a feature that the model uses, of one that it does not use, and of none."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -106,10 +106,10 @@ def test_days_are_explained_once_and_again_when_their_rows_change(
     span = (FIRST + timedelta(days=67), FIRST + timedelta(days=74))
     place = "sketches/deliveries/"
     kept = {key: open_store().get(key) for key in open_store().list(place) if "/contributions/2" in key}
-    assert len(kept) == 14  # the window, and the days before it that there are
+    assert len(kept) == 14  # the window's days and those before it
     made = explained(champion).days(*span)
     assert made.histograms.rows().tolist() == [MAX_ROWS_A_DAY] * 7
-    monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explain", None)  # whoever explains now fails
+    monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explain", None)  # explaining again would fail
     assert explained(champion).days(*span).dump() == made.dump()
     monkeypatch.undo()
     score(champion, shift_column(rows, "distance", 9.0))
@@ -131,7 +131,7 @@ def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(
 
 
 def test_the_reference_excludes_the_windows_own_rows(champion: ModelVersion) -> None:
-    """The snapshot has the days 1 to 60: of a window among them, those before it tell."""
+    """The snapshot has days 1 to 60: for a window among them, only the days before it are the reference."""
     score(champion, decisions(50, 10, seed=2))
     window = Window(start=FIRST + timedelta(days=51), end=FIRST + timedelta(days=53))
     report = run_drift_check(window=window)

@@ -42,10 +42,10 @@ def client(trained: Trained) -> Iterator[TestClient]:
 
 @pytest.fixture
 def logged(endpoint: Endpoint) -> str:
-    """The id of an answer that is in the prediction log."""
+    """The id of a prediction that is in the prediction log."""
     asked = str(endpoint.post("/predict", ROW).json()["predictions"][0]["prediction_id"])
 
-    def shipped() -> bool:  # other tests' answers may be on their way too
+    def shipped() -> bool:  # records of other tests may be pending too
         log_shipping.ship("deliveries")
         return bool(prediction_log.find_records(Tables(), "deliveries", asked))
 
@@ -180,7 +180,7 @@ def test_open_alarms_and_events_are_listed(trained: Trained, tmp_path: Path) -> 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_it_without_scrolling_sideways(trained: Trained, tmp_path: Path, width: int) -> None:
-    """In a frame of that width, whose page tells how wide it came out."""
+    """Render the page in a frame of that width, and read how wide it is."""
     page = control_page.page(open_store(), load_problem("deliveries"), served=False)
     (tmp_path / "page.html").write_text(page)
     frame = f'<iframe id="f" width="{width}" height="900" src="page.html"></iframe>'

@@ -1,4 +1,4 @@
-"""Flow runs whose process was killed, at a real Prefect server: marked, their slots freed; those that live are left."""
+"""Flow runs of killed processes on a real Prefect server are marked and their slots freed; live runs are kept."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ sleeping()
 
 
 class World:
-    """A deployment with one slot in a pool of its own, and runs of it in the states that a worker leaves behind."""
+    """A deployment with one slot in its own pool, and runs in the states that a killed worker leaves."""
 
     def __init__(self, api: str, name: str = "killed") -> None:
         self.runs = FlowRuns(api)
@@ -47,7 +47,7 @@ class World:
         self.deployment = self.ask("POST", "/deployments/", wanted)["id"]
 
     def run(self, *states: str, hours_ago: float = 0) -> str:
-        """The id of a run that was due then and went through these states, without a process."""
+        """Create a run that was due then and went through these states, without a process; its id."""
         due = (datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat()
         scheduled = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}}
         made = self.ask("POST", f"/deployments/{self.deployment}/create_flow_run", scheduled)["id"]
@@ -75,7 +75,7 @@ class World:
 @pytest.fixture
 def world(home: Path, prefect_server: str) -> Iterator[World]:
     runs = FlowRuns(prefect_server)
-    with suppress(PlatformError):  # the test before made it
+    with suppress(PlatformError):  # an earlier test created it
         runs.request("POST", "/work_pools/", {"name": POOL, "type": "process"})
     made = World(prefect_server)
     yield made
@@ -87,7 +87,7 @@ def world(home: Path, prefect_server: str) -> Iterator[World]:
 
 @pytest.fixture
 def process(home: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
-    """Starts a real flow in a process of its own, as a person does; returns once it runs its task."""
+    """Start a real flow in its own process, as a person does; return when it runs its task."""
     started = []
 
     def begin() -> "subprocess.Popen[bytes]":
@@ -160,8 +160,8 @@ def test_a_run_is_kept_while_another_machines_worker_may_have_it(world: World) -
 
 
 def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(world: World, prefect_server: str) -> None:
-    """`up` cannot look at the process: one that was silent for a quarter of an hour is dead, and one that never sent a
-    heartbeat may live."""
+    """`up` cannot see the process. A run without heartbeat for a quarter of an hour is dead; one that never sent a
+    heartbeat may be alive."""
     world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
     others = {name: World(prefect_server, name) for name in ("silent", "living", "mute")}
     runs = {name: other.run("PENDING", "RUNNING") for name, other in others.items()}

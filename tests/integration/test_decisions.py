@@ -1,4 +1,4 @@
-"""Request fields and spine rows are those known at the decision; labels are those known now."""
+"""Request fields and spine rows are as of the decision; labels are the latest."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ FEW = settings(
 
 
 def problems(folder: Path) -> tuple[Problem, Problem]:
-    """The same decisions by a spine's SQL, and of a problem without one."""
+    """Two problems with the same decisions: one with a spine, one without."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spine.sql").write_text(SPINE)
     (folder / "label.sql").write_text(LABEL)
@@ -96,7 +96,7 @@ def test_later_data_changes_no_earlier_decision(
     tmp_path_factory: object,
     configure: Callable[..., None],
 ) -> None:
-    """Corrections (of any column, the time too), late rows, backfills."""
+    """Corrections (also of the time), late rows, and backfills."""
     folder = tmp_path_factory.mktemp("decisions")  # type: ignore[attr-defined]
     configure(home=folder / "home")
     tables = Tables()
@@ -104,7 +104,7 @@ def test_later_data_changes_no_earlier_decision(
         before: pd.DataFrame | None = None
         newest = {"orders": day(-1), "shops": day(-1)}
         for number, batch in enumerate(batches):
-            # The clock is the data's: each batch brings a newer row, or two would have come at the same moment.
+            # The clock is the data's: each batch has a newer row, so that two batches differ in time.
             newer = order(100 + number, 40 + number, 1.0)
             rows = pd.DataFrame([*(order(id, at, size, late, shop) for id, at, size, late, shop in batch), newer])
             if problem.has_spine and number < len(colours):
@@ -114,7 +114,7 @@ def test_later_data_changes_no_earlier_decision(
             after = decided(problem, tables)
             if before is not None:
                 fields = ["decision_time", *problem.request_fields]
-                # What no table has gone beyond is settled.
+                # Decisions up to the oldest of the tables' newest rows are final.
                 reached = min(newest.values()) if problem.has_spine else before["decision_time"].max()
                 past = before[before["decision_time"] <= reached]
                 pd.testing.assert_frame_equal(after.loc[past.index, fields], past[fields])

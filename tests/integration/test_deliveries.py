@@ -1,4 +1,4 @@
-"""Deliveries, judged one by one: replaced, revoked, refused, moved, copied, read again. The cases' right values."""
+"""Deliveries are checked one by one: replaced, removed, refused, moved, copied and read again."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def test_a_growing_file_without_key_keeps_its_rows_and_their_split(world: World)
     after = add_split(world.problem, world.spine())
     sides = dict(zip(after["id"].to_pylist(), after["split"].to_pylist(), strict=True))
     assert len(sides) == 440
-    # A small table is split by ranks of the same hash, so that 40 new rows may push a few over a border.
+    # A small table is split by the ranks of a hash: 40 new rows may move a few rows to another split.
     kept = [sides[i] == side for i, side in zip(before["id"].to_pylist(), before["split"].to_pylist(), strict=True)]
     assert kept.count(False) <= 40
 
@@ -82,7 +82,7 @@ def test_equal_rows_are_kept_as_often_as_the_newest_content_has_them(world: Worl
 
 
 def test_content_that_is_delivered_again_is_current_again(world: World) -> None:
-    """A, a wrong correction B, and A again, with a key and without."""
+    """Deliver A, a wrong correction B, and A again, with a key and without."""
     for said in ({"key": ("visits",)}, {"key": (), "combine": "replace"}):
         world.problem = dataclasses.replace(world.problem, name=f"small{len(said)}")
         world.declare(**said, max_removed=1.0)
@@ -96,7 +96,7 @@ def test_content_that_is_delivered_again_is_current_again(world: World) -> None:
 
 
 def test_a_refused_delivery_is_replaced_by_the_corrected_file(world: World) -> None:
-    """Case 20: no row of the bad file is left, none of the good one goes to quarantine."""
+    """Case 20: no row of the bad file remains, and no row of the good file is quarantined."""
     folder = DATA / "20-refused-then-fixed"
     world.declare(columns={"id": Integer(), **COLUMNS}, key=("id",))
     refused = world.feed(folder / "bad.csv")
@@ -114,7 +114,7 @@ def test_a_refused_delivery_is_replaced_by_the_corrected_file(world: World) -> N
 
 
 def test_a_truncated_upload_is_refused_and_the_rows_stay(world: World) -> None:
-    """Case 20: truncated.csv is the beginning of good.csv. With a key no row would go, so nothing would be noticed."""
+    """Case 20: truncated.csv is the beginning of good.csv. With a key it would remove no row."""
     folder = DATA / "20-refused-then-fixed"
     for said in ({"key": ("id",)}, {"key": (), "combine": "replace"}):
         world.problem = dataclasses.replace(world.problem, name=f"small{len(said)}")
@@ -156,7 +156,7 @@ def test_a_refused_delivery_is_checked_again_when_the_declaration_changes(world:
 
 
 def test_limits_apply_to_each_delivery(world: World) -> None:
-    """160 of 300 rows are not diluted by 21,640."""
+    """160 invalid rows of 300 are too many, even beside 21,340 valid rows of an earlier delivery."""
     world.feed(lines(*range(21_340)), "sales-1.csv")
     bad = "".join("1.5,none,red,1\n" for _ in range(160))
     result = world.feed(lines(*range(140)) + bad, "sales-2.csv")
@@ -286,7 +286,7 @@ def test_a_newly_declared_column_has_the_values_that_files_had(world: World, key
     world.feed(folder / "d1.csv", "sales-1.csv")
     world.feed(folder / "d3-extra.csv", "sales-3.csv")
     before = [(row["id"], row["_tc_row"]) for row in world.rows()]
-    (world.folder / "sales-1.csv").unlink()  # its bytes are kept
+    (world.folder / "sales-1.csv").unlink()  # its bytes are archived
     world.declare(columns=said | {"extra": Text(nulls=True)})
     world.run()
     assert [(row["id"], row["_tc_row"]) for row in world.rows()] == before
@@ -348,13 +348,13 @@ def test_replaced_bytes_expire_and_current_ones_never(world: World, configure: C
         deliveries.archive_key("small", "sales", d.sha256) for d in sorted(known[:2], key=lambda d: d.sha256)
     ]
     assert tables.store.exists(deliveries.archive_key("small", "sales", known[2].sha256))
-    world.declare(columns=COLUMNS | {"visits": Float()})  # what has no bytes is converted
+    world.declare(columns=COLUMNS | {"visits": Float()})  # rows without archived bytes are converted
     world.run()
     assert [row["visits"] for row in world.rows()] == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_a_run_killed_between_any_two_writes_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each write fails once, before and after it was done; the rerun gives what one run would."""
+    """Each write fails once, before and after it is done; the rerun has the result of an undisturbed run."""
     world.declare(columns=COLUMNS | {"colour": Text(one_of=["red"])}, max_quarantined=0.5, max_removed=1.0)
     contents = [lines(1, 2, 3) + "1.5,9,puce,1\n", lines(2, 3, 4) + "2.5,9,puce,1\n"]
 

@@ -1,4 +1,4 @@
-"""Deploying to a process: no request is lost in a swap, and what fails leaves the server before it in place."""
+"""Deploying to a process: a swap loses no request, and a failed deployment keeps the previous server."""
 
 import os
 import threading
@@ -30,13 +30,13 @@ from truecourse.storage.object_store import open_store
 ROW = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"}
 CONFIG = "environment: {name}\ntarget: process\nport: {port}\ntimeouts: {{ready_seconds: 300, drain_seconds: 1}}\n"
 
-ANEW = httpx.Limits(max_keepalive_connections=0)
-"""Of a client each of whose requests makes a connection; a client a request would read the certificates each time."""
+NO_KEEPALIVE = httpx.Limits(max_keepalive_connections=0)
+"""For a client that opens a connection for each request. A new client for each request would reread certificates."""
 
 
 @pytest.fixture
 def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Iterator[int]:
-    """An environment `here` that listens on the port."""
+    """A free port, and an environment `here` that listens on it."""
     (port,) = free_ports(1)
     here = CONFIG.format(name="here", port=port)
     (tmp_path / "here.yaml").write_text(here)
@@ -55,7 +55,7 @@ def break_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leave_behind(servers: supervisor_client.SupervisorClient) -> None:
-    """What a deployment leaves that is killed before its server is let in."""
+    """Start a server that gets no traffic, as a deployment does that is killed before the rollout gate opens."""
     log = servers.place / "left.log"
     servers.start(9, ["--version"], dict(os.environ), log)
     assert set(servers.servers()) == {1, 9}
@@ -63,8 +63,9 @@ def leave_behind(servers: supervisor_client.SupervisorClient) -> None:
 
 @contextmanager
 def load(port: int, pause: float = 0.02) -> Iterator[list[str]]:
-    """Requests from two clients, one that keeps its connection and one that connects anew, until the block ends;
-    what was not answered 200."""
+    """Send requests from two clients, with and without keep-alive, until the block ends.
+
+    Yields the list of failures: texts of answers other than 200, and errors."""
     failed: list[str] = []
     over = threading.Event()
 
@@ -78,7 +79,7 @@ def load(port: int, pause: float = 0.02) -> Iterator[list[str]]:
                 failed.append(repr(error))
             time.sleep(pause)
 
-    with httpx.Client(timeout=60) as kept, httpx.Client(timeout=60, limits=ANEW) as anew:
+    with httpx.Client(timeout=60) as kept, httpx.Client(timeout=60, limits=NO_KEEPALIVE) as anew:
         threads = [threading.Thread(target=ask, args=(client,)) for client in (kept, anew)]
         for thread in threads:
             thread.start()
@@ -130,7 +131,7 @@ def test_servers_are_replaced_and_no_request_is_lost(
 
 
 def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(port: int, tmp_path: Path) -> None:
-    """And it may have a certificate of a name that is not the address which it listens on."""
+    """Its certificate may have another name than the address on which it listens."""
     file = tmp_path / "here.yaml"
     certificate, key = make_certificate("endpoint.example", days=(-9, -1)).write(tmp_path / "tls")
     tls = f"authentication: {{tls: {{certificate: {certificate}, key: {key}}}}}\n"
@@ -155,7 +156,7 @@ def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(por
         wait_until(ended, 10, "the end of its connections")
     lines = (place / f"server-{now.server}.log").read_text().splitlines()
     assert any("127.0.0.1 POST '/predict' 200 in " in line for line in lines)
-    assert any("127.0.0.1 GET '/no\\nwhere' 404 in " in line for line in lines), "a caller writes no line of its own"
+    assert any("127.0.0.1 GET '/no\\nwhere' 404 in " in line for line in lines), "a client cannot write log lines"
     assert not any("c03" in line for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""A deployment of two workers: its traffic split holds in both, and no `kill -9` of a later one costs a request."""
+"""A deployment with two workers: both split traffic, and `kill -9` of a later deployment loses no request."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tasks.release.deploy import deploy_version
 from tests.bentos import build_variant
 from tests.conftest import REPOSITORY, free_ports, wait_until
 from tests.integration.conftest import Trained
-from tests.integration.test_deploy import ANEW, CONFIG, history, load
+from tests.integration.test_deploy import CONFIG, NO_KEEPALIVE, history, load
 from tests.office import register_untrained
 from tests.workers import ROW, move
 from truecourse.deployment import history as deployments
@@ -52,7 +52,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Iterator[int]:
-    """A home of the test's own: version 1 is champion, version 2 its challenger; and an environment `here`."""
+    """A home for this test with champion 1 and challenger 2, and a free port with an environment `here`."""
     home, (port,) = tmp_path / ".truecourse", free_ports(1)
     apart = shutil.ignore_patterns("bentoml-*", "spool", "deployments")
     shutil.copytree(trained.home, home, ignore=apart)
@@ -68,45 +68,45 @@ def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> It
         blue_green.stop("here")
 
 
-def say(folder: Path, port: int, traffic: str) -> None:
+def write_config(folder: Path, port: int, traffic: str) -> None:
     text = CONFIG.format(name="here", port=port)
     (folder / "here.yaml").write_text(f"{text}workers: 2\ntraffic: {traffic}\n")
 
 
-def answering(port: int, asked: int = 6) -> dict[str, set[int]]:
-    """Which versions answer each of some entities, each asked on connections of its own."""
+def answering_versions(port: int, requests: int = 6) -> dict[str, set[int]]:
+    """The versions that answer each of twelve entities; each request has its own connection."""
     found: dict[str, set[int]] = {}
-    with httpx.Client(timeout=60, limits=ANEW) as client:
+    with httpx.Client(timeout=60, limits=NO_KEEPALIVE) as client:
         for entity in (f"c{i:02d}" for i in range(12)):
-            for _ in range(asked):
+            for _ in range(requests):
                 answer = client.post(f"http://127.0.0.1:{port}/predict", json={"rows": [ROW | {"courier": entity}]})
                 found.setdefault(entity, set()).add(answer.json()["model"]["version"])
     return found
 
 
 def follows(port: int) -> bool:
-    """Whether both workers do, with the challenger. Which of them takes a connection is chance."""
-    newest, told = aliases.current("deliveries").number, {}
+    """Whether both workers follow the newest aliases. A random worker answers each connection."""
+    newest, serving = aliases.current("deliveries").number, {}
     for _ in range(20):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:  # one worker's
-            told[client.get("/healthz").json()["worker"]] = client.get("/model").json()["serving"]
-    return len(told) == 2 and all(one["aliases"] == newest and one["challenger"] for one in told.values())
+            serving[client.get("/healthz").json()["worker"]] = client.get("/model").json()["serving"]
+    return len(serving) == 2 and all(one["aliases"] == newest and one["challenger"] for one in serving.values())
 
 
-def whole(folder: Path) -> None:
-    """Nothing is half-written: every document of the deployment can be read."""
+def assert_readable(folder: Path) -> None:
+    """Assert that every document of the deployment can be read: none is half-written."""
     assert history(), "every entry keeps its form"
     for file in (*folder.rglob("server.json"), *folder.rglob("keeper.json")):
         json.loads(file.read_text())
 
 
 def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, tmp_path: Path) -> None:
-    say(tmp_path, port, "{share: 0.5}")
+    write_config(tmp_path, port, "{share: 0.5}")
     first = deploy_version.fn("here", "deliveries", None, "first")
     split = aliases.current("deliveries")
     assert (split.action, split.share, split.reason) == ("split", 0.5, "deployment to here")
     wait_until(lambda: follows(port), 30, "the split")
-    versions = answering(port)
+    versions = answering_versions(port)
     assert all(len(found) == 1 for found in versions.values()), "an entity is answered alike by both workers"
     assert {version for found in versions.values() for version in found} == {1, 2}
 
@@ -125,14 +125,14 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
             for point, call in POINTS.items():
                 print(call, file=parent.stdin, flush=True)
                 assert os.WTERMSIG(int(parent.stdout.readline())) == signal.SIGKILL, point
-                whole(tmp_path)
+                assert_readable(tmp_path)
                 assert history()[-1].outcome == "began", point
                 now = deployments.running_server("here")
                 assert now is not None
                 assert (now == before) is (call != "blue_green._retire"), point
                 assert servers.servers()[now.server]["alive"], point
             assert not failed
-            say(tmp_path, port, "{shadow: true}")
+            write_config(tmp_path, port, "{shadow: true}")
             again = deploy_version.fn("here", "deliveries", None, "again")
         assert not failed
     finally:
@@ -145,4 +145,4 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
     wait_until(lambda: follows(port), 30, "the shadow")
     serving = httpx.get(f"http://127.0.0.1:{port}/model", timeout=60).json()["serving"]
     assert (serving["shadow"], serving["share"]) == (True, 0.0)
-    assert {version for found in answering(port, asked=1).values() for version in found} == {1}
+    assert {version for found in answering_versions(port, requests=1).values() for version in found} == {1}

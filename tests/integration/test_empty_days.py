@@ -1,5 +1,5 @@
-"""Days without decisions: business days, the first of a month, quarters, a year's gap, a day of one row. Everything
-that looks at days takes an empty one for what it is."""
+"""Days without decisions: business days, the first of a month, quarters, a year's gap, a day with one row.
+All steps that group by day handle empty days."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Our offline store answers as Feast's stock DuckDB store does, cell by cell; the stock CLI applies our repository."""
+"""Our offline store equals Feast's stock DuckDB store in every cell; the stock CLI applies our repository."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ def feast_view(file: Path, keys: list[str], features: dict[str, Any], ttl: timed
 
 
 def answers(folder: Path, objects: list[Any], decisions: pd.DataFrame, features: list[str]) -> list[pd.DataFrame]:
-    """From the stock store and from ours, in the order of the decisions."""
+    """Features from the stock store and from ours, in the order of the decisions."""
     found = []
     for offline in ("duckdb", "feature_repo.offline.AsofOfflineStore"):
         store = feature_store(folder, offline)
@@ -81,13 +81,13 @@ keys = st.sampled_from(["a", "b", "c"])
 Case = tuple[pd.DataFrame, pd.DataFrame, timedelta, int]
 
 
-def case_of(versions: list[Any], asked: list[Any], again: int, half_hours: int, key_count: int) -> Case:
-    """Feature rows and decisions on a coarse clock, so that ties and ttl edges are common."""
+def case_of(versions: list[Any], requested: list[Any], again: int, half_hours: int, key_count: int) -> Case:
+    """Feature rows and decisions at few different times, so that ties and ttl edges are frequent."""
     rows = pd.DataFrame(versions, columns=["k1", "k2", "event_timestamp", "created_timestamp", "missing"])
     rows = rows.drop_duplicates([*["k1", "k2"][:key_count], "event_timestamp", "created_timestamp"])
     rows["x"] = [None if missing else float(i) for i, missing in enumerate(rows.pop("missing"))]
     rows["t"] = [f"t{i}" for i in range(len(rows))]
-    decisions = pd.DataFrame([*asked, *asked[:again]], columns=["k1", "k2", "event_timestamp"])
+    decisions = pd.DataFrame([*requested, *requested[:again]], columns=["k1", "k2", "event_timestamp"])
     decisions["n"] = range(len(decisions))
     return rows, decisions, timedelta(minutes=30 * half_hours), key_count
 
@@ -147,7 +147,9 @@ def test_historical_features_use_a_late_row_only_after_it_was_recorded(world: tu
     problem, tables = world
     first = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
     decisions = read_spine(problem, tables, clean_versions(problem, tables))
-    decisions = decisions.slice(0, len(decisions) - 1)  # the last is at the epoch of the late rows, and knows them
+    decisions = decisions.slice(
+        0, len(decisions) - 1
+    )  # the last decision is at the time when the late rows are recorded
     before = historical_features(problem, tables, decisions, first)
     late = deliveries(days=30, a_day=30).iloc[[840, 870]].assign(delivery=[90001, 90002], took=200)
     write_clean(problem, tables, "deliveries", late)

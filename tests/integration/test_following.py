@@ -1,4 +1,4 @@
-"""The aliases move, and a worker follows between two requests; what cannot be served is refused, and said."""
+"""A worker follows the aliases between two requests; it refuses and reports versions that cannot be served."""
 
 import subprocess
 import sys
@@ -99,7 +99,7 @@ def test_serving_continues_while_storage_is_down(make_version: MakeVersion, conf
 
 @pytest.fixture
 def server(make_version: MakeVersion, tmp_path: Path) -> Iterator[httpx.Client]:
-    """A server in the home that the test may move the aliases of."""
+    """A server in the test's own home, whose aliases the test may move."""
     (port,) = free_ports(1)
     child = launch.start(launch.prepare("deliveries"), port, tmp_path / "log")
     try:
@@ -141,7 +141,7 @@ def test_no_request_fails_while_the_champion_changes_20_times(
         for thread in threads:
             thread.join()
     assert not failed
-    assert len(seen) == 2, "each version has one score for the row, and nothing in between is answered"
+    assert len(seen) == 2, "each version has one score for the row, and there is no other score"
     assert sorted(delays)[len(delays) // 2] < 2, delays
     assert "Traceback" not in (tmp_path / "log").read_text()
 

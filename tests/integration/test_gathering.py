@@ -1,4 +1,4 @@
-"""Requests that wait together: answered by one call of the model, each as if it had come alone."""
+"""Micro-batches: one call of the model answers waiting requests, with the same answers as for single requests."""
 
 import asyncio
 import gc
@@ -31,19 +31,19 @@ LONG = ROW | {"distance": 13.0}
 
 
 async def nothing(scope: Message, receive: Receive, send: Send) -> None:
-    """What is behind the endpoint, and is not asked here."""
+    """The application behind the guard, which these tests never call."""
     raise AssertionError(scope["path"])
 
 
-async def answer_together(served: ModelRouter, sent: list[list[dict[str, Any]]]) -> list[Answer | Exception]:
-    """What each request is told."""
-    found: list[list[Answer | Exception]] = [[] for _ in sent]
-    assert served.split is not None
-    MicroBatcher(served).answer(
-        served.split, [PendingRequest(rows, told.append) for rows, told in zip(sent, found, strict=True)]
+async def answer_together(router: ModelRouter, sent: list[list[dict[str, Any]]]) -> list[Answer | Exception]:
+    """Answer the requests in one micro-batch; each request's answer or error."""
+    answers: list[list[Answer | Exception]] = [[] for _ in sent]
+    assert router.split is not None
+    MicroBatcher(router).answer(
+        router.split, [PendingRequest(rows, answer.append) for rows, answer in zip(sent, answers, strict=True)]
     )
-    await asyncio.sleep(0)  # what is done after the answers
-    return [told for (told,) in found]
+    await asyncio.sleep(0)  # callbacks that run after the answers
+    return [answer for (answer,) in answers]
 
 
 def exchange_for(path: str) -> Exchange:
@@ -56,7 +56,7 @@ def body(rows: list[dict[str, Any]]) -> bytes:
 
 @contextmanager
 def record_model_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many rows each call of the model had."""
+    """Record the number of rows in each call of the model."""
     found, predict = [], Model.predict
 
     def counted(self: Model, matrix: Any) -> Any:
@@ -68,14 +68,14 @@ def record_model_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield found
 
 
-def meter(registry: CollectorRegistry) -> dict[str, float]:
-    """Rows, by what was asked. In one process the meters of other tests may count on."""
+def rows_by_path(registry: CollectorRegistry) -> dict[str, float]:
+    """The number of rows by path. Other tests in this process may have counted some already."""
     paths = ("/predict", "/explain")
     return {path: registry.get_sample_value("truecourse_rows_total", {"path": path}) or 0 for path in paths}
 
 
 def without_ids(documents: list[Any]) -> list[Any]:
-    """All but the ids of the answers, which are new ones each time."""
+    """The answers without prediction ids, which differ each time."""
     return [
         document["model"] | {str(i): told | {"prediction_id": ""} for i, told in enumerate(document["predictions"])}
         for document in documents
@@ -177,10 +177,10 @@ def test_concurrent_http_requests_are_batched_and_answered(
     monkeypatch.setattr(guard.load, "learn", lambda lane, tasks, began: worked.append(len(tasks)))
     registry = CollectorRegistry()
     worker.router.metrics = Metrics(("/predict", "/explain"), registry)
-    for path in meter(registry):
-        worker.router.metrics.count_rows(path, 0)  # the meter begins
+    for path in rows_by_path(registry):
+        worker.router.metrics.count_rows(path, 0)  # creates the counter
     worker.router.metrics.flush()
-    before = meter(registry)
+    before = rows_by_path(registry)
     app: Any = GuardMiddleware(nothing, guard, Endpoint(worker.router, guard.load))
     requests: list[tuple[str, list[dict[str, Any]]]] = [("/predict", rows) for rows in ROWS]
     requests += [("/explain", rows) for rows in ROWS[:4]]
@@ -201,11 +201,11 @@ def test_concurrent_http_requests_are_batched_and_answered(
     assert not any("contributions" in told for document in documents[:16] for told in document["predictions"])
     worker.router.metrics.flush()
     answered = {path: sum(len(rows) for to, rows in requests[:21] if to == path) for path in ("/predict", "/explain")}
-    assert meter(registry) == {path: rows + before[path] for path, rows in answered.items()}
+    assert rows_by_path(registry) == {path: rows + before[path] for path, rows in answered.items()}
     logged = [len(logged_records(record)) for record in worker.records[: -len(ROWS)]]
     assert sum(logged) == sum(answered.values())
-    assert sum(worked) == len(requests), "the load learns of every one that was read"
-    assert len(logged) < 10, "those of few rows that came together are one entry"
+    assert sum(worked) == len(requests), "the load records every request that was read"
+    assert len(logged) < 10, "requests with few rows in one batch are one entry"
 
 
 def test_requests_are_not_batched_while_a_challenger_is_compared(
@@ -219,7 +219,7 @@ def test_requests_are_not_batched_while_a_challenger_is_compared(
         before = len(worker.records)
         for rows in ROWS:
             endpoint.score(exchange_for("/predict"), body(rows), replies.append)
-        assert not replies, "nothing is answered before the loop comes round"
+        assert not replies, "nothing is answered before the next turn of the event loop"
         await asyncio.sleep(0.05)
         assert [reply.status for reply in replies] == [200] * len(ROWS)
         for reply in replies:

@@ -1,4 +1,4 @@
-"""What nobody waits for any more is not worked on."""
+"""Requests of clients that have given up are not computed."""
 
 import asyncio
 import json

@@ -1,5 +1,5 @@
-"""A real endpoint under real requests: a good canary comes into office, a bad one and a slow one lose their share, and
-nobody who asked was refused."""
+"""Canaries on a real endpoint under real requests: a good one is promoted, a bad one and a slow one are rolled back,
+and no request fails."""
 
 import random
 import shutil
@@ -42,11 +42,11 @@ SHUFFLED = """
 SELECT delivery AS id, CAST(hash(delivery) % 10 < 3 AS INTEGER) AS label, known_at FROM outcomes
 """
 ROUND = 120
-"""Requests between two looks of the guard."""
+"""Requests between two runs of the guard."""
 
 
 class World:
-    """A home of the test's own with an endpoint of the packaged champion; every request is counted by its status."""
+    """A home for this test with an endpoint of the packaged champion; the statuses of all requests are recorded."""
 
     def __init__(self, client: httpx.Client, folder: Path) -> None:
         self.client, self.folder = client, folder
@@ -73,8 +73,8 @@ class World:
     def follows(self) -> bool:
         return bool(self.client.get("/model").json()["serving"]["aliases"] == aliases.current("deliveries").number)
 
-    def fate(self) -> list[tuple[str, float]]:
-        """Ask, and let the guard look, until the canary has ended: the moves it made, each with the share after it."""
+    def run_canary(self) -> list[tuple[str, float]]:
+        """Send requests and run the guard until the canary has ended; each alias move with its traffic weight."""
         began = len(aliases.history("deliveries"))
         for _ in range(12):
             wait_until(self.follows, 20, "the endpoint on the newest aliases")
@@ -110,19 +110,19 @@ def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Calla
         stop(server.process)
 
 
-def said() -> Any:
-    found = report_store.latest(open_store(), "deliveries", "canary")
-    assert found is not None
-    return found
+def canary_report() -> Any:
+    report = report_store.latest(open_store(), "deliveries", "canary")
+    assert report is not None
+    return report
 
 
-def killed_after(action: str, **changes: Any) -> None:
-    """What a guard leaves that is killed between its move and MLflow's aliases."""
+def move_without_mirror(action: str, **changes: Any) -> None:
+    """Move the aliases but not MLflow's copy, as a guard does that is killed in between."""
     aliases.move(aliases.current("deliveries"), "deliveries", action, "a trial", **changes)
 
 
-def tried(version: ModelVersion) -> str:
-    """Past no gate, as only a test does it."""
+def start_ungated_canary(version: ModelVersion) -> str:
+    """Start a canary of a version that passed no gate; the reason in the ledger."""
     return start_canary.fn(aliases.current("deliveries"), version, "a trial").reason
 
 
@@ -130,32 +130,32 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     world.change("problem.py", GATES, EASY)
     world.change("problem.py", "    BeatsBaseline,\n", "    BeatsBaseline,\n    Canary,\n    Promotion,\n")
     world.change("problem.py", "rounds=200", "rounds=150")
-    sound = {name: (world.folder / name).read_text() for name in ("problem.py", "label.sql")}
+    valid = {name: (world.folder / name).read_text() for name in ("problem.py", "label.sql")}
 
     (world.folder / "label.sql").write_text(SHUFFLED)
     shuffled = world.trained()
     bad = registry.create_version(shuffled)
-    tried(bad)
-    assert world.fate() == [("withdraw", 0.0)]
-    assert said().figures["cause"] == "distribution"
+    start_ungated_canary(bad)
+    assert world.run_canary() == [("withdraw", 0.0)]
+    assert canary_report().figures["cause"] == "distribution"
     assert len(world.opened) == 1
-    withdrawn = aliases.current("deliveries")
+    rolled_back = aliases.current("deliveries")
     split_traffic(load_deployment("here"), "deliveries")
-    assert aliases.current("deliveries") == withdrawn
+    assert aliases.current("deliveries") == rolled_back
     assert "the distribution of its scores differs" in aliases.current("deliveries").reason
 
-    (world.folder / "label.sql").write_text(sound["label.sql"])
+    (world.folder / "label.sql").write_text(valid["label.sql"])
     world.change("problem.py", "rounds=150", "rounds=140")
     world.change("problem.py", "    minutes = columns", "    __import__('time').sleep(0.04)\n    minutes = columns")
-    tried(registry.create_version(world.trained()))
-    assert world.fate() == [("withdraw", 0.0)]
-    assert said().figures["cause"] == "latency"
-    (finding,) = said().findings
+    start_ungated_canary(registry.create_version(world.trained()))
+    assert world.run_canary() == [("withdraw", 0.0)]
+    assert canary_report().figures["cause"] == "latency"
+    (finding,) = canary_report().findings
     assert finding.page
     assert "it is slower" in finding.sentence
     assert registry.champion("deliveries") == trained.version
 
-    (world.folder / "problem.py").write_text(sound["problem.py"])
+    (world.folder / "problem.py").write_text(valid["problem.py"])
     good = register("deliveries", run_id=world.trained().run_id)
     now = aliases.current("deliveries")
     assert (now.champion, now.challenger, now.action, now.share) == (trained.version, good, "canary", 0.3)
@@ -164,14 +164,14 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     assert registry.tags(bad)[DONE] == f"registered, for version {good.version} is a canary"
     with pytest.raises(ModelError, match=f"version {good.version} is a canary already, with 30% of the traffic"):
         promote("at once")
-    killed_after("withdraw", share=0.0)
+    move_without_mirror("withdraw", share=0.0)
     again = promote("tried again")
     assert (again.action, again.champion, again.challenger, again.share) == ("canary", trained.version, good, 0.3)
-    assert world.fate() == [("widen", 1.0), ("promote", 0.0)]
+    assert world.run_canary() == [("widen", 1.0), ("promote", 0.0)]
     assert registry.champion("deliveries") == good
     assert "all 4 gates passed" in aliases.current("deliveries").reason
-    assert said().sentence.startswith(f"Version {good.version} is champion: 50 requests without more errors")
-    assert not said().findings
+    assert canary_report().sentence.startswith(f"Version {good.version} is champion: 50 requests without more errors")
+    assert not canary_report().findings
     assert not world.opened
     assert len(world.statuses) >= 5 * ROUND
     assert set(world.statuses) == {200}
@@ -179,16 +179,16 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
 
 
 def assert_one_guard_moves(version: ModelVersion) -> None:
-    """Of guards that saw the same, one moves; what a killed one left undone is done; a share set by hand is kept."""
-    killed_after("register", challenger=version)
+    """Assert that one of two guards with the same data moves the aliases, and that an interrupted move is completed."""
+    move_without_mirror("register", challenger=version)
     split_traffic(load_deployment("here"), "deliveries")
-    seen, decision = evaluate_canary.fn("deliveries")
-    assert (seen.action, seen.share, decision.action) == ("split", 0.5, "wait")
-    found = [apply_canary_decision.fn("deliveries", seen, replace(decision, action="withdraw")) for _ in range(2)]
-    assert aliases.current("deliveries").number == seen.number + 1
+    before, decision = evaluate_canary.fn("deliveries")
+    assert (before.action, before.share, decision.action) == ("split", 0.5, "wait")
+    found = [apply_canary_decision.fn("deliveries", before, replace(decision, action="withdraw")) for _ in range(2)]
+    assert aliases.current("deliveries").number == before.number + 1
     assert found[1].sentence.startswith("The aliases were changed meanwhile (withdraw): 0 of 50")
 
-    killed_after("promote", champion=version)
+    move_without_mirror("promote", champion=version)
     guard("deliveries")
     registered = mlflow_runs.connect_mlflow().get_registered_model("deliveries")
     assert int(registered.aliases["champion"]) == version.version

@@ -1,4 +1,4 @@
-"""Endpoints held to their objectives: a real server under real requests, real failures, a real death."""
+"""Endpoint objectives (SLOs) of a real server: under requests, with failures, and when it is killed."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -27,14 +27,14 @@ from truecourse.storage.object_store import LocalStore
 NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 
 
-class Watched:
-    """A server, and looks at it five minutes apart by the check's clock."""
+class MonitoredServer:
+    """A server that is checked every five minutes of the check's clock."""
 
     def __init__(self, problem: Problem, endpoint: ExpectedEndpoint, store: LocalStore) -> None:
         self.problem, self.store, self.at = problem, store, NOW
         self.endpoint = endpoint
 
-    def look(self, minutes: float = 5, problem: Problem | None = None) -> Report:
+    def check(self, minutes: float = 5, problem: Problem | None = None) -> Report:
         self.at += timedelta(minutes=minutes)
         found = scrape_all([self.endpoint], self.problem.name)
         return check_endpoint(problem or self.problem, self.store, found, self.at)
@@ -53,12 +53,12 @@ def figures(report: Report) -> dict[str, Any]:
     return found
 
 
-def ask(client: httpx.Client, count: int, row: dict[str, Any], rows: int = 1) -> set[int]:
+def predict(client: httpx.Client, count: int, row: dict[str, Any], rows: int = 1) -> set[int]:
     return {client.post("/predict", json={"rows": [row] * rows}).status_code for _ in range(count)}
 
 
 @contextmanager
-def served(folder: Path, port: int, log: Path) -> Iterator[Child]:
+def run_server(folder: Path, port: int, log: Path) -> Iterator[Child]:
     server = launch.start(folder, port, log)
     try:
         launch.wait_ready(server, port)
@@ -70,41 +70,41 @@ def served(folder: Path, port: int, log: Path) -> Iterator[Child]:
 def test_a_lost_store_burns_the_error_budget_and_a_dead_server_is_a_finding(
     endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]
 ) -> None:
-    """With nothing in the store every key is missing, and answered; with no store, nothing is."""
+    """With an empty store all requests are answered, with missing features; without a store none is."""
     store_port, port = free_ports(2)
     problem, log = load_problem("deliveries"), tmp_path / "log"
     configure(online_store=f"redis://127.0.0.1:{store_port}")
     local = ExpectedEndpoint(name="local", url=f"http://127.0.0.1:{port}", problem="deliveries")
-    watched = Watched(problem, local, LocalStore(tmp_path / "store"))
+    watched = MonitoredServer(problem, local, LocalStore(tmp_path / "store"))
     with httpx.Client(base_url=local.url, timeout=30) as client:
-        with valkey_server(tmp_path, store_port), served(endpoint.folder, port, log):
-            watched.look()
-            assert ask(client, 80, ROW) == {200}
-            assert ask(client, 40, ROW | {"distance": "far"}) == {422}
-            well = watched.look()
+        with valkey_server(tmp_path, store_port), run_server(endpoint.folder, port, log):
+            watched.check()
+            assert predict(client, 80, ROW) == {200}
+            assert predict(client, 40, ROW | {"distance": "far"}) == {422}
+            well = watched.check()
             assert not well.findings, well.sentence
-            assert figures(well)["requests"] == 120, "what the client does wrong is answered too"
+            assert figures(well)["requests"] == 120, "invalid requests count as answered"
             assert figures(well)["objectives"][0]["budget_left"] == 1
             assert 0 < figures(well)["paths"]["/predict"]["p50"] <= figures(well)["paths"]["/predict"]["p99"] < 30
-            assert ask(client, 20, ROW, rows=1000) == {200}
+            assert predict(client, 20, ROW, rows=1000) == {200}
             strict = Serving(objectives=Objectives(latency=seconds(0.001), fast=0.9999))
-            slow = watched.look(problem=dataclasses.replace(problem, serving=strict))
+            slow = watched.check(problem=dataclasses.replace(problem, serving=strict))
             assert pages(slow) == {"latency/fast burn"}, "a thousand rows are not answered within a millisecond"
-        with served(endpoint.folder, port, log) as server:
-            watched.look()
-            assert ask(client, 60, ROW) == {503}
-            failing = watched.look()
+        with run_server(endpoint.folder, port, log) as server:
+            watched.check()
+            assert predict(client, 60, ROW) == {503}
+            failing = watched.check()
             assert pages(failing) == {"availability/fast burn"}
             (burning,) = (finding for finding in failing.findings if finding.page)
             assert burning.sentence in failing.sentence
-            # The restart lost no request and invented none: 140 answered by the first server, 60 failed by the second.
+            # The counts are exact across the restart: the first server answered 140 requests, the second failed 60.
             assert figures(failing)["requests"] == 200
             assert figures(failing)["objectives"][0]["bad"] == 60
             assert burning.figures["share"] == pytest.approx(0.3)
             assert figures(failing)["objectives"][0]["budget_left"] < -290
             assert {"online store/no answer", "features of courier_history/no answer"} <= keys(failing)
             stop(server.process, 0.1)
-            gone = watched.look()
+            gone = watched.check()
     assert "reachability/no answer" in pages(gone)
     assert "does not answer" in gone.sentence
     assert (figures(gone)["looks"], figures(gone)["silent"]) == (5, 1)

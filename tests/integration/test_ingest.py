@@ -1,4 +1,4 @@
-"""Sources of every kind into real Delta tables."""
+"""Ingest from every kind of source into real Delta tables."""
 
 import gzip
 import json

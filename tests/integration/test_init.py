@@ -1,4 +1,4 @@
-"""`truecourse init` on files of every kind: what it guesses is sound, marked, formatted, and runs unedited."""
+"""`truecourse init` on files of every kind: its guesses are valid, marked and formatted, and run unedited."""
 
 import gzip
 import json
@@ -78,7 +78,7 @@ def test_a_csv_file_becomes_a_valid_problem(problems: Path, tmp_path: Path) -> N
     columns = table.columns
     assert columns["Customer ID"] == Text(unique=True)
     assert isinstance(columns["joined"], Time)
-    assert isinstance(columns["zip"], Text)  # its leading zeros say that it is no number
+    assert isinstance(columns["zip"], Text)  # leading zeros: not a number
     plan = columns['plan\'s "name"']
     assert isinstance(plan, Text)
     assert plan.one_of == ("basic", "größer", "x,y")
@@ -279,7 +279,7 @@ def unusual_tables(draw: st.DrawFn) -> pa.Table:
 )
 @given(table=unusual_tables(), kind=st.sampled_from(["csv", "parquet", "jsonl"]))
 def test_unusual_tables_give_valid_problems_or_clear_errors(table: pa.Table, kind: str, problems: Path) -> None:
-    """Whatever the names and the values: a draft that has no faults and takes its own data in, or an error of ours."""
+    """For any names and values: a draft without faults that ingests its own data, or one of our errors."""
     name = f"odd_{uuid4().hex}"
     data = problems.parent / f"{name}.{kind}"
     write_table(table, data)
@@ -303,7 +303,7 @@ def write_table(table: pa.Table, data: Path) -> None:
 
 
 def assert_ingested(problem: Problem, draft: Draft) -> None:
-    """Ingest and validate accept what the problem was drafted from, and set aside what init said, no more."""
+    """Assert that ingest and validation accept the data, apart from the rows that init announced to set aside."""
     (table,) = problem.tables
     tables = Tables()
     ingest_sources(problem, table, tables)
@@ -346,7 +346,7 @@ def test_small_and_wide_tables_are_ingested(named: str, kind: str, problems: Pat
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_draft_runs_unedited(packed: bool, problems: Path, prefect_server: str) -> None:
-    """The whole lifecycle on odd names, missing values and unlabelled rows, timed (CSV) and not (Parquet)."""
+    """The lifecycle with unusual names, missing values and unlabelled rows, with time (CSV) and without (Parquet)."""
     from flows.lifecycle import lifecycle
 
     frame = customers(600).rename(columns={"zip": "Zip [code] <5>"})

@@ -1,4 +1,4 @@
-"""`truecourse init` on small files that other tools, and once this one, got wrong: each with the right values."""
+"""`truecourse init` on small files that this or other tools have once read wrongly, with the correct values."""
 
 import json
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def source(problem: Problem) -> Files:
     return found
 
 
-def written(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
+def write_file(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
     path.write_bytes("\n".join(lines).encode(encoding))
     return path
 
@@ -71,7 +71,7 @@ def test_duplicate_column_names_are_left_out_and_reported(problems: Path) -> Non
         scaffold("other", CASES / "03-duplicate-header" / "joined.csv", "amount")
 
 
-def test_windows_text_is_read_as_it_was_written(problems: Path) -> None:
+def test_windows_text_is_read_as_it_was_write_lines(problems: Path) -> None:
     problem, _ = drafted(CASES / "05-cp1252" / "orders.csv", "bought")
     currency, band = (problem.tables[0].columns[name] for name in ("currency", "band"))
     assert source(problem).csv.encoding == "cp1252"
@@ -99,7 +99,7 @@ def test_identifiers_of_nineteen_digits_are_exact_and_the_key(problems: Path) ->
 
 
 def test_digits_beyond_64_bits_stay_exact(problems: Path, tmp_path: Path) -> None:
-    data = written(tmp_path / "data.csv", ["id,size,y", *(f"{2**63 + n},{n % 7},{n % 2}" for n in range(60))])
+    data = write_file(tmp_path / "data.csv", ["id,size,y", *(f"{2**63 + n},{n % 7},{n % 2}" for n in range(60))])
     problem, draft = drafted(data, "y")
     assert isinstance(problem.tables[0].columns["id"], Text)
     assert draft.file.sample["id"][1].as_py() == str(2**63 + 1)
@@ -107,7 +107,7 @@ def test_digits_beyond_64_bits_stay_exact(problems: Path, tmp_path: Path) -> Non
 
 def test_the_whole_file_is_read(problems: Path, tmp_path: Path) -> None:
     lines = [f"{n * 7 % 100},{10000 + n % 25},{n % 2}" for n in range(25_000)]
-    data = written(tmp_path / "late.csv", ["dose,code,taken", *lines, "0.5,D100,0", "1.5,D101,1"])
+    data = write_file(tmp_path / "late.csv", ["dose,code,taken", *lines, "0.5,D100,0", "1.5,D101,1"])
     problem, draft = drafted(data, "taken")
     assert kinds(problem) == {"dose": Float, "code": Text, "taken": Integer}
     assert any("'D100'" in line for line in draft.noticed)
@@ -206,7 +206,7 @@ def test_column_names_of_our_own_tables_are_allowed(file: str, problems: Path) -
 
 @pytest.mark.parametrize("name", ["known_at", "split", "label", "decision_time", "id", "_tc_row", "_TC_x", "SIZE"])
 def test_reserved_column_names_are_renamed_and_reported(name: str, problems: Path, tmp_path: Path) -> None:
-    data = written(tmp_path / "data.csv", [f"size,{name},y", *(f"{n % 5}.5,{n % 7},{n % 2}" for n in range(60))])
+    data = write_file(tmp_path / "data.csv", [f"size,{name},y", *(f"{n % 5}.5,{n % 7},{n % 2}" for n in range(60))])
     problem, draft = drafted(data, "y")
     table = problem.tables[0]
     renamed = next(own for own, column in table.columns.items() if column.source == name)
@@ -217,7 +217,7 @@ def test_reserved_column_names_are_renamed_and_reported(name: str, problems: Pat
 
 
 def test_two_columns_of_one_source_column_are_a_fault(problems: Path, tmp_path: Path) -> None:
-    data = written(tmp_path / "data.csv", ["split,size,y", *(f"{n % 7},{n % 5}.5,{n % 2}" for n in range(60))])
+    data = write_file(tmp_path / "data.csv", ["split,size,y", *(f"{n % 7},{n % 5}.5,{n % 2}" for n in range(60))])
     problem, _ = drafted(data, "y")
     table = problem.tables[0]
     twice = replace(table, columns={**table.columns, "again": Integer(source="split")})
@@ -231,7 +231,7 @@ def test_one_unexpected_cell_does_not_make_a_column_text(problems: Path, tmp_pat
                   "soon" if n == 3 else f"2024-01-{n % 28 + 1:02d}", f"{n % 2}"))
         for n in range(400)
     ]  # fmt: skip
-    problem, draft = drafted(written(tmp_path / "data.csv", ["a,b,day,y", *lines]), "y")
+    problem, draft = drafted(write_file(tmp_path / "data.csv", ["a,b,day,y", *lines]), "y")
     assert kinds(problem) == {"a": Integer, "b": Float, "day": Time, "y": Integer}
     assert "nil" in source(problem).csv.null_values
     told = "\n".join(draft.noticed)
@@ -243,14 +243,14 @@ def test_one_unexpected_cell_does_not_make_a_column_text(problems: Path, tmp_pat
 def test_many_unexpected_cells_make_a_column_text_and_are_reported(problems: Path, tmp_path: Path) -> None:
     odd = ["about 5", "few", "none at all", "10ish", "don't know"]
     lines = [f"{odd[n % 5] if n % 10 == 0 else n % 90},{n % 9},{n % 2}" for n in range(400)]
-    problem, draft = drafted(written(tmp_path / "data.csv", ["a,b,y", *lines]), "y")
+    problem, draft = drafted(write_file(tmp_path / "data.csv", ["a,b,y", *lines]), "y")
     assert kinds(problem)["a"] is Text
     assert any("kept as text: 10.0% of its cells are not numbers" in line for line in draft.noticed)
 
 
 def test_money_and_shares_are_numbers(problems: Path, tmp_path: Path) -> None:
     lines = [f'"${n * 37:,}.50",{n % 90}.5 %,"{n * 1000:,}",{n % 9} EUR,{n % 2}' for n in range(400)]
-    problem, _ = drafted(written(tmp_path / "data.csv", ["price,share,count,fee,y", *lines]), "y")
+    problem, _ = drafted(write_file(tmp_path / "data.csv", ["price,share,count,fee,y", *lines]), "y")
     columns = problem.tables[0].columns
     assert kinds(problem) == {"price": Float, "share": Float, "count": Integer, "fee": Integer, "y": Integer}
     assert [getattr(columns[name], "symbol", None) for name in ("price", "share", "count", "fee")] == [
@@ -269,7 +269,7 @@ def test_time_formats_are_declared(problems: Path, tmp_path: Path) -> None:
         for n in range(400)
     ]
     header = "dayfirst,monthfirst,compact,created_at,named,year,y"
-    problem, _ = drafted(written(tmp_path / "data.csv", [header, *lines]), "y")
+    problem, _ = drafted(write_file(tmp_path / "data.csv", [header, *lines]), "y")
     columns = problem.tables[0].columns
     formats = {name: column.format for name, column in columns.items() if isinstance(column, Time)}
     assert formats == {
@@ -280,7 +280,7 @@ def test_time_formats_are_declared(problems: Path, tmp_path: Path) -> None:
 
 
 def test_an_ambiguous_order_of_day_and_month_is_reported(problems: Path, tmp_path: Path) -> None:
-    shuffled = written(
+    shuffled = write_file(
         tmp_path / "any.csv", ["day,size,y", *(f"{n % 12 + 1:02d}/01/2024,{n % 7},{n % 2}" for n in range(60))]
     )
     _, draft = drafted(shuffled, "y")
@@ -289,7 +289,7 @@ def test_an_ambiguous_order_of_day_and_month_is_reported(problems: Path, tmp_pat
     assert "format='%d/%m/%Y'" in told
     (problems / "drafted").rename(problems / "was")
     rows = [f"{n % 9 + 1:02d}/{n // 9 + 1:02d}/2024,{n % 7},{n % 2}" for n in range(90)]
-    problem, draft = drafted(written(tmp_path / "sorted.csv", ["day,size,y", *rows]), "y")
+    problem, draft = drafted(write_file(tmp_path / "sorted.csv", ["day,size,y", *rows]), "y")
     assert problem.tables[0].columns["day"] == Time(format="%d/%m/%Y")
     assert any("so that the rows are in order of time" in line for line in draft.noticed)
 
@@ -298,7 +298,7 @@ def test_an_ambiguous_order_of_day_and_month_is_reported(problems: Path, tmp_pat
 def test_decisions_on_one_day_of_each_month_determine_the_order(form: str, problems: Path, tmp_path: Path) -> None:
     months = [datetime(2019 + n // 12, n % 12 + 1, 1) for n in range(30)]
     rows = [f"{month.strftime(form)},{n},{n % 2}" for month in months for n in range(4)]
-    problem, draft = drafted(written(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
+    problem, draft = drafted(write_file(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
     month = problem.tables[0].columns["month"]
     assert isinstance(month, Time)
     assert month.format == form
@@ -307,7 +307,7 @@ def test_decisions_on_one_day_of_each_month_determine_the_order(form: str, probl
 
 def test_title_lines_and_totals_are_no_rows(problems: Path, tmp_path: Path) -> None:
     rows = [f"p{n % 5};{n},5;{n % 2}" for n in range(100)]
-    data = written(tmp_path / "data.csv", ["Sales of 2024;;", "by me", "product;amount;y", *rows, "Total;4999,5;50"])
+    data = write_file(tmp_path / "data.csv", ["Sales of 2024;;", "by me", "product;amount;y", *rows, "Total;4999,5;50"])
     problem, draft = drafted(data, "y")
     assert source(problem).csv.skip_lines == 2
     assert (draft.file.rows, draft.file.totals) == (100, ("Total, 4999,5, 50",))
@@ -319,14 +319,14 @@ def test_title_lines_and_totals_are_no_rows(problems: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-16-le"])
 def test_wide_encodings(encoding: str, problems: Path, tmp_path: Path) -> None:
-    data = written(tmp_path / "d.csv", ["größe,size,y", *(f"ä{n % 3},{n % 7},{n % 2}" for n in range(60))], encoding)
+    data = write_file(tmp_path / "d.csv", ["größe,size,y", *(f"ä{n % 3},{n % 7},{n % 2}" for n in range(60))], encoding)
     problem, _ = drafted(data, "y")
     assert kinds(problem) == {"größe": Text, "size": Integer, "y": Integer}
 
 
 def test_json_lines(problems: Path, tmp_path: Path) -> None:
     rows = [f'{{"size": {n % 7}.5, "who": "t{n % 3}", "y": {"true" if n % 2 else "false"}}}' for n in range(60)]
-    problem, _ = drafted(written(tmp_path / "rows.json", rows), "y")
+    problem, _ = drafted(write_file(tmp_path / "rows.json", rows), "y")
     assert kinds(problem) == {"size": Float, "who": Text, "y": Boolean}
     assert source(problem).format == "jsonl"
 
@@ -334,25 +334,25 @@ def test_json_lines(problems: Path, tmp_path: Path) -> None:
 def test_a_key_is_recognized_by_its_name(problems: Path, tmp_path: Path) -> None:
     header = "name,height,day,Order ID,y"
     rows = [f"n{n:03d},{n * 1.5},{2024}-01-{n % 28 + 1:02d},A{n:05d},{n % 2}" for n in range(60)]
-    problem, _ = drafted(written(tmp_path / "with.csv", [header, *rows]), "y")
+    problem, _ = drafted(write_file(tmp_path / "with.csv", [header, *rows]), "y")
     assert problem.tables[0].key == ("Order ID",)
     (problems / "drafted").rename(problems / "was")
     rows = [",".join(cell for i, cell in enumerate(row.split(",")) if i != 3) for row in rows]
-    problem, draft = drafted(written(tmp_path / "without.csv", ["name,height,day,y", *rows]), "y")
+    problem, draft = drafted(write_file(tmp_path / "without.csv", ["name,height,day,y", *rows]), "y")
     assert problem.tables[0].key == ()
     assert any("neither name nor values identify" in line for line in draft.noticed)
 
 
 def test_monthly_rows_with_missing_labels_are_split_by_time(problems: Path, tmp_path: Path) -> None:
     rows = [f"{2000 + n // 12}-{n % 12 + 1:02d}-01,{n % 7},{'' if n % 5 == 0 else n % 2}" for n in range(60)]
-    problem, _ = drafted(written(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
+    problem, _ = drafted(write_file(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
     assert isinstance(problem.split, TimeSplit)
     assert problem.tables[0].time == "month"
 
 
 def test_columns_that_add_up_to_the_label_are_no_features(problems: Path, tmp_path: Path) -> None:
     rows = [f"{n * 7 % 31},{n * 13 % 97},{n % 24},{n * 7 % 31 + n * 13 % 97}" for n in range(300)]
-    problem, draft = drafted(written(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
+    problem, draft = drafted(write_file(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
     assert set(problem.features) == {"hour"}
     assert any("casual + registered equals it in 100.00% of rows" in line for line in draft.noticed)
     assert isinstance(problem.split, RandomSplit)
@@ -360,15 +360,15 @@ def test_columns_that_add_up_to_the_label_are_no_features(problems: Path, tmp_pa
 
 def test_check_data_reports_suspects_and_unreadable_cells(problems: Path, tmp_path: Path) -> None:
     rows = [f"{n * 7 % 31},{n * 13 % 97},{'?!' if n == 5 else n % 24},{n * 7 % 31 + n * 13 % 97}" for n in range(300)]
-    scaffold("drafted", written(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
-    assert check_source(load_problem("drafted")).suspects == ()  # the draft keeps them from the model
+    scaffold("drafted", write_file(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
+    assert check_source(load_problem("drafted")).suspects == ()  # the draft excludes them from the features
     file = problems / "drafted" / "problem.py"
     file.write_text(file.read_text().replace("feature=False, ", ""))
-    looked = check_source(load_problem("drafted"))
-    (suspect,) = looked.suspects
+    result = check_source(load_problem("drafted"))
+    (suspect,) = result.suspects
     assert suspect.columns == ("casual", "registered")
-    assert (looked.rows, looked.unreadable) == (300, {"hour": 1})
-    assert [line.startswith("suspected leak: casual and registered") for line in looked.warnings()] == [True, False]
+    assert (result.rows, result.unreadable) == (300, {"hour": 1})
+    assert [line.startswith("suspected leak: casual and registered") for line in result.warnings()] == [True, False]
 
 
 def test_check_data_checks_the_features_of_a_frame(problems: Path) -> None:
@@ -378,9 +378,9 @@ def test_check_data_checks_the_features_of_a_frame(problems: Path) -> None:
     frame = pa.table(
         {"a": [y + n / 1000 for n, y in enumerate(labels)], "b": [n % 7 for n in range(600)], "label": labels}
     )
-    looked = check_frame(problem, frame)
-    assert [suspect.columns for suspect in looked.suspects] == [("a",)]
-    assert "suspected leak: a determines label by a threshold" in looked.warnings()[0]
+    result = check_frame(problem, frame)
+    assert [suspect.columns for suspect in result.suspects] == [("a",)]
+    assert "suspected leak: a determines label by a threshold" in result.warnings()[0]
 
 
 def test_notices_are_the_same_in_the_terminal_the_readme_and_json(problems: Path) -> None:
@@ -388,15 +388,15 @@ def test_notices_are_the_same_in_the_terminal_the_readme_and_json(problems: Path
 
     from cli.main import app
 
-    said = ["init", "drafted", "--data", str(CASES / "03-duplicate-header" / "joined.csv"), "--label", "bought"]
-    answer = CliRunner().invoke(app, [*said, "--json"])
+    command = ["init", "drafted", "--data", str(CASES / "03-duplicate-header" / "joined.csv"), "--label", "bought"]
+    answer = CliRunner().invoke(app, [*command, "--json"])
     assert answer.exit_code == 0
     document = json.loads(answer.stdout)
     assert document["left_out"]["id (column 1)"].startswith("its name occurs twice")
     assert (document["kind"], document["features"], document["suspects"]) == ("binary", ["visits"], [])
     readme = (problems / "drafted" / "README.md").read_text()
     (problems / "drafted").rename(problems / "was")
-    shown = CliRunner().invoke(app, said).stdout.replace("\n", " ")
+    shown = CliRunner().invoke(app, command).stdout.replace("\n", " ")
     for line in document["noticed"]:
         assert line in readme
         assert line[:60] in " ".join(shown.split())

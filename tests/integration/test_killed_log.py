@@ -1,4 +1,4 @@
-"""Writers and shippers of the prediction log are killed at random: nothing synced is lost, and nothing doubled."""
+"""Writers and shippers of the prediction log are killed at random: no synced record is lost or duplicated."""
 
 import os
 import random
@@ -29,10 +29,10 @@ from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry
 
 
-def write(told, begun, sync):
+def write(progress, begun, sync):
     spool = Spool(spool_folder("deliveries"), encode_entry, Limits(sync=float(sync), size=20_000, age=0.1))
     spool.start()
-    with open(told, "w", buffering=1) as file:
+    with open(progress, "w", buffering=1) as file:
         for number in range(1_000_000):
             written = spool._written
             spool.put(Answers((f"{begun}-{number}",)))
@@ -53,8 +53,8 @@ for line in sys.stdin:
         {"write": write, "ship": keep_shipping}[words[0]](*words[1:])
     print(child, flush=True)
 """
-"""Forks the processes that are killed: to start Python takes longer than a round. It uses no table itself, since
-delta-rs works in no fork of a process that did."""
+"""Forks the processes that are killed: starting Python takes longer than a round. It uses no table itself: delta-rs
+does not work in a fork of a process that has used it."""
 
 
 class Parent:
@@ -65,14 +65,14 @@ class Parent:
         )  # fmt: skip
 
     def fork(self, *words: object) -> int:
-        """A child that does this until it is killed; its process id."""
+        """Fork a child that runs a function until it is killed; its process id."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(*words, file=self.process.stdin, flush=True)
         return int(self.process.stdout.readline())
 
 
-def lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -80,20 +80,21 @@ def lives(pid: int) -> bool:
     return True
 
 
-def killed_round(
+def kill_round(
     number: int, parent: Parent, randomness: random.Random, longest: float, folder: Path
 ) -> tuple[set[str], list[float]]:
-    """A writer under load and a shipper, both killed: the records that were synced, and, at each put, how many seconds
-    old the oldest record was that was not."""
-    told = folder / f"{number}.told"
-    writer, shipper = parent.fork("write", told, number, SYNC), parent.fork("ship")
-    wait_until(lambda: told.exists() and told.stat().st_size > 0, 20, "the writer")
+    """Run a writer under load and a shipper, and kill both.
+
+    Returns the ids of the synced records, and at each put the age in seconds of the oldest record not yet synced."""
+    progress = folder / f"{number}.progress"
+    writer, shipper = parent.fork("write", progress, number, SYNC), parent.fork("ship")
+    wait_until(lambda: progress.exists() and progress.stat().st_size > 0, 20, "the writer")
     time.sleep(randomness.uniform(0.02, longest))
     for process in randomness.sample([writer, shipper], 2):
         os.kill(process, signal.SIGKILL)
         time.sleep(randomness.uniform(0, 0.02))
-    wait_until(lambda: not lives(writer) and not lives(shipper), 20, "their end")
-    lines = [line.split() for line in told.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    wait_until(lambda: not is_alive(writer) and not is_alive(shipper), 20, "their end")
+    lines = [line.split() for line in progress.read_text().splitlines(keepends=True) if line.endswith("\n")]
     moments = {int(place): float(at) for place, _, at in lines}
     ages = [float(at) - moments.get(int(written), float(at)) for _, written, at in lines]
     return {f"{number}-{place}" for place in range(int(lines[-1][1]) if lines else 0)}, ages
@@ -114,7 +115,7 @@ def test_killed_writers_and_shippers_lose_and_duplicate_nothing(
     randomness, synced, ages, parent = random.Random(7), set[str](), list[float](), Parent()
     try:
         for number in range(rounds):
-            certain, waited = killed_round(number, parent, randomness, longest, tmp_path)
+            certain, waited = kill_round(number, parent, randomness, longest, tmp_path)
             synced |= certain
             ages += waited
     finally:
@@ -123,7 +124,7 @@ def test_killed_writers_and_shippers_lose_and_duplicate_nothing(
     table, tables = log_table("deliveries"), Tables()
     before = tables.version(table)
     assert before is not None
-    assert before.version >= rounds // 5, "hardly a shipper came to ship before it was killed"
+    assert before.version >= rounds // 5, "too few shippers shipped before they were killed"
     ship("deliveries")
     newest = tables.version(table)
     assert newest is not None
@@ -132,5 +133,5 @@ def test_killed_writers_and_shippers_lose_and_duplicate_nothing(
     assert synced <= set(found), "lost"
     assert len(synced) > 20 * rounds
     assert not any(spool_folder("deliveries").glob("*.damaged"))
-    # The rest of the promise: what is older than the interval is synced, but for the time that a sync takes.
+    # Records older than the interval are synced, apart from the duration of a sync.
     assert sorted(ages)[len(ages) * 9 // 10] < SYNC + 0.2

@@ -1,4 +1,4 @@
-"""Locks in object storage: one holder at a time, for as long as it lives and no longer."""
+"""Locks in object storage: one holder at a time, and only while it is alive."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
-"""The look-ahead proof: planted look-ahead stops training with view, feature, decision and both values; honest SQL on
-clean, corrected and late rows does not."""
+"""The look-ahead proof: planted look-ahead stops training with an error that names view, feature, decision and both
+values; correct SQL passes on clean, corrected and late rows."""
 
 import dataclasses
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_sql_without_look_ahead_passes_and_is_recorded_in_the_manifest(
 
 
 def test_a_label_computed_from_the_key_hides_no_key(tmp_path: Path, configure: Callable[..., None]) -> None:
-    """Outcome cells are hidden in the cut. A key names a decision: it is none, even where the label is made of it."""
+    """The cut hides outcome cells. A key is no outcome, even if the label is computed from it."""
     edit = ("label.sql", "late AS label", "CAST(delivery % 10 < 3 AS INTEGER) AS label")
     proof = snapshot(*prepared(tmp_path, configure, edit))
     assert set(proof.rows) == {"courier_history", "depot_history", "spine", "label"}
@@ -155,7 +155,7 @@ def test_rows_known_before_their_time_are_declared(tmp_path: Path, configure: Ca
     rows = dataclasses.replace(problem.table("deliveries"), known_ahead=ahead)
     problem = dataclasses.replace(problem, tables=(rows, problem.table("couriers")))
     assert snapshot(problem, tables).rows["spine"] > 300
-    # Such rows are seen ahead, and so are their outcomes, unless their columns say otherwise.
+    # Such rows are known ahead with their outcomes, unless a column declares `known_ahead` itself.
     leak = problem.folder / COURIER
     leak.write_text(leak.read_text().replace("courier, known_at AS", "courier, known_at - INTERVAL 90 MINUTE AS"))
     took = dataclasses.replace(rows.columns["took"], known_ahead=timedelta(0))

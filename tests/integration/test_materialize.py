@@ -1,4 +1,4 @@
-"""The flow `materialize`: feature tables and online values, and nothing twice."""
+"""The flow `materialize` computes feature tables and loads online values, each once."""
 
 import logging
 import sqlite3
@@ -30,7 +30,7 @@ ROWS = deliveries(days=20, a_day=20)
 
 @pytest.fixture
 def problems(tmp_path: Path, configure: Callable[..., None], prefect_server: str) -> Path:
-    """A folder with the deliveries, whose clean tables are written."""
+    """A problems folder with the deliveries, whose clean tables are written."""
     configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="deliveries")
     install(tmp_path / "problems", ROWS)
     problem, tables = load_problem(), Tables()
@@ -40,7 +40,7 @@ def problems(tmp_path: Path, configure: Callable[..., None], prefect_server: str
 
 
 def online_count(home: Path) -> int:
-    """Rows in the online store's own file."""
+    """The number of rows in the online store's file."""
     file = feast_folder(load_problem("deliveries")) / "online.db"
     if not file.is_file():
         return 0
@@ -51,7 +51,7 @@ def online_count(home: Path) -> int:
 
 
 def read(at: datetime) -> dict[str, Values]:
-    """Every online feature of one courier and one depot, as of now in the store."""
+    """The online features of one courier and one depot in a request at `at`."""
     from feature_repo.online import OnlineReader
 
     keys = {"courier": np.array(["c00"], dtype=object), "depot": np.array(["north"], dtype=object)}
@@ -59,9 +59,9 @@ def read(at: datetime) -> dict[str, Values]:
 
 
 def loaded(caplog: pytest.LogCaptureFixture) -> dict[str, int]:
-    """Keys that each view's load said to have written."""
-    said = [record.args for record in caplog.records if record.name == "truecourse.online"]
-    return {str(args[0]): int(str(args[1]).replace(",", "")) for args in said if isinstance(args, tuple)}
+    """The number of written keys by view, from the log messages."""
+    arguments = [record.args for record in caplog.records if record.name == "truecourse.online"]
+    return {str(args[0]): int(str(args[1]).replace(",", "")) for args in arguments if isinstance(args, tuple)}
 
 
 def test_versions_are_returned_and_a_rerun_changes_nothing(
@@ -110,7 +110,7 @@ def test_until_is_the_reference_time_of_the_online_values(problems: Path) -> Non
 
     end = newest_event(load_problem(), Tables())
     assert end > until.replace(tzinfo=None)
-    assert of_courier["courier_count_7d"].iloc[-1] != then["courier_count_7d"], "both moments would look the same"
+    assert of_courier["courier_count_7d"].iloc[-1] != then["courier_count_7d"], "both times have the same values"
     materialize("deliveries")
     assert list(read(end)["courier_count_7d"]) == [of_courier["courier_count_7d"].iloc[-1]]
 

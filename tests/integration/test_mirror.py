@@ -1,5 +1,5 @@
-"""Whatever people do in MLflow, and whatever becomes of it: models serve, are judged, traced and moved as before, the
-difference is said, and MLflow is written anew from our record."""
+"""Edits in MLflow and outages of MLflow: models are served, evaluated, traced and moved as before, the differences are
+reported, and MLflow is rewritten from our record."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def _wines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wines]:
 
 @pytest.fixture
 def wines(_wines: Wines, configure: Configure) -> Wines:
-    """Three versions, of which the second is champion and challenger and the first was champion; MLflow shows that."""
+    """Three versions: the second is champion and challenger, the first was champion; MLflow agrees."""
     configure(home=_wines[0], problems=_wines[1], problem="wine")
     assert mirror_check.differences("wine") == []
     return _wines
@@ -169,7 +169,7 @@ def _assert_unaffected(wines: Wines, capsys: pytest.CaptureFixture[str], state: 
     assert report.findings[0].sentence
     assert control_page.document(open_store(), problem)["champion"]["version"] == 2
     unverified = {link["link"] for link in trace_model("wine", 2)["links"] if not link["verified"]}
-    assert unverified <= {"MLflow run", "MLflow version", "MLflow artifacts"}, "nothing rests on it"
+    assert unverified <= {"MLflow run", "MLflow version", "MLflow artifacts"}, "nothing depends on MLflow"
     for version in wines[2]:
         assert registry.open_model(version, "multiclass").ubj()
         assert registry.gates(version)
@@ -187,7 +187,7 @@ def test_a_deleted_database_is_filled_again(wines: Wines, capsys: pytest.Capture
         (gone,) = mirror_check.differences("wine")
         assert gone.sentence == "MLflow's database is missing: it shows none of 3 versions of wine."
         _assert_unaffected(wines, capsys)
-        # In a process of its own: SQLAlchemy holds on to the file that was there.
+        # In another process: SQLAlchemy keeps the deleted file open.
         command = [str(Path(sys.executable).with_name("truecourse")), "mirror", "write", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert json.loads(done.stdout)["differences"] == [], done.stderr
@@ -197,17 +197,17 @@ def test_a_deleted_database_is_filled_again(wines: Wines, capsys: pytest.Capture
 
 def test_a_foreign_version_is_reported_and_kept(wines: Wines, capsys: pytest.CaptureFixture[str]) -> None:
     client = mlflow_runs.connect_mlflow()
-    made = client.create_model_version("wine", "elsewhere", None, await_creation_for=0)
-    client.set_registered_model_alias("wine", "champion", made.version)
+    created = client.create_model_version("wine", "elsewhere", None, await_creation_for=0)
+    client.set_registered_model_alias("wine", "champion", created.version)
     foreign, alias = mirror_check.differences("wine")
-    assert f"Version {made.version} of wine in MLflow is not in our records" in foreign.sentence
-    assert f"names version {made.version}; our records name version 2, which is served" in alias.sentence
+    assert f"Version {created.version} of wine in MLflow is not in our records" in foreign.sentence
+    assert f"names version {created.version}; our records name version 2, which is served" in alias.sentence
     assert "promote" not in alias.hint
     _assert_unaffected(wines, capsys)
     assert mirror_check.write(load_problem("wine")) == [foreign]
-    client.set_model_version_tag("wine", made.version, FOREIGN, "true")
+    client.set_model_version_tag("wine", created.version, FOREIGN, "true")
     assert mirror_check.differences("wine") == []
-    client.delete_model_version("wine", made.version)
+    client.delete_model_version("wine", created.version)
 
 
 @pytest.mark.parametrize("fault", ["down", "silent", "locked", "damaged"])

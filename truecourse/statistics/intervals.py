@@ -61,9 +61,10 @@ def sides(influence: Array, coverage: float = COVERAGE, successive: bool = True)
 
     Days are skewed: a model gains a little on most days, and much on a few stormy ones. Without a correction such days
     would widen the interval on the side where there is nothing. The quantiles are those of Hall's transformation (1992,
-    "On the removal of skewness by transformation", JRSS B 54), with the skewness of the mean of correlated blocks."""
+    "On the removal of skewness by transformation", JRSS B 54), with the skewness of the mean of correlated blocks.
+    Independent blocks keep symmetric intervals."""
     half, series = half_width(influence, coverage, successive), influence[influence != 0]
-    if not half > 0 or len(series) < 3:
+    if not half > 0 or len(series) < 3 or not successive:
         return half, half
     count, spread = len(series), float(series.std())
     quantile = _quantile(count - 1, coverage)

@@ -7,7 +7,7 @@ from prefect import flow
 from tasks.monitoring.alerts import notify, record_findings
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.release.judge_canary import apply_canary_decision, evaluate_canary, reevaluate_gates
+from tasks.release.evaluate_canary import apply_canary_decision, evaluate_canary, reevaluate_gates
 from tasks.scoring.ship_log import ship_log
 from truecourse.problem.loader import load_problem
 

@@ -1,4 +1,4 @@
-"""Record the process of each flow run, so that killed runs can be told from running ones."""
+"""Record the process of each flow run, to distinguish killed runs from running ones."""
 
 import logging
 from typing import Any

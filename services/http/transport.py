@@ -1,7 +1,7 @@
 """Connections of a worker: their number, and limits on the time and size of incoming requests.
 
 The guard's limits (services/http/guard.py) apply once a request is known. These bound what occupies a worker before
-that, or without ever sending a request, whoever the caller is: bytes of a header; seconds of a TLS handshake, a header,
+that, or without ever sending a request, of any caller: bytes of a header; seconds of a TLS handshake, a header,
 a body and the pause between requests; connections in total and by address.
 """
 

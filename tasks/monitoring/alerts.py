@@ -33,7 +33,7 @@ def channels() -> dict[str, Channel]:
     return events | configured_channels(get_settings())
 
 
-@task(name="settle", **RETRY)
+@task(name="record findings", **RETRY)
 def record_findings(problem: str, reports: Sequence[Report], at: datetime | None = None) -> dict[str, Any]:
     """Record the findings of the reports, and decide whether to retrain. Nothing is sent before notify().
 

@@ -113,7 +113,7 @@ def check_drift(
     return run_drift_check(load_problem(problem), Tables(), at, window, evidently)
 
 
-@task(name="sketch days", **RETRY)
+@task(name="update daily histograms", **RETRY)
 def update_daily_histograms(problem: str) -> int:
     """Count new rows by day and by the champion's bins, so that the drift check reads counts instead of rows.
 

@@ -3,4 +3,13 @@
 Depends on `tasks.training`, `truecourse.registry` and `truecourse.deployment`.
 """
 
-__all__ = ["approve", "deploy", "judge_canary", "package", "prefect_deployments", "promote", "register", "start_canary"]
+__all__ = [
+    "approve",
+    "deploy",
+    "evaluate_canary",
+    "package",
+    "prefect_deployments",
+    "promote",
+    "register",
+    "start_canary",
+]

@@ -50,7 +50,7 @@ def candidate(problem: str, before: Aliases, number: int | None) -> ModelVersion
     return version
 
 
-@task(name="judge", **RETRY)
+@task(name="evaluate version", **RETRY)
 def evaluate_version(
     problem: str,
     version: ModelVersion,

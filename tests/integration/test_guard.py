@@ -18,7 +18,7 @@ from flows.promote import promote
 from flows.register import register
 from services.process import launch
 from tasks.release.deploy import split_traffic
-from tasks.release.judge_canary import apply_canary_decision, evaluate_canary
+from tasks.release.evaluate_canary import apply_canary_decision, evaluate_canary
 from tasks.release.register import DONE, register_model
 from tasks.release.start_canary import start_canary
 from tasks.training.snapshot import take_snapshot

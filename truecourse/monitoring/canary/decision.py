@@ -156,9 +156,11 @@ def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at:
     now, lost = (entries[-1], aliases.withdrawal(entries)) if entries else (None, None)
     findings = []
     if lost is not None and lost.challenger is not None:
-        who, when = f"version {lost.challenger.version}", {"entry": lost.number, "at": lost.at.isoformat()}
-        why = _describe_rest(entries)
-        findings.append(Finding(check="canary", subject=who, cause="withdrawn", page=True, sentence=why, figures=when))
+        who, entry = f"version {lost.challenger.version}", {"entry": lost.number, "at": lost.at.isoformat()}
+        text = _describe_rest(entries)
+        findings.append(
+            Finding(check="canary", subject=who, cause="rolled back", page=True, sentence=text, figures=entry)
+        )
     if decision.cause == "silent" and decision.step is not None:
         who = f"version {decision.step.challenger.version}"
         findings.append(Finding(check="canary", subject=who, cause="silent", page=True, sentence=decision.sentence))

@@ -63,7 +63,7 @@ class Predictions:
         return max((last for _, _, last in self._files if last is not None), default=None)
 
     def newest_before(self, moment: datetime) -> datetime | None:
-        """Return the latest time up to `moment` (naive UTC) that a prediction may have, judged by the files' time
+        """Return the latest time up to `moment` (naive UTC) that a prediction may have, from the files' time
         ranges: `moment` itself for a file that reaches beyond it."""
         known = ((first, last) for _, first, last in self._files if last is not None)
         return max((min(last, moment) for first, last in known if first is None or first <= moment), default=None)

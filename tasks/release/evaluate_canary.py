@@ -24,7 +24,7 @@ from truecourse.storage.tables import Tables
 log = logging.getLogger("truecourse.problem.promotion")
 
 
-@task(name="judge canary", **RETRY)
+@task(name="evaluate canary", **RETRY)
 def evaluate_canary(problem: str) -> tuple[Aliases, Decision]:
     """The current aliases, and the decision about their challenger from the prediction log."""
     entries = aliases.history(problem)
@@ -50,7 +50,7 @@ def reevaluate_gates(problem: str, decision: Decision) -> Decision:
     return apply_gates(decision, results)
 
 
-@task(name="move canary", **RETRY)
+@task(name="apply canary decision", **RETRY)
 def apply_canary_decision(problem: str, before: Aliases, decision: Decision) -> Report:
     """Apply the decision, unless the aliases changed since `before`; stores and returns the report."""
     store, overtaken = open_store(), None

@@ -1,4 +1,4 @@
-"""Monitoring a champion that was really trained and registered, over predictions in a real Delta table."""
+"""The drift check of a trained and registered champion, with predictions in a real Delta table."""
 
 import shutil
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_drift_of_a_feature_reaches_the_predictions_and_the_page(champion: Model
     score(champion, shift_column(decisions(60, 14, seed=2), "distance", 4.0))
     report = run_drift_check()
     assert (drifted_subjects(report), drifted_subjects(report, "prediction drift")) == (["distance"], ["score"])
-    # It has been so for two weeks: of the four before the window that moves but one.
+    # The shift is two weeks old: of the four weeks before the window it affects only one.
     assert critical_findings(report) == [("distance", "drift"), ("score", "prediction drift")]
     assert "times the largest past change" in report.sentence
     assert report.sentence.endswith("and 1 more; attribution drift: distance.")
@@ -101,7 +101,7 @@ def test_missing_values_are_a_finding(champion: ModelVersion) -> None:
 def test_a_break_of_the_last_day_is_found(champion: ModelVersion, name: str, by: Any, named: tuple[str, str]) -> None:
     rows = decisions(60, 36, seed=2)
     score(champion, change_from(rows, LAST, name, by))
-    assert critical_findings(run_drift_check(at=LAST)) == []  # what comes after the moment is not read
+    assert critical_findings(run_drift_check(at=LAST)) == []  # predictions after the reference time are not read
     assert critical_findings(run_drift_check(at=LAST + timedelta(days=1))) == [named]
 
 
@@ -120,7 +120,7 @@ def test_a_sudden_shift_and_a_drop_in_volume_are_critical(champion: ModelVersion
     sketches = open_store().list("sketches/deliveries/")
     again = run_drift_check(at=at)
     assert (critical_findings(again), again.figures["data"]) == (critical_findings(report), report.figures["data"])
-    assert (report.fresh, again.fresh) == (True, False), "a second look at the same rows makes no alarm recover"
+    assert (report.fresh, again.fresh) == (True, False), "a second check of the same rows resolves no alarm"
     assert list(open_store().list("sketches/deliveries/")) == list(sketches)
 
 
@@ -128,7 +128,7 @@ def test_logged_predictions_are_monitored_as_batches_are(champion: ModelVersion)
     rows = change_from(decisions(60, 36, seed=2), LAST, "courier_late_7d", lambda values: values * np.nan)
     score(champion, rows)
     batches = run_drift_check(at=LAST + timedelta(days=1))
-    told = Tables().read(TableVersion(name=PREDICTIONS, version=0)).to_pylist()
+    scored = Tables().read(TableVersion(name=PREDICTIONS, version=0)).to_pylist()
     shutil.rmtree(get_settings().home / "storage" / PREDICTIONS)
     problem = load_problem("deliveries")
     logged = [
@@ -141,7 +141,7 @@ def test_logged_predictions_are_monitored_as_batches_are(champion: ModelVersion)
             score=row["_tc_score"],
             role="shadow" if i % 7 == 0 else "champion",
         )
-        for i, row in enumerate([*told, *told[::6]])
+        for i, row in enumerate([*scored, *scored[::6]])
     ]
     table = prediction_log.entries_table(prediction_log.encode_entry(entry(one)) for one in logged)
     Tables().append(prediction_log.log_table("deliveries"), table, {}, partition_by=prediction_log.PARTITION)
@@ -166,8 +166,8 @@ def test_private_fields_are_not_monitored(champion: ModelVersion) -> None:
 def test_a_given_window_and_rows_scored_twice(champion: ModelVersion) -> None:
     rows = decisions(60, 14, seed=2)
     score(champion, rows)
-    score(champion, shift_column(rows, "distance", 4.0))  # the same decisions again: these hold
-    score(champion, decisions(60, 14, seed=3), number=99)  # another version's: it saw the same world
+    score(champion, shift_column(rows, "distance", 4.0))  # the same decisions again: these replace the first ones
+    score(champion, decisions(60, 14, seed=3), number=99)  # another version's predictions of the same distribution
     report = run_drift_check(window=Window(start=FIRST + timedelta(days=60), end=datetime(2024, 3, 11, tzinfo=UTC)))
     assert report.figures["prediction"]["rows"][1] == sum(
         FIRST + timedelta(days=60) <= moment.replace(tzinfo=None) < datetime(2024, 3, 11)
@@ -195,12 +195,12 @@ def test_the_flow_checks_at_a_given_time(champion: ModelVersion, prefect_server:
 
     score(champion, change_from(decisions(60, 36, seed=2), FIRST + timedelta(days=74), "promised", lambda v: v * 60))
     at = FIRST + timedelta(days=74)
-    made = monitor("deliveries", at=at)["reports"]
-    assert {check: made[check].at for check in ("drift", "skew", "pipelines")} == dict.fromkeys(
+    reports = monitor("deliveries", at=at)["reports"]
+    assert {check: reports[check].at for check in ("drift", "skew", "pipelines")} == dict.fromkeys(
         ("drift", "skew", "pipelines"), at.replace(tzinfo=UTC)
     )
-    assert made["drift"].figures["window"]["end"] == "2024-03-15T00:00:00"
-    assert critical_findings(made["drift"]) == []
+    assert reports["drift"].figures["window"]["end"] == "2024-03-15T00:00:00"
+    assert critical_findings(reports["drift"]) == []
     later = monitor("deliveries", at=at + timedelta(days=1))["reports"]["drift"]
     assert critical_findings(later) == [("promised", "unit change")]
 
@@ -219,19 +219,19 @@ def test_evidentlys_report_opens_offline_and_its_figures_are_shown_with_ours(cha
     ours = store.get(report.page).decode()
     for key in (report.figures["evidently"], report.figures["sample"]):
         assert f'href="{key.rsplit("/", 1)[1]}"' in ours
-    # What it says of the sample that is kept, asked column by column.
+    # Evidently's own results on the stored sample, by column.
     sample = pq.read_table(pa.BufferReader(store.get(report.figures["sample"]))).to_pandas()
     before, after = (sample[sample["side"] == side].drop(columns="side") for side in ("reference", "window"))
     assert len(after) == report.figures["data"]["rows"][1]
     opinions = report.figures["opinions"]
     assert set(opinions) == {column["name"] for column in report.figures["data"]["columns"]}
-    asked = [ValueDrift(column=name) for name in opinions]
-    told = Direct([*asked, DriftedColumnsCount()]).run(after, before).dict()["metrics"]
-    for metric in told[:-1]:
+    metrics = [ValueDrift(column=name) for name in opinions]
+    results = Direct([*metrics, DriftedColumnsCount()]).run(after, before).dict()["metrics"]
+    for metric in results[:-1]:
         assert opinions[metric["config"]["column"]]["score"] == pytest.approx(float(metric["value"]), abs=1e-12)
         assert f"{float(metric['value']):.3f}" in ours
     drifted = [name for name, one in opinions.items() if one["drifted"]]
-    assert len(drifted) == told[-1]["value"]["count"]
+    assert len(drifted) == results[-1]["value"]["count"]
     assert "distance" in drifted
     assert f"calls {len(drifted)} of {len(opinions)} drifted" in " ".join(ours.split())
 

@@ -1,4 +1,4 @@
-"""A model of a moved split is judged by the newest days, traced, and rebuilt byte for byte."""
+"""A model with a moved split is evaluated on the newest days, traced, and rebuilt byte for byte."""
 
 from datetime import datetime
 

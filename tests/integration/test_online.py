@@ -1,4 +1,4 @@
-"""The online store answers as the offline features do, on sqlite and on a real Valkey."""
+"""Online features equal offline features, on sqlite and on a real Valkey."""
 
 import threading
 import time
@@ -101,14 +101,14 @@ def test_values_past_their_ttl_are_missing_online(world: tuple[Problem, Tables])
     assert np.isnan(offline["depot_last_took"]).all()
 
 
-class Seen:
-    """A watch that keeps what it is told."""
+class LookupRecorder:
+    """A lookup observer that records its calls."""
 
     def __init__(self) -> None:
-        self.told: dict[str, tuple[int, int, float | None]] = {}
+        self.lookups: dict[str, tuple[int, int, float | None]] = {}
 
     def record_lookup(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
-        self.told[view] = (keys, missed, oldest)
+        self.lookups[view] = (keys, missed, oldest)
 
     def record_unavailable(self, views: Iterable[str]) -> None:
         raise AssertionError
@@ -119,21 +119,21 @@ def test_a_value_from_after_the_decision_is_missing_and_counted(world: tuple[Pro
 
     problem, tables = world
     load(problem, tables, datetime(2024, 1, 20, 12))
-    seen, (columns, later) = Seen(), requests(datetime(2024, 1, 20, 12))
-    found = OnlineReader(problem, seen).read(columns, later, 5)
-    keys, missed, oldest = seen.told["courier_history"]
+    recorder, (columns, later) = LookupRecorder(), requests(datetime(2024, 1, 20, 12))
+    found = OnlineReader(problem, recorder).read(columns, later, 5)
+    keys, missed, oldest = recorder.lookups["courier_history"]
     events = np.array(found.events["courier_count_7d"][:3]).view("datetime64[us]")
-    assert (keys, missed) == (5, 2), "of five couriers one is unknown and one is not given"
+    assert (keys, missed) == (5, 2), "of five couriers one is unknown and one is null"
     assert oldest == pytest.approx(float((later[:3] - events).max() / np.timedelta64(1, "us")) / 1e6)
     before = np.full(5, events.min() - np.timedelta64(1, "us"))
-    none = OnlineReader(problem, seen).read(columns, before, 5)
+    none = OnlineReader(problem, recorder).read(columns, before, 5)
     assert list(none.values["courier_count_7d"]) == [None] * 5
     assert none.events["courier_count_7d"] == [NEVER] * 5
-    assert seen.told["courier_history"] == (5, 5, None)
+    assert recorder.lookups["courier_history"] == (5, 5, None)
 
 
 def test_a_late_row_is_not_missed(world: tuple[Problem, Tables]) -> None:
-    """It comes in after values up to its own time, and later ones, were loaded."""
+    """A late row arrives after values of its own time and of later times were loaded."""
     problem, tables = world
     for view in problem.views:
         compute_view(problem, tables, view.name)
@@ -182,7 +182,7 @@ def test_an_unreachable_or_unsupported_store_is_an_error(tmp_path: Path, configu
 
 
 def test_a_store_that_stops_and_restarts(tmp_path: Path, configure: Callable[..., None]) -> None:
-    """A view that fails without it is a 503; those that may be missing are, and are named. Nobody waits for long."""
+    """A required view raises; a view that may be missing is missing and named. Neither takes long."""
     from dataclasses import replace
 
     from feature_repo.online import OnlineReader

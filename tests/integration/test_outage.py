@@ -1,4 +1,4 @@
-"""The disk is full, then object storage is down: the endpoint answers on, says so, and its log catches up."""
+"""The disk is full, then object storage is down: the endpoint answers and reports it, and its log catches up."""
 
 import resource
 import shutil
@@ -31,7 +31,7 @@ ENDLESS = resource.RLIM_INFINITY
 
 @dataclass
 class Load:
-    """Requests one after the other, each on a connection of its own, so that every worker gets some."""
+    """Sends requests one by one, each on a new connection, so that every worker gets some."""
 
     client: httpx.Client
     ids: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Load:
                 self.failed.append(repr(error))
             time.sleep(0.02)
 
-    def goes_on(self) -> None:
+    def wait_for_answers(self) -> None:
         reached = len(self.ids) + 20
         wait_until(lambda: len(self.ids) >= reached, 30, "20 further answers")
 
@@ -58,12 +58,12 @@ class Load:
         found: dict[str, Any] = self.client.get("/healthz").json()
         return found
 
-    def everywhere(self, holds: Callable[[dict[str, Any]], bool], what: str) -> None:
-        """Wait until `holds` of the health that each of the two workers tells."""
+    def wait_for_health(self, holds: Callable[[dict[str, Any]], bool], what: str) -> None:
+        """Wait until `holds` for the health document of each of the two workers."""
 
         def all_of_them() -> bool:
-            told = {one["worker"]: one for one in (self.health() for _ in range(12))}
-            return len(told) == 2 and all(map(holds, told.values()))
+            by_worker = {one["worker"]: one for one in (self.health() for _ in range(12))}
+            return len(by_worker) == 2 and all(map(holds, by_worker.values()))
 
         wait_until(all_of_them, 60, what)
 
@@ -80,7 +80,7 @@ def workers(server: Child) -> list[int]:
 
 
 def limit_files(pids: list[int], size: int) -> None:
-    """No file of these processes may grow beyond `size` bytes: the kernel refuses the write, as on a full disk."""
+    """Limit the size of files that these processes write: the kernel refuses longer writes, as on a full disk."""
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, ENDLESS))
 
@@ -94,7 +94,7 @@ def ports() -> list[int]:
 def storage(
     ports: list[int], trained: Trained, tmp_path: Path, configure: Callable[..., None]
 ) -> Callable[[], AbstractContextManager[S3Server]]:
-    """A home of the test's own, with its storage root in a SeaweedFS of its own, which this starts again."""
+    """A home for this test with its storage in its own SeaweedFS, and a function that restarts the server."""
     package("deliveries")
     folder = tmp_path / "seaweed"
     folder.mkdir()
@@ -114,8 +114,8 @@ def test_the_endpoint_answers_during_outages_reports_them_and_catches_up(
     storage: Callable[[], AbstractContextManager[S3Server]], ports: list[int], tmp_path: Path
 ) -> None:
     port = ports[8]
-    anew = httpx.Limits(max_keepalive_connections=0)
-    load = Load(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=anew))
+    no_keepalive = httpx.Limits(max_keepalive_connections=0)
+    load = Load(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=no_keepalive))
     thread = threading.Thread(target=load.run)
     children: list[Child] = []
     try:
@@ -125,20 +125,20 @@ def test_the_endpoint_answers_during_outages_reports_them_and_catches_up(
             launch.wait_ready(children[0], port)
             assert_metrics_files_are_preallocated()
             thread.start()
-            load.everywhere(lambda health: health["status"] == "ok" and health["log"]["written"], "a written log")
+            load.wait_for_health(lambda health: health["status"] == "ok" and health["log"]["written"], "a written log")
             full_disk(load, [*workers(children[0]), children[1].process.pid])
         began = time.monotonic()
-        load.everywhere(lambda health: health["log"]["shipping_error"] != "", "word of the shipper")
-        load.everywhere(lambda health: health["status"] == "degraded", "word of the storage")
-        wait_until(lambda: load.log_is(up=False), 20, "the meter")
-        load.goes_on()
+        load.wait_for_health(lambda health: health["log"]["shipping_error"] != "", "the shipper's error")
+        load.wait_for_health(lambda health: health["status"] == "degraded", "the storage error")
+        wait_until(lambda: load.log_is(up=False), 20, "the metric")
+        load.wait_for_answers()
         down = time.monotonic() - began
         with storage():
-            load.everywhere(lambda health: health["status"] == "ok", "a log that is shipped again")
-            wait_until(lambda: load.log_is(up=True), 20, "the meter")
+            load.wait_for_health(lambda health: health["status"] == "ok", "a log that is shipped again")
+            wait_until(lambda: load.log_is(up=True), 20, "the metric")
             load.over.set()
             thread.join()
-            load.everywhere(lambda health: health["log"]["lag_seconds"] == 0, "the last segment")
+            load.wait_for_health(lambda health: health["log"]["lag_seconds"] == 0, "the last segment")
             assert not load.failed
             assert load.health()["log"]["dropped"] == 0
             table = Tables().version(log_table("deliveries"))
@@ -154,13 +154,13 @@ def test_the_endpoint_answers_during_outages_reports_them_and_catches_up(
 def full_disk(load: Load, pids: list[int]) -> None:
     assert len(pids) == 3
     limit_files(pids, 0)
-    load.everywhere(lambda health: health["log"]["error"] == "File too large", "word of the full disk")
+    load.wait_for_health(lambda health: health["log"]["error"] == "File too large", "the error of the full disk")
     assert load.health()["status"] == "degraded"
-    wait_until(lambda: load.log_is(up=False), 20, "the meter")
-    load.goes_on()
+    wait_until(lambda: load.log_is(up=False), 20, "the metric")
+    load.wait_for_answers()
     assert load.health()["log"]["lag_seconds"] > 0
     limit_files(pids, ENDLESS)
-    load.everywhere(lambda health: health["status"] == "ok" and not health["log"]["error"], "the log's recovery")
+    load.wait_for_health(lambda health: health["status"] == "ok" and not health["log"]["error"], "the log's recovery")
     assert workers_of(load) <= set(pids)
 
 
@@ -169,7 +169,7 @@ def workers_of(load: Load) -> set[int]:
 
 
 def assert_metrics_files_are_preallocated() -> None:
-    """A write to a hole of a mapped file on a full disk is no error but the worker's death, which no limit shows."""
+    """Assert that the mapped files have no holes: on a full disk, writing to a hole kills the worker (SIGBUS)."""
     files = list(get_settings().home.glob("serving/bentoml-*/prometheus_multiproc_dir/*.db"))
     assert len(files) >= 6
     assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in files)

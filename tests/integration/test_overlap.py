@@ -1,4 +1,4 @@
-"""A table without a key of which two files hold the same rows: both count, and validation warns of it."""
+"""Two files of a table without key hold the same rows: both count, and validation warns about it."""
 
 from pathlib import Path
 

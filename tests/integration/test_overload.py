@@ -1,4 +1,4 @@
-"""An endpoint, with its connections, under clients that never back off: the load generator of the benchmarks."""
+"""An endpoint under the load generator of the benchmarks, whose clients never back off."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from truecourse.settings import REPOSITORY, Settings
 SECONDS = 1.0
 
 
-def hammered(port: int, clients: int) -> dict[str, Any]:
+def generate_load(port: int, clients: int) -> dict[str, Any]:
     body = json.dumps({"rows": [ROW]})
     head = "POST /predict HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
     options = {"port": port, "connections": clients, "seconds": SECONDS, "warm": 0.2}
@@ -28,19 +28,19 @@ def hammered(port: int, clients: int) -> dict[str, Any]:
 
 def test_a_short_queue_is_answered_and_a_long_one_in_part(make_version: MakeVersion) -> None:
     worker = Worker()
-    limit = [5.0]  # seconds: on a machine busy with other tests
+    limit = [5.0]  # seconds; the machine may be busy with other tests
     guard = Guard(Settings(), worker.router)
     guard.load._limit = lambda: limit[0]
     with run_server(guard, Endpoint(worker.router, guard.load)) as port:
-        within = hammered(port, 64)
+        within = generate_load(port, 64)
         assert set(within["counts"]) == {"200"}
         limit[0] = 0.0005
-        beyond = hammered(port, 256)
+        beyond = generate_load(port, 256)
         assert set(beyond["counts"]) <= {"200", "429", "closed"}
         assert beyond["counts"]["200"] > 0
         assert beyond["counts"]["429"] > 0
-        assert beyond["counts"]["429"] < 10 * within["counts"]["200"], "refusals are paced: they are no flood"
+        assert beyond["counts"]["429"] < 10 * within["counts"]["200"], "refusals are paced"
         limit[0] = 5.0
-        assert set(hammered(port, 16)["counts"]) == {"200"}, "it has recovered"
+        assert set(generate_load(port, 16)["counts"]) == {"200"}, "it has recovered"
     assert not guard.load.light.queue
     assert not guard.deadlines._open

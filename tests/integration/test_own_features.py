@@ -1,4 +1,4 @@
-"""A model is judged and served on the features that it was trained on, whatever the problem has become since."""
+"""A model is evaluated and served with the features it was trained on, even after the problem was edited."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,8 +36,8 @@ EDITS = {
 }
 
 
-def built() -> Snapshot:
-    """A snapshot of the problem as it is, with its features in both stores."""
+def take_new_snapshot() -> Snapshot:
+    """Compute and load the features of the current problem, and take a snapshot."""
     for view in load_problem(NAME).views:
         compute_view.fn(NAME, view.name)
         load_view.fn(NAME, view.name, UNTIL)
@@ -46,14 +46,14 @@ def built() -> Snapshot:
 
 @pytest.fixture
 def folder(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Path:
-    """The deliveries, whose `hour` weighs much."""
+    """The deliveries problem with clean tables; `hour` is an important feature."""
     configure(problems=tmp_path, problem=NAME, mlflow_uri="")
-    made = install(tmp_path)
+    folder = install(tmp_path)
     rows = deliveries(days=60, a_day=40)
     problem, tables = load_problem(), Tables()
     write_clean(problem, tables, "deliveries", rows)
-    write_clean(problem, tables, "couriers", pd.read_json(made / "data/couriers.jsonl", lines=True))
-    return made
+    write_clean(problem, tables, "couriers", pd.read_json(folder / "data/couriers.jsonl", lines=True))
+    return folder
 
 
 def edit(folder: Path, file: str, old: str, new: str) -> None:
@@ -63,7 +63,7 @@ def edit(folder: Path, file: str, old: str, new: str) -> None:
 
 
 def champion() -> tuple[ModelVersion, Snapshot]:
-    snapshot = built()
+    snapshot = take_new_snapshot()
     version = registry.create_version(train_model.fn(NAME, snapshot))
     set_champion(version)
     return version, snapshot
@@ -75,7 +75,7 @@ def test_a_champion_uses_its_own_features_after_the_problem_was_edited(folder: P
     for file, pairs in EDITS.items():
         for old, new in pairs:
             edit(folder, file, old, new)
-    problem, now = load_problem(NAME), built()
+    problem, now = load_problem(NAME), take_new_snapshot()
     frame = load_frame(Tables().store, now)
     assert not frame["hour"].equals(before["hour"])
     assert not frame["courier_late_7d"].equals(before["courier_late_7d"])
@@ -88,15 +88,15 @@ def test_a_champion_uses_its_own_features_after_the_problem_was_edited(folder: P
     fair = compare(problem, test, challenger, rival)
     unfair = compare(problem, test, challenger, dataclasses.replace(rival, lookup=unchanged))
     assert (fair.reason, unfair.reason) == ("", "")
-    assert fair.loss["high"] > 0  # the same information, told otherwise  # type: ignore[index, operator]
-    assert unfair.loss["high"] < 0  # what was said before: much better  # type: ignore[index, operator]
+    assert fair.loss["high"] > 0  # the same information, encoded differently  # type: ignore[index, operator]
+    assert unfair.loss["high"] < 0  # a comparison on the new features favours the challenger  # type: ignore[index, operator]
 
     assert load_for_models.fn(NAME, UNTIL) == [version.version]
     with archived_problem_of(version) as old:
         served, mine = (read(one) for one in (old, problem))
         tables, names = Tables(), ["courier", "courier_late_7d", "courier_count_7d"]
         assert served["courier_count_7d"][0] > mine["courier_count_7d"][0]
-        # New deliveries come: the old definition is brought up to date too, and the other left alone.
+        # New deliveries: the features of the old definition are updated too, and those of the new one are not.
         later = deliveries(days=3, a_day=40, seed=5, first=10_000)
         later["ordered_at"] = (pd.to_datetime(later["ordered_at"]) + pd.Timedelta(days=60)).dt.strftime(
             "%Y-%m-%dT%H:%M:%SZ"
@@ -133,7 +133,7 @@ def test_a_comparison_on_redefined_features_is_refused(folder: Path, file: str, 
     rows = rows_of(load_frame(Tables().store, snapshot), "test")
     edit(folder, file, old, new)
     problem = load_problem(NAME)
-    if not said:  # fewer decisions than before: each is still known by the rule of before
+    if not said:  # fewer decisions: the archived spine still has each of them
         some: pa.Table = rows.slice(0, 50)
         assert rows_as_trained(problem, version, some).equals(some)
         return

@@ -1,4 +1,4 @@
-"""Packaging: what is in a Bento, when it is built, and what is refused."""
+"""Packaging: the content of a Bento, when it is built, and what is refused."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ CHANGE = "PROBLEM = dataclasses.replace(PROBLEM, {})\n"
 
 @pytest.fixture
 def changed(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Callable[[str], None]:
-    """The problem with something of it replaced."""
+    """Replace fields of the problem."""
 
     def change(what: str) -> None:
         shutil.copytree(trained.problems, tmp_path / "problems", dirs_exist_ok=True)
@@ -53,7 +53,7 @@ def test_the_bento_holds_the_files_that_serving_needs(endpoint: Endpoint, traine
 
 
 def test_the_server_runs_the_code_of_the_bento(endpoint: Endpoint) -> None:
-    """Not that of the checkout, which is installed beside it."""
+    """And not the code of the checkout, which is installed too."""
     script = (
         "from _bentoml_impl.loader import load; load(sys.argv[1], standalone_load=True); "
         "import services.http.routes, truecourse; print(services.http.routes.__file__, truecourse.__file__)"

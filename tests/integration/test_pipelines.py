@@ -44,13 +44,13 @@ def problem(home: Path, tmp_path: Path, configure: Callable[..., None]) -> Probl
 
 
 def batch(day: int, rows: int = 100, quarantined: int = 0) -> None:
-    """A day's rows of the deliveries, ingested and validated the morning after, as its commit says."""
+    """Commit one day of deliveries, as ingest and validation do on the next morning."""
     counts = {"in": rows, "inserted": rows - quarantined, "corrected": 0, "unchanged": 0, "quarantined": quarantined}
     watermark = (START + day * DAY - timedelta(minutes=10)).replace(tzinfo=None)
     inputs = [{"name": "tables/deliveries/raw/deliveries", "version": day}]
-    told = {"rows": counts, "watermark": watermark.isoformat()}
-    said = [{"number": day, "place": "deliveries.csv", **told}]
-    commit = {"flow": "validate", "inputs": inputs, "deliveries": said, **told}
+    document = {"rows": counts, "watermark": watermark.isoformat()}
+    accepted = [{"number": day, "place": "deliveries.csv", **document}]
+    commit = {"flow": "validate", "inputs": inputs, "deliveries": accepted, **document}
     Tables().append(clean_table("deliveries", "deliveries"), pa.table({"n": [day]}), commit)
 
 
@@ -67,7 +67,7 @@ def test_a_dead_feed_is_found_within_two_days_and_a_live_one_never(problem: Prob
     for day in range(1, 12):
         batch(day)
         assert not check_pipelines(problem, tables, morning(day)).findings, day
-    assert not check_pipelines(problem, tables, morning(12)).findings, "a day late may be late"
+    assert not check_pipelines(problem, tables, morning(12)).findings, "one day may be a delay"
     (silent,) = check_pipelines(problem, tables, morning(13)).findings
     assert (silent.subject, silent.cause, silent.page) == ("deliveries", "dead feed", False)
     assert "deliveries has had no new data for 2.3 days" in silent.sentence
@@ -88,7 +88,7 @@ def test_a_batch_outside_the_past_range_is_a_finding(problem: Problem) -> None:
 
 
 def test_a_check_at_a_past_time_ignores_later_batches(problem: Problem) -> None:
-    """A rhythm is that of what was there: the gap that opens after `at` does not excuse what is late at `at`."""
+    """The usual interval is learned from batches before `at`: a later gap does not excuse a late batch at `at`."""
     for day in [*range(1, 10), 30]:
         batch(day)
     report = check_pipelines(problem, Tables(), morning(12))
@@ -112,7 +112,7 @@ def test_a_declared_freshness_limit_overrides_the_learned_one(problem: Problem) 
 
 
 def others(report: Report) -> list[Finding]:
-    """Findings but for the dead feed: a test before may have asked today for predictions from this data of 2024."""
+    """Findings other than dead feeds: other tests may have requested predictions from this data of 2024 today."""
     return [finding for finding in report.findings if finding.cause != "dead feed"]
 
 
@@ -120,13 +120,13 @@ def test_features_and_online_store_are_reported_as_loaded(trained: Trained) -> N
     problem, tables = load_problem("deliveries"), Tables()
     loaded = loaded_marks(problem)
     assert set(loaded) == {view.name for view in problem.views}
-    log_shipping.ship("deliveries")  # what the endpoint of other tests logged is no news here
+    log_shipping.ship("deliveries")  # ships what the endpoint of other tests has logged
     report = check_pipelines(problem, tables, None, (), loaded)
     assert not others(report), report.sentence
-    for told in report.figures["features"]:
-        version = tables.version(feature_table(load_problem("deliveries"), told["view"]))
+    for view in report.figures["features"]:
+        version = tables.version(feature_table(load_problem("deliveries"), view["view"]))
         assert version is not None
-        assert told["version"] == told["online_version"] == version.version
+        assert view["version"] == view["online_version"] == version.version
     timed = next(view for view in problem.views if not view.timeless)
     behind = dict(loaded[timed.name]) | {"version": -1, "until": "2024-01-01T00:00:00+00:00"}
     late = check_pipelines(problem, tables, None, (), loaded | {timed.name: behind})
@@ -169,13 +169,13 @@ def test_a_log_backlog_is_a_finding(problem: Problem, configure: Callable[..., N
     assert found() == {"prediction log/backlog": False}
     os.truncate(segment.path(log_segments.SEALED), 700 << 10)
     configure(log_disk=1)
-    assert found() == {"prediction log/backlog": True}, "soon there is no room"
+    assert found() == {"prediction log/backlog": True}, "the disk limit is near"
     segment.set_aside()
     assert found() == {"prediction log/damaged": False}
 
 
-@flow(name="health-steady")
-def steady(problem: str | None = None) -> None:
+@flow(name="health-stable")
+def stable(problem: str | None = None) -> None:
     pass
 
 
@@ -186,16 +186,17 @@ def broken(problem: str | None = None) -> None:
 
 @pytest.fixture(scope="module")
 def deployed(prefect_server: str) -> Iterator[None]:
-    """Two flows with an hourly schedule at a real server, with runs of theirs; nobody runs their schedules. Runs that
-    other tests of the session killed are marked as crashed: they would be reported as stuck."""
+    """Two flows with hourly schedules and runs on a real server; no worker runs the schedules.
+
+    Runs that other tests have killed are marked as crashed; they would be reported as stuck."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.states import Crashed
 
-    steady("deliveries")
-    steady("another")
+    stable("deliveries")
+    stable("another")
     with pytest.raises(PlatformError):
         broken("deliveries")
     hourly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 * * * *", timezone="UTC"))
@@ -203,7 +204,7 @@ def deployed(prefect_server: str) -> Iterator[None]:
         running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
         for run in client.read_flow_runs(flow_run_filter=running):
             client.set_flow_run_state(run.id, Crashed(), force=True)
-        flows = {f"{one.name}-hourly": client.create_flow(one) for one in (steady, broken)}
+        flows = {f"{one.name}-hourly": client.create_flow(one) for one in (stable, broken)}
         made = [client.create_deployment(one, name=name, schedules=[hourly]) for name, one in flows.items()]
         yield
         for one in made:
@@ -217,17 +218,19 @@ def test_flows_are_checked_by_their_runs_on_the_server(problem: Problem, deploye
 
     now = datetime.now(UTC)
     found = seen(now)
-    assert [run.outcome for run in found["health-steady"].runs or ()] == ["completed"], "the other is another's"
+    assert [run.outcome for run in found["health-stable"].runs or ()] == ["completed"], (
+        "the other run has another problem"
+    )
     assert [run.outcome for run in found["health-broken"].runs or ()] == ["failed"]
-    assert found["health-steady"].period == timedelta(hours=1)
+    assert found["health-stable"].period == timedelta(hours=1)
     due = (now - GRACE).replace(minute=0, second=0, microsecond=0)
-    assert found["health-steady"].due == due
+    assert found["health-stable"].due == due
     report = check_pipelines(problem, Tables(), None, list(found.values()), {})
-    assert causes(report) == {"flow health-broken-hourly/failed": False}, "an hourly flow has another chance soon"
+    assert causes(report) == {"flow health-broken-hourly/failed": False}, "an hourly flow runs again soon"
     assert "the source is away" in report.sentence
     later = due + timedelta(hours=2, minutes=30)
-    assert seen(later)["health-steady"].overdue(later), "nobody ran it"
-    assert not found["health-steady"].overdue(now), "its schedule has asked for nothing yet"
+    assert seen(later)["health-stable"].overdue(later), "no run has started"
+    assert not found["health-stable"].overdue(now), "no run was due yet"
 
 
 def test_the_task_stores_a_report_and_its_page(problem: Problem, deployed: None) -> None:
@@ -237,7 +240,7 @@ def test_the_task_stores_a_report_and_its_page(problem: Problem, deployed: None)
     assert report.page == healthpage.publish(open_store(), problem)
     page = open_store().get(report.page).decode()
     assert "the source is away" in page
-    assert "health-steady-hourly" in page
+    assert "health-stable-hourly" in page
     assert healthpage.sentence(healthpage.newest(open_store(), "deliveries")).startswith("No critical finding; ")
 
 

@@ -1,4 +1,4 @@
-"""From a worker's memory to the table in object storage. Who dies on the way: test_killed_log.py."""
+"""The prediction log, from a worker's memory to the table in object storage. Killed processes: test_killed_log.py."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -116,14 +116,18 @@ def test_every_answer_of_the_endpoint_is_logged_and_traced(endpoint: Endpoint, t
 
     wait_until(shipped, 60, "the record")
     traced = trace_prediction("deliveries", answer["prediction_id"])
-    told = traced["prediction"]
+    stored = traced["prediction"]
     assert traced["verified"]
     assert traced["links"][0]["link"] == "prediction"
-    assert (told["score"], told["prediction"], told["id"]) == (answer["score"], answer["prediction"], "mine")
-    assert (told["role"], told["model_sha256"]) == ("champion", trained.version.model_sha256)
-    assert {name: told["request"][name] for name in row} == row
-    assert told["contributions"] == answer["contributions"]
-    assert told["features"]["vehicle"] == "van"
-    assert told["event_times"]["courier_late_7d"] < "2024-03-01T06:30:00Z"
+    assert (stored["score"], stored["prediction"], stored["id"]) == (
+        answer["score"],
+        answer["prediction"],
+        "mine",
+    )
+    assert (stored["role"], stored["model_sha256"]) == ("champion", trained.version.model_sha256)
+    assert {name: stored["request"][name] for name in row} == row
+    assert stored["contributions"] == answer["contributions"]
+    assert stored["features"]["vehicle"] == "van"
+    assert stored["event_times"]["courier_late_7d"] < "2024-03-01T06:30:00Z"
     with pytest.raises(ModelError, match="no such prediction"):
         trace_prediction("deliveries", "nobody")

@@ -1,4 +1,4 @@
-"""Child processes: what starts is stopped, with all that it started, whatever happens."""
+"""Child processes are stopped with all their descendants, also after errors and signals."""
 
 import os
 import signal

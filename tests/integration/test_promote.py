@@ -1,4 +1,4 @@
-"""Promotion through the real flows, approved and refused on a real Prefect server, and the way back."""
+"""Promotion with the real flows: approved and refused on a real Prefect server."""
 
 import contextvars
 import re
@@ -34,13 +34,13 @@ def problems(tmp_path: Path, home: Path, configure: Configure, prefect_server: s
 
 
 def edit(problems: Path, rounds: int, *, approval: str = "", seed: int = 0) -> None:
-    """The diabetes problem with this many rounds of trees alone, gated by its champion."""
+    """Edit the diabetes problem: this number of boosting rounds without linear model, and BeatsChampion as its gate."""
     file = problems / "diabetes" / "problem.py"
     text = re.sub(r"    (gates|promotion)=.*\n", "", file.read_text())
-    said = f"rounds={rounds}, seed={seed}, linear=False"
-    text = re.sub(r"rounds=\d+, seed=\d+, linear=False|rounds=\d+", said, text, count=1)
-    said = f"    gates=[BeatsChampion()],\n    promotion=Promotion({approval}),\n)"
-    text = text.rstrip().removesuffix(")") + said
+    model = f"rounds={rounds}, seed={seed}, linear=False"
+    text = re.sub(r"rounds=\d+, seed=\d+, linear=False|rounds=\d+", model, text, count=1)
+    gates = f"    gates=[BeatsChampion()],\n    promotion=Promotion({approval}),\n)"
+    text = text.rstrip().removesuffix(")") + gates
     names = "    BeatsChampion,\n    Promotion,\n    days,\n    minutes,\n    BeatsBaseline,\n"
     file.write_text(text if "BeatsChampion,\n" in text else text.replace("    BeatsBaseline,\n", names))
 
@@ -78,7 +78,7 @@ def test_a_better_version_is_promoted_and_a_worse_one_refused_with_the_reason(pr
 
 
 def test_rows_that_the_champion_learned_from_are_not_compared(problems: Path) -> None:
-    """The champion was trained on half of what the challenger is tested on: the other half is left."""
+    """The champion was trained on half of the challenger's test rows: the comparison uses the other half."""
     file = problems / "diabetes" / "problem.py"
     mine = file.read_text()
     file.write_text(mine.replace("validate=0.2, test=0.25", "validate=0.2, test=0.12"))
@@ -97,13 +97,13 @@ def test_registration_waits_for_approval_where_the_problem_requires_it(problems:
     assert now.reason == "its gate passed, and `truecourse promote` awaits approval"
 
 
-def started(**parameters: Any) -> Future[Any]:
-    """The flow in a thread, with the settings of this one."""
+def start_promotion(**parameters: Any) -> Future[Any]:
+    """Start the flow in a thread with the current settings."""
     context = contextvars.copy_context()
     return ThreadPoolExecutor(1).submit(context.run, lambda: promote("a trial", **parameters))
 
 
-def paused(client: Any, count: int) -> list[Any]:
+def wait_for_paused(client: Any, count: int) -> list[Any]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
 
     state = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Paused"]))
@@ -118,7 +118,7 @@ def paused(client: Any, count: int) -> list[Any]:
 
 
 def form(run: Any) -> str:
-    """What the UI shows above the form, once it is there."""
+    """The description above the approval form in the UI; empty until it exists."""
     return read_flow_run_input(run.state.state_details.run_input_keyset["description"], flow_run_id=run.id) or ""
 
 
@@ -127,8 +127,8 @@ def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(pro
 
     first, second = (registered(problems, rounds, approval="approval=True") for rounds in (100, 200))
     with get_client(sync_client=True) as client:
-        run = started(version=1)
-        (waiting,) = paused(client, 1)
+        run = start_promotion(version=1)
+        (waiting,) = wait_for_paused(client, 1)
         assert "Promote version 1 of diabetes to champion? a trial" in form(waiting)
         for untyped in ({"approve": "by all means", "reason": "why not"}, {"reason": "why not"}, {"approve": True}):
             assert client.resume_flow_run(waiting.id, run_input=untyped).status.value == "REJECT"
@@ -137,13 +137,13 @@ def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(pro
             run.result(60)
         assert registry.champion("diabetes") is None
 
-        runs = [started(version=1), started(version=2)]
-        for waiting in paused(client, 2):
+        runs = [start_promotion(version=1), start_promotion(version=2)]
+        for waiting in wait_for_paused(client, 2):
             client.resume_flow_run(waiting.id, run_input={"approve": True, "reason": "agreed"})
-        told = [error for error in (run.exception(60) for run in runs) if error is not None]
-    assert len(told) == 1
-    assert isinstance(told[0], ModelError)
-    assert "ann was first" in str(told[0])
+        errors = [error for error in (run.exception(60) for run in runs) if error is not None]
+    assert len(errors) == 1
+    assert isinstance(errors[0], ModelError)
+    assert "ann was first" in str(errors[0])
     now = aliases.current("diabetes")
     assert now.champion in (first, second)
     assert now.reason == "a trial; approved: agreed"
@@ -158,19 +158,19 @@ def test_a_promotion_without_approval_fails(problems: Path) -> None:
 
 def test_one_of_two_concurrent_promotions_wins_and_an_interrupted_one_is_completed(problems: Path) -> None:
     versions = [registered(problems, rounds, approval="approval=True") for rounds in (50, 100)]
-    seen, start = aliases.current("diabetes"), threading.Barrier(2)
+    before, start = aliases.current("diabetes"), threading.Barrier(2)
 
-    def enter(version: ModelVersion) -> Aliases:
+    def promote_version(version: ModelVersion) -> Aliases:
         start.wait()
-        return make_champion.fn(seen, version, f"because of {version.version}")
+        return make_champion.fn(before, version, f"because of {version.version}")
 
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(enter, version) for version in versions]
+        runs = [pool.submit(promote_version, version) for version in versions]
     (won,) = [run.result() for run in runs if run.exception() is None]
     (lost,) = [str(run.exception()) for run in runs if run.exception() is not None]
     assert aliases.current("diabetes") == won
     assert f"ann was first, at {won.at:%Y-%m-%d %H:%M:%S} UTC: promote, because of {won.champion.version}" in lost
     mlflow = mlflow_runs.connect_mlflow()
-    mlflow.delete_registered_model_alias("diabetes", "champion")  # as if it had been killed before the mirror
-    assert make_champion.fn(seen, won.champion, won.reason) == won
+    mlflow.delete_registered_model_alias("diabetes", "champion")  # as if it was killed before it wrote to MLflow
+    assert make_champion.fn(before, won.champion, won.reason) == won
     assert int(mlflow.get_model_version_by_alias("diabetes", "champion").version) == won.champion.version

@@ -1,4 +1,4 @@
-"""Quality of closed cohorts, on real predictions and their labels: clean, by another rule, late, and not yet known."""
+"""The quality check of closed cohorts: with unchanged, redefined, late and missing labels."""
 
 import shutil
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def _scored() -> list[str]:
 def checked(
     trained: Trained, _scored: list[str], tmp_path: Path, configure: Callable[..., None]
 ) -> Callable[[str], Check]:
-    """The check under a rule for the label (the problem's own if empty), with nothing counted before."""
+    """The quality check with a label rule (by default the problem's own), without stored cohorts."""
     if not _scored:
         score("deliveries", start=datetime(2024, 2, 20), end=datetime(2024, 3, 1))
         _scored.append("once")
@@ -64,7 +64,7 @@ def checked(
 
 
 def days(report: Report) -> list[str]:
-    return [told["day"] for told in report.figures["timeline"]]
+    return [day["day"] for day in report.figures["timeline"]]
 
 
 def causes(report: Report) -> dict[str, bool]:
@@ -79,8 +79,8 @@ def test_a_clean_week_has_no_finding_and_its_figures(checked: Callable[[str], Ch
     figures = report.figures
     assert set(figures["metrics"]) == {"auc", "log_loss", "excess_loss", "calibration_error", "base_rate"}
     assert "out-of-fold" in figures["reference"] or figures["reference"] == "held-out days"
-    for told in figures["metrics"].values():
-        assert told["difference"]["low"] <= told["difference"]["value"] <= told["difference"]["high"]
+    for metric in figures["metrics"].values():
+        assert metric["difference"]["low"] <= metric["difference"]["value"] <= metric["difference"]["high"]
     assert {part["value"] for part in figures["slices"]} == {"north", "south", "east"}
     assert (
         sum(part["rows"] for part in figures["slices"])
@@ -89,15 +89,15 @@ def test_a_clean_week_has_no_finding_and_its_figures(checked: Callable[[str], Ch
     )
     for part in figures["slices"]:
         assert set(part["metrics"]) == {"loss", "auc", "calibration_error", "base_rate"}
-        for told in part["metrics"].values():
-            assert told["difference"]["low"] < told["difference"]["value"] < told["difference"]["high"]
-            assert told["difference"]["value"] == pytest.approx(told["now"] - told["before"])
+        for metric in part["metrics"].values():
+            assert metric["difference"]["low"] < metric["difference"]["value"] < metric["difference"]["high"]
+            assert metric["difference"]["value"] == pytest.approx(metric["now"] - metric["before"])
         assert sum(row[0] for row in part["calibration"]) == part["rows"]
-    whole = sum(part["rows"] * part["metrics"]["loss"]["now"] for part in figures["slices"]) / figures["rows"]
-    assert whole == pytest.approx(figures["metrics"]["log_loss"]["now"]["value"])
+    mean_loss = sum(part["rows"] * part["metrics"]["loss"]["now"] for part in figures["slices"]) / figures["rows"]
+    assert mean_loss == pytest.approx(figures["metrics"]["log_loss"]["now"]["value"])
     assert figures["estimate"]["days"] == len(days(report)) == 8
     assert figures["estimate"]["size"] < 0.25
-    assert all(told["lag"] > 0 for told in figures["timeline"])
+    assert all(day["lag"] > 0 for day in figures["timeline"])
     assert len(report.model_dump_json()) < 20_000
 
 
@@ -105,11 +105,11 @@ def test_an_open_cohort_is_estimated_and_not_scored(checked: Callable[[str], Che
     check = checked("")
     before = check(moment(2, 25, 23))
     assert days(before)[-1] == "2024-02-23"
-    assert [told["day"] for told in before.figures["open"]] == ["2024-02-24", "2024-02-25"]
+    assert [day["day"] for day in before.figures["open"]] == ["2024-02-24", "2024-02-25"]
     after = check(moment(2, 26))
     assert days(after)[-1] == "2024-02-24"
     estimates = [before.figures["open"][0]["estimate"], after.figures["timeline"][-1]["estimate"]]
-    assert estimates[0] == pytest.approx(estimates[1], abs=1e-5)  # what was said before is what is compared
+    assert estimates[0] == pytest.approx(estimates[1], abs=1e-5)  # the earlier estimate is the one compared
 
 
 def test_a_changed_label_rule_is_found_within_days_and_changes_nothing_before_it(
@@ -117,9 +117,9 @@ def test_a_changed_label_rule_is_found_within_days_and_changes_nothing_before_it
 ) -> None:
     plain = checked("")(moment(2, 25))
     check = checked(CHANGED)
-    assert check(moment(2, 25)) == plain  # the rows are there, and were not known by then
+    assert check(moment(2, 25)) == plain  # the labels exist, but were not known at that time
     report = next(
-        told for told in map(check, (moment(2, 26), moment(2, 27), moment(2, 28), moment(2, 29))) if causes(told)
+        found for found in map(check, (moment(2, 26), moment(2, 27), moment(2, 28), moment(2, 29))) if causes(found)
     )
     assert causes(report) == {"label rule": True}
     assert report.findings[0].figures["since"] in ("2024-02-24", "2024-02-25")
@@ -150,7 +150,7 @@ def test_a_cohort_without_its_labels_waits_for_them(checked: Callable[[str], Che
     assert causes(report) == {"labels missing": True}
     assert days(report)[-1] == "2024-02-23"
     assert report.figures["window"][1] == "2024-02-22"
-    waited: Any = {told["day"]: told for told in check(moment(3, 1)).figures["timeline"]}["2024-02-23"]
+    waited: Any = {day["day"]: day for day in check(moment(3, 1)).figures["timeline"]}["2024-02-23"]
     assert waited["labelled"] > 0.9 * waited["decisions"]
 
 
@@ -159,5 +159,5 @@ def test_the_task_stores_the_report(checked: Callable[[str], Check]) -> None:
     report = check_task.fn("deliveries", moment(2, 28))
     assert report_store.latest(Tables().store, "deliveries", "quality") == report
     page = Tables().store.get(report.page).decode()
-    for said in ("Calibration by depot", "AUC", "Calibration error", "depot north"):
-        assert said in page
+    for text in ("Calibration by depot", "AUC", "Calibration error", "depot north"):
+        assert text in page

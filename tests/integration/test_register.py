@@ -1,4 +1,4 @@
-"""Judging, registering and promoting on real MLflow: who becomes champion, and who does not."""
+"""Evaluation, registration and promotion on real MLflow: which versions become champion."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A replay of the deliveries, four weeks of it: nothing sees its future, it repeats, and planted faults bite."""
+"""A replay of the deliveries: it uses no future data, it is repeatable, and planted faults are detected."""
 
 import json
 import subprocess
@@ -49,8 +49,8 @@ def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
     return problems
 
 
-def _killed_after(days: int) -> None:
-    """A replay in a process that is killed, with all that it started, once it has played so many days."""
+def _kill_after(days: int) -> None:
+    """Run a replay in a process, and kill it with its children after this number of days."""
     script = get_settings().home / "killed.py"
     script.write_text(KILLED)
     environment = child_environment(PYTHONPATH=str(REPOSITORY))
@@ -76,20 +76,20 @@ KEPT = ["prediction_id", "at", "id", "decision_time", "request", "features", "ev
 
 def test_a_replay_serves_all_rows_is_repeatable_and_ignores_the_future(installed: Path) -> None:
     plan = Plan("deliveries", FIRST, LAST, tick=5)
-    told: list[Any] = []
-    document = play(plan, told.append)
+    reported: list[Any] = []
+    document = play(plan, reported.append)
     first = log_of("deliveries")
 
     served = world()
     inside = pd.to_datetime(served["ordered_at"]).between("2024-03-01", "2024-03-12T23:59:59Z")
     assert document["served"] == inside.sum() == len(first)
     assert set(first["prediction_id"].to_pylist()) == {prediction_id("deliveries", i) for i in first["id"].to_pylist()}
-    assert [progress.done for progress in told] == list(range(13))
+    assert [progress.done for progress in reported] == list(range(13))
     assert document["events"][0]["what"] == "promoted"
     assert document["refused"] == 0
     assert not (get_settings().home / "storage").exists()
 
-    # rows of the last days, all they say turned over: no answer, model or label before may know
+    # The outcomes of the last days are changed: no earlier answer, model or label may change.
     later = pd.to_datetime(served["ordered_at"]) >= "2024-03-08"
     served.loc[later, "took"] = served.loc[later, "took"] * 3 + 100
     served.to_csv(installed / "deliveries" / "data" / "deliveries-1.csv", index=False)
@@ -99,11 +99,11 @@ def test_a_replay_serves_all_rows_is_repeatable_and_ignores_the_future(installed
     before, after = (rows.filter(pc.less(rows["at"], cut)).select(KEPT) for rows in (first, again))
     assert before.equals(after)
     assert len(before) > 300
-    assert not first.select(KEPT).equals(again.select(KEPT))  # and afterwards everything does
+    assert not first.select(KEPT).equals(again.select(KEPT))  # and later ones do change
     assert other["digest"] != document["digest"]
 
-    # and of one that was killed halfway, the next sees nothing
-    _killed_after(4)
+    # A replay that was killed does not affect the next one.
+    _kill_after(4)
     deliveries.install(installed, world())
     assert play(plan)["digest"] == document["digest"]
 
@@ -114,8 +114,8 @@ def test_a_model_trained_ahead_does_not_depend_on_later_deliveries(installed: Pa
         served = world()
         served.loc[pd.to_datetime(served["ordered_at"]) >= "2024-03-01", "took"] *= late
         served.to_csv(installed / "deliveries" / "data" / "deliveries-1.csv", index=False)
-        told = play(plan)["events"]
-        assert [event["at"][:10] for event in told] == ["2024-02-26", "2024-03-01"]
+        events = play(plan)["events"]
+        assert [event["at"][:10] for event in events] == ["2024-02-26", "2024-03-01"]
         with isolated_settings(replay_home("deliveries")):
             models.append([version.model_sha256 for version in registry.versions("deliveries")])
     assert models[0] == models[1]
@@ -143,7 +143,7 @@ def test_planted_faults_reach_requests_features_labels_and_the_serving_code(inst
     assert set(aucs) == {"2024-03"}
     assert [fault["fault"] for fault in document["detections"]] == list(inject)
     found = {fault["fault"]: fault for fault in document["detections"]}
-    assert found[inject[2]]["days"] == 0.25  # in the first morning's check, of the hours since midnight
+    assert found[inject[2]]["days"] == 0.25  # found by the first morning's check
     assert "hour" in found[inject[2]]["sentence"]
     assert [alarm["subject"] for alarm in document["alarms"] if alarm["check"] == "skew"] == ["hour"]
 

@@ -1,4 +1,4 @@
-"""A version is made again, byte for byte, from what was kept with it: whatever became of its problem since."""
+"""A version is rebuilt byte for byte from what is archived with it, even after its problem was edited."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_a_model_is_rebuilt_byte_for_byte_after_edits(wine: ModelVersion, tmp_pa
     configure(threads=1)
     file = tmp_path / "wine" / "problem.py"
     file.write_text("# a comment\n" + file.read_text().replace("max_depth=3", "max_depth=4"))
-    open_store().delete(run.snapshot.frame_key)  # it is rebuilt, not read, and its loss is told
+    open_store().delete(run.snapshot.frame_key)  # it is rebuilt, not read, and reported as missing
     found = reproduce("wine", wine.version)
     assert found["identical"]
     assert found["rebuilt_sha256"] == found["recorded_sha256"] == wine.model_sha256
@@ -78,18 +78,18 @@ def test_the_inputs_of_a_run_are_archived_with_it(wine: ModelVersion, tmp_path: 
     run_archive.unpack_folder(runs.artifact(wine.run_id, run_archive.FOLDER), tmp_path / "unpacked")
     written = (tmp_path / "wine" / "problem.py").read_bytes()
     assert (tmp_path / "unpacked" / "problem.py").read_bytes() == written
-    assert not (tmp_path / "unpacked" / "data").exists(), "source bytes are kept by themselves"
+    assert not (tmp_path / "unpacked" / "data").exists(), "source bytes are archived elsewhere"
 
 
 def test_a_moved_home_is_reproduced_from_its_source_bytes(
     trained: Trained, tmp_path: Path, configure: Configure
 ) -> None:
-    """Its problem's folder is gone, and so is the place that it was trained at."""
+    """The problem's folder and the home where it was trained are gone."""
     home = tmp_path / "moved"
     shutil.copytree(trained.home, home, ignore=shutil.ignore_patterns("serving", "*.log", "spool"))
     configure(home=home, problems=tmp_path / "nowhere")
     tables, name = Tables(), clean_table("deliveries", "deliveries")
-    for _ in range(2):  # it has moved on
+    for _ in range(2):  # later versions of the table
         tables.append(name, tables.read(tables.version(name)).slice(0, 1), {})  # type: ignore[arg-type]
     found = reproduce("deliveries", trained.version.version, "source")
     assert found["identical"], [link for link in found["links"] if not link["verified"]]
@@ -128,11 +128,11 @@ def test_a_moved_home_trains_and_rolls_back_and_mlflow_loads_from_it(
     registry.mirror_aliases("deliveries")
     mlflow.set_tracking_uri(client.tracking_uri)
     assert mlflow.pyfunc.load_model("models:/deliveries@champion") is not None
-    assert not first.exists(), "nothing was written where it was"
+    assert not first.exists(), "nothing was written to the old place"
 
 
 def _change_one_cell(tables: Tables, name: str) -> None:
-    """Change one cell of a clean table, as somebody with the right tools would: in its file, under its own name."""
+    """Change one cell of a clean table by rewriting its file under the same name."""
     version = TableVersion(name=name, version=0)
     (file,) = [Path(open_store().root) / key for key in tables.files(version)]
     rows = tables.read(version)
@@ -141,6 +141,6 @@ def _change_one_cell(tables: Tables, name: str) -> None:
     rows = rows.set_column(rows.schema.get_field_index("distance"), "distance", pa.array(distance))
     place = file.parent.parent / "aside"
     write_deltalake(place, rows)
-    (made,) = place.glob("*.parquet")
-    made.replace(file)
+    (rewritten,) = place.glob("*.parquet")
+    rewritten.replace(file)
     shutil.rmtree(place)

@@ -1,4 +1,4 @@
-"""What nothing needs goes when it is old; what serves, served, may come back or can be traced stays, however old."""
+"""Old unneeded objects are removed; what serves, has served, can be promoted again or traced is kept."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ LATER = NOW + timedelta(days=200)
 
 @dataclass(frozen=True)
 class Home:
-    """Versions by what became of them, and the run that they are copies of."""
+    """Versions by their history, two run ids, and the snapshot of all runs."""
 
     versions: dict[str, ModelVersion]
     loose: str
@@ -49,8 +49,8 @@ class Home:
         return {name for name, version in self.versions.items() if version.version in numbers}
 
 
-def copied(original: runs.RunRecord, name: str) -> str:
-    """Another training of the same, as MLflow and our record hold it."""
+def copy_run(original: runs.RunRecord, name: str) -> str:
+    """Copy a run, in MLflow and in our records; the id of the copy."""
     run_id, _ = mlflow_runs.begin_run("wine", name, {"mlflow.source.name": "truecourse run train --problem wine"})
     place = runs.artifact_key(original.run.run_id, "")
     files = {key.removeprefix(place): open_store().get(key) for key in open_store().list(place)}
@@ -74,9 +74,9 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
     original = runs.load_record("wine", run.run_id)
     versions = {"first champion": registry.create_version(run)}
     for name in ("shadowed", "unneeded", "answered", "deployed", "champion", "newest"):
-        versions[name] = registry.create_version(runs.trained_run("wine", copied(original, name)))
-    loose = copied(original, "loose")
-    copied(original, "the newest run")
+        versions[name] = registry.create_version(runs.trained_run("wine", copy_run(original, name)))
+    loose = copy_run(original, "loose")
+    copy_run(original, "the newest run")
     failed, _ = mlflow_runs.begin_run("wine", "failed", {"mlflow.source.name": "truecourse run train --problem wine"})
     mlflow_runs.connect_mlflow().set_terminated(failed, "FAILED")
     for name in ("first champion", "champion"):
@@ -92,8 +92,8 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
         )
     )  # fmt: skip
     logged = [record(str(day), at=(NOW - timedelta(days=day)).isoformat()) for day in (0, 5, 40)]
-    told = [one | {"problem": "wine", "model_version": versions["answered"].version} for one in logged]
-    rows = prediction_log.entries_table(encode_entry(entry(one)) for one in told)
+    records = [one | {"problem": "wine", "model_version": versions["answered"].version} for one in logged]
+    rows = prediction_log.entries_table(encode_entry(entry(one)) for one in records)
     Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
     return Home(versions, loose, failed, snapshot)
 
@@ -113,7 +113,7 @@ def test_only_unneeded_objects_are_removed(wines: Home, monkeypatch: pytest.Monk
         patch.setattr(retention, "_delete_run", _killed)
         with pytest.raises(StorageError, match="killed"):
             retention.clean("wine", LATER)
-    assert wines.left() == everything, "what was cut short is found again"
+    assert wines.left() == everything, "an interrupted cleanup is repeated"
     removed = retention.clean("wine", LATER)
     assert removed is not None
     assert (removed["versions"], removed["runs"], removed["frames"]) == (1, 2, 1)
@@ -129,7 +129,7 @@ def test_only_unneeded_objects_are_removed(wines: Home, monkeypatch: pytest.Monk
     for name in wines.left():
         traced = trace_model("wine", wines.versions[name].version)
         unverified = {link["link"] for link in traced["links"] if not link["verified"]}
-        assert unverified <= {"MLflow run"}, name  # which shows no figures of a copy
+        assert unverified <= {"MLflow run"}, name  # MLflow has no metrics of a copied run
     client = mlflow_runs.connect_mlflow()
     assert {client.get_run(run).info.lifecycle_stage for run in (gone.run_id, wines.loose, wines.failed)} == {"deleted"}
     assert mirror_check.differences("wine") == []
@@ -182,7 +182,7 @@ def test_retention_of_reports_and_log_counts_back_from_the_newest(
 
 
 def test_an_unpacked_bento_is_removed_with_its_package_unless_it_runs(home: Path) -> None:
-    """They stayed for ever, a few megabytes each."""
+    """A regression test: they were never removed."""
     packed, running, loose = ("ab" * 32, "cd" * 32, "ef" * 32)
     open_store().put(f"bentos/wine/3-{packed[:12]}.bento", b"")
     for name in (packed, running, loose, "bentoml-3000"):
@@ -206,8 +206,8 @@ def test_prefect_accepts_the_retention_settings(
     configure(prefect_retention=7)
     for name, value in prefect_retention().items():
         monkeypatch.setenv(name, value)
-    told = ServerServicesDBVacuumSettings()
-    assert "flow_runs" in told.enabled_vacuum_types
-    assert told.retention_period == timedelta(days=7)
+    vacuum = ServerServicesDBVacuumSettings()
+    assert "flow_runs" in vacuum.enabled_vacuum_types
+    assert vacuum.retention_period == timedelta(days=7)
     configure(prefect_retention=0)
     assert prefect_retention() == {}

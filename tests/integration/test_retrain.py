@@ -1,4 +1,4 @@
-"""A finding makes a retraining due, Prefect's automation starts it, and what comes of it stands beside the finding."""
+"""A finding triggers a retraining, Prefect's automation starts it, and its outcome is recorded with the finding."""
 
 import os
 import shutil
@@ -37,11 +37,11 @@ def problems(tmp_path: Path, home: Path, configure: Callable[..., None], prefect
 
 @flow(name="look")
 def look(hours: float) -> dict[str, object]:
-    """What the monitor flow does with a report."""
+    """Record a finding and notify, as the monitor flow does."""
     at = datetime.now(UTC) + timedelta(hours=hours)
     report = Report(check="quality", problem="diabetes", at=at, sentence="", findings=(CONCEPT,))
-    settled = record_findings("diabetes", [report], at)
-    return settled | {"told": notify("diabetes", at)}
+    recorded = record_findings("diabetes", [report], at)
+    return recorded | {"told": notify("diabetes", at)}
 
 
 def test_a_finding_triggers_one_retraining_whose_outcome_is_recorded(problems: Path) -> None:
@@ -54,9 +54,9 @@ def test_a_finding_triggers_one_retraining_whose_outcome_is_recorded(problems: P
     assert done["retrained"]
     champion = registry.champion("diabetes")
     assert (done["outcome"] == "champion") == (champion == done["version"])
-    stands = record.load_record(open_store(), "diabetes")
-    assert stands is not None
-    (attempt,) = stands.attempts
+    current = record.load_record(open_store(), "diabetes")
+    assert current is not None
+    (attempt,) = current.attempts
     assert (attempt.alarms, attempt.version) == (tuple(found["opened"]), done["version"].version)  # type: ignore[arg-type]
     assert "cool-down" in retrain()["because"]
     kinds = [event.kind for event in record.history(open_store(), "diabetes")]
@@ -68,11 +68,11 @@ def test_an_error_ends_the_attempt_and_is_recorded(problems: Path, home: Path) -
     shutil.rmtree(home / "storage" / "tables")
     with pytest.raises(TruecourseError) as caught:
         retrain()
-    stands = record.load_record(open_store(), "diabetes")
-    assert stands is not None
-    (attempt,) = stands.attempts
+    current = record.load_record(open_store(), "diabetes")
+    assert current is not None
+    (attempt,) = current.attempts
     assert (attempt.outcome, attempt.detail) == ("failed", caught.value.what)
-    assert "cool-down" in retrain()["because"], "what fails is not tried again at once"
+    assert "cool-down" in retrain()["because"], "a failed retraining is not repeated at once"
 
 
 def test_the_automation_of_prefect_yaml_starts_one_retraining(problems: Path, prefect_server: str) -> None:

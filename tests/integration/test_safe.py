@@ -1,4 +1,4 @@
-"""An endpoint in the open: keys, hostile requests, another origin's pages, a worker that is killed."""
+"""A public endpoint: API keys, hostile requests, other origins (CORS), killed workers, and TLS."""
 
 import asyncio
 import http.client
@@ -32,8 +32,8 @@ from truecourse.serving import api_keys
 from truecourse.settings import get_settings
 
 ORIGIN = "https://pages.example"
-FOLLOWED = 15.0
-"""Seconds within which an endpoint has followed a change of the keys; two and a bit on an idle machine."""
+KEYS_READ_WITHIN = 15.0
+"""Seconds within which an endpoint reads changed keys; a little more than two on an idle machine."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Guarded:
     def workers(self) -> set[int]:
         found = set()
         for child in psutil.Process(self.process.pid).children():
-            with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):  # it has just been killed
+            with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):  # it was just killed
                 found |= {child.pid} if "_bentoml_impl.worker.service" in child.cmdline() else set()
         return found
 
 
 @pytest.fixture(scope="module")
 def _guarded(_trained: Trained) -> Iterator[Guarded]:
-    """A real server that asks for keys, with two workers and one origin that it trusts."""
+    """A real server that requires keys, with two workers and one trusted origin."""
     from flows.package import package
 
     (port,) = free_ports(1)
@@ -104,7 +104,7 @@ def test_without_a_key_only_probes_are_answered(guarded: Guarded) -> None:
 def test_a_key_allows_only_its_scopes(guarded: Guarded) -> None:
     _, text = api_keys.create("narrow", ("predict",))
     with guarded.client(text) as client:
-        wait_until(lambda: ask(client).status_code == 200, FOLLOWED, "the new key")
+        wait_until(lambda: ask(client).status_code == 200, KEYS_READ_WITHIN, "the new key")
         for path in ("/model", "/healthz", "/metrics"):
             assert client.get(path).status_code == 403
         assert "explain" in ask(client, "/explain").json()["error"]
@@ -114,9 +114,9 @@ def test_a_revoked_key_is_refused_without_a_restart(guarded: Guarded) -> None:
     old, text = api_keys.create("old", ("predict",))
     _, new = api_keys.create("new", ("predict",))
     with guarded.client(text) as before, guarded.client(new) as after:
-        wait_until(lambda: ask(before).status_code == ask(after).status_code == 200, FOLLOWED, "both keys")
+        wait_until(lambda: ask(before).status_code == ask(after).status_code == 200, KEYS_READ_WITHIN, "both keys")
         api_keys.revoke(old.id)
-        wait_until(lambda: ask(before).status_code == 401, FOLLOWED, "the revocation")
+        wait_until(lambda: ask(before).status_code == 401, KEYS_READ_WITHIN, "the revocation")
         assert ask(after).status_code == 200
 
 
@@ -164,21 +164,21 @@ def test_metrics_have_bounded_labels(guarded: Guarded) -> None:
 
 def test_twenty_thousand_hostile_requests(guarded: Guarded) -> None:
     before = guarded.workers()
-    seen = asyncio.run(hostile.send_all("127.0.0.1", guarded.port, hostile.requests(3, 20_000, guarded.key)))
-    assert seen.wrong == []
-    assert sum(seen.statuses.values()) >= 20_000
-    assert {"200", "400", "401", "404", "405", "415", "422"} <= set(seen.statuses), seen.statuses
+    responses = asyncio.run(hostile.send_all("127.0.0.1", guarded.port, hostile.requests(3, 20_000, guarded.key)))
+    assert responses.wrong == []
+    assert sum(responses.statuses.values()) >= 20_000
+    assert {"200", "400", "401", "404", "405", "415", "422"} <= set(responses.statuses), responses.statuses
     assert guarded.workers() == before
     with guarded.client() as client:
         assert ask(client).status_code == 200
-    said = guarded.log.read_text()
-    assert hostile.CANARY not in said
-    assert "Traceback" not in said
-    assert guarded.key not in said
+    log = guarded.log.read_text()
+    assert hostile.CANARY not in log
+    assert "Traceback" not in log
+    assert guarded.key not in log
 
 
 def test_the_endpoint_conforms_to_its_openapi_document(guarded: Guarded, tmp_path: Path) -> None:
-    """schemathesis asks as the document says, and as it does not; answers must be of the kinds that it lists."""
+    """Schemathesis sends valid and invalid requests; the answers must conform to the document."""
     checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance")
     checks += ("response_schema_conformance", "ignored_auth")
     command = [
@@ -241,11 +241,11 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
         assert about is not None
         assert about["problem"] == "deliveries"
         trusted = ssl.create_default_context(cafile=str(certificate))
-        trusted.check_hostname = False  # it names the host that clients know
+        trusted.check_hostname = False  # the certificate has the public name
         with httpx.Client(base_url=endpoint_url(port), verify=trusted, timeout=30) as client:
             slow = client.post("/predict", content=_slowly(3), headers={"content-type": "application/json"})
             assert slow.status_code == 408
-            answered = [ask(client).status_code for _ in range(5)]  # one connection, and so one worker: half of it all
+            answered = [ask(client).status_code for _ in range(5)]  # one of two workers: half of the rate
             assert 2 <= answered.count(200) <= 3
             assert answered[-1] == 429
             assert int(ask(client).headers["retry-after"]) > 10

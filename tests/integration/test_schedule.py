@@ -1,4 +1,4 @@
-"""Schedules fire: a library that Prefect stands on once stopped them without a word."""
+"""Schedules start runs: a dependency of Prefect once stopped them silently."""
 
 import subprocess
 import sys

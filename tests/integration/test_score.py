@@ -1,4 +1,4 @@
-"""Batch scoring: nothing twice, nothing lost, whatever is repeated or killed."""
+"""Batch scoring: repeated and killed runs neither lose nor duplicate rows."""
 
 import json
 import os
@@ -62,11 +62,11 @@ def test_rows_of_a_file_are_scored_or_rejected(trained: Trained, tmp_path: Path)
     result = score("deliveries", source=str(file))
     assert (result.scored, result.rejected) == (1, 2)
     assert len(tables.read(result.predictions)) == count + 1
-    told = [json.loads(line) for line in Path(result.rejected_file).read_text().splitlines()]
-    assert [row["row"] for row in told] == [1, 2]
-    assert told[0]["reasons"][1] == {"field": "promised", "problem": "must be a whole number, not x"}
-    assert told[0]["values"]["promised"] == "x"
-    assert told[1]["reasons"][0]["problem"] == "line 4: has 2 cells, not 6: short,c01"
+    rejected = [json.loads(line) for line in Path(result.rejected_file).read_text().splitlines()]
+    assert [row["row"] for row in rejected] == [1, 2]
+    assert rejected[0]["reasons"][1] == {"field": "promised", "problem": "must be a whole number, not x"}
+    assert rejected[0]["values"]["promised"] == "x"
+    assert rejected[1]["reasons"][0]["problem"] == "line 4: has 2 cells, not 6: short,c01"
     assert score("deliveries", source=str(file)) == result
 
 

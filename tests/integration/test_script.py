@@ -1,4 +1,4 @@
-"""The scoring script: the same two functions from the registry, in a Bento with no server, behind the endpoint."""
+"""The scoring script: `init` and `run` from the registry, in a Bento without server, and as the endpoint."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ ROWS = [
 
 
 def scores(answer: dict[str, list[dict[str, float]]]) -> list[float]:
-    return [told["score"] for told in answer["predictions"]]
+    return [prediction["score"] for prediction in answer["predictions"]]
 
 
 def test_rows_are_answered_alike_everywhere(endpoint: Endpoint, trained: Trained) -> None:
@@ -47,8 +47,10 @@ def test_a_table_of_features_is_scored_with_attributions(trained: Trained) -> No
     assert scored.output.shape == scored.predicted.shape == (200,)
     assert scored.attributions is not None
     base, margin, parts = scored.attributions
-    words = scorer.model.vocabulary
-    assert np.allclose(margin, scorer.model.margin(words.encode(columns_of(frame, words.features))), atol=1e-5)
+    vocabulary = scorer.model.vocabulary
+    assert np.allclose(
+        margin, scorer.model.margin(vocabulary.encode(columns_of(frame, vocabulary.features))), atol=1e-5
+    )
     assert np.allclose(base + parts.sum(axis=1), margin, atol=1e-12)
     assert np.allclose(1 / (1 + np.exp(-margin)), scored.output, atol=1e-6)
 
@@ -67,7 +69,7 @@ def test_a_row_without_most_features_has_a_warning(trained: Trained) -> None:
     scorer = init(trained.version)
     known = run(scorer, [fresh | {"decision_time": "2024-03-01T06:30:00Z"}])["predictions"][0]
     assert "warning" not in known
-    told = [run(scorer, [row])["predictions"][0]["warning"] for row in (late, early)]
-    assert all(text.startswith("6 of 12 features are missing: the online store's newest value") for text in told)
-    assert "older than the ttl at the decision of 2025-03-01 06:30 UTC; truecourse run materialize" in told[0]
-    assert "after the decision of 2020-03-01 06:30 UTC" in told[1]
+    warnings = [run(scorer, [row])["predictions"][0]["warning"] for row in (late, early)]
+    assert all(text.startswith("6 of 12 features are missing: the online store's newest value") for text in warnings)
+    assert "older than the ttl at the decision of 2025-03-01 06:30 UTC; truecourse run materialize" in warnings[0]
+    assert "after the decision of 2020-03-01 06:30 UTC" in warnings[1]

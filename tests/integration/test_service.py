@@ -1,4 +1,4 @@
-"""The endpoint as a client sees it: a real BentoML server of the packaged champion."""
+"""The HTTP interface of the endpoint: a real BentoML server of the packaged champion."""
 
 import concurrent.futures
 import http.client
@@ -56,7 +56,7 @@ def test_contributions_name_features_with_their_values(endpoint: Endpoint) -> No
     assert values["hour"] == 6
     assert values["promised"] == 45
     assert isinstance(values["courier_count_7d"], int)
-    assert "courier" not in values, "a key that is only looked up is no feature"
+    assert "courier" not in values, "an entity key is no feature"
 
 
 @pytest.mark.parametrize("distance", [1e308, 3.5e38, 5e-324])
@@ -194,7 +194,7 @@ def test_a_body_that_is_too_long_is_a_413(endpoint: Endpoint) -> None:
     body = b'{"rows": ["' + b"x" * (9 << 20) + b'"]}'
     response = endpoint.client.post("/predict", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 413
-    chunks = (b"x" * 65536 for _ in range(160))  # with no content length to judge by
+    chunks = (b"x" * 65536 for _ in range(160))  # without content length
     response = endpoint.client.post("/predict", content=chunks, headers={"content-type": "application/json"})
     assert response.status_code == 413
     assert endpoint.answers("/predict", ROW)
@@ -233,7 +233,7 @@ def test_concurrent_clients_get_their_own_answers(endpoint: Endpoint) -> None:
     alone = {answer["id"]: answer for answer in endpoint.answers("/predict", *rows)}
 
     def ask(i: int) -> bool:
-        part = rows[i : i + 1 + i % 7]  # few rows and many: in the event loop, and in threads
+        part = rows[i : i + 1 + i % 7]  # few rows run in the event loop, many in threads
         return endpoint.answers("/predict", *part) == [alone[row["id"]] for row in part]
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -323,5 +323,5 @@ def test_status_distinguishes_its_own_endpoint_from_another_homes(
     assert theirs["endpoint"] is None
     assert theirs["foreign_endpoint"]["problem"] == "deliveries"
     assert theirs["problems"] == [{"problem": "deliveries", "champion": None}]
-    assert execute(["predict", "distance=3", "--json"]) == 1, "another home's model is never asked"
+    assert execute(["predict", "distance=3", "--json"]) == 1, "predict never uses another home's endpoint"
     assert "there is no champion" in json.loads(capsys.readouterr().out)["error"]["what"]

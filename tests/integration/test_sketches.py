@@ -1,4 +1,4 @@
-"""Days are counted once, as predictions arrive, and a check reads the counts."""
+"""Daily histograms are computed once, when predictions arrive, and a check reads them."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -46,14 +46,14 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
 
 
 def daily_histograms() -> dict[str, bytes]:
-    """By day, as they lie in storage."""
+    """The stored daily histograms by file name."""
     store = open_store()
     keys = [key for key in store.list("sketches/deliveries/") if key.split("/")[-1] != "frozen.json"]
     keys = [key for key in keys if key.split("/")[-2] != "contributions"]
     return {key.rsplit("/", 1)[1]: store.get(key) for key in keys}
 
 
-def parts_read(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime], list[int]]:
+def record_reads(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime], list[int]]:
     """Record the time ranges whose predictions are read from now on, and the number of rows in each part."""
     from truecourse.monitoring.predictions.observed import Predictions
 
@@ -78,17 +78,17 @@ def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     last = pc.greater_equal(rows["decision_time"], pa.scalar(LAST - timedelta(days=2), pa.timestamp("us", tz="UTC")))
     score(champion, rows.filter(pc.invert(last)))
     assert update_daily_histograms.fn("deliveries") == 33
-    spans = parts_read(monkeypatch)
+    spans = record_reads(monkeypatch)
     score(champion, rows.filter(last))
-    # the window's seven days, 28 before it, all since the snapshot's last
+    # the window's seven days, 28 before it, and all since the snapshot's last day
     assert update_daily_histograms.fn("deliveries") == 36
-    assert len(spans) == 3  # those that are new
+    assert len(spans) == 3  # only the new days
     first = daily_histograms()
     spans.clear()
     report = run_drift_check(at=LAST)
     assert update_daily_histograms.fn("deliveries") == 36
     assert (spans, daily_histograms()) == ({}, first)
-    # A day that is corrected or comes late is counted anew, in its place, and none but it.
+    # Only a day that was corrected or arrived late is counted again.
     again = (FIRST + timedelta(days=80), FIRST + timedelta(days=81))
     moments = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
     corrected = (moments >= np.datetime64(again[0])) & (moments < np.datetime64(again[1]))
@@ -115,7 +115,7 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
     assert sum(one.rows for one in whole) == len(rows)
     shutil.rmtree(get_settings().home / "storage" / "sketches")
     monkeypatch.setattr("truecourse.monitoring.predictions.observed.PART_ROWS", 7)
-    spans = parts_read(monkeypatch)
+    spans = record_reads(monkeypatch)
     assert read_daily_counts(problem, Tables(), frozen, *span) == whole
     assert len(spans) == 10
     assert all(len(parts) > 5 and max(parts) <= 14 for parts in spans.values())

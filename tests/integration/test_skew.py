@@ -1,4 +1,4 @@
-"""Training, batch and online agree: equal features, cell by cell, and equal scores."""
+"""Batch and online scoring agree: every feature and every score is equal."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from truecourse.problem.loader import load_problem
 from truecourse.storage.tables import Tables
 
 AFTER = "2024-03-01T06:30:00Z"
-"""After all that is known, and within every ttl: what the online store holds is what a join finds."""
+"""After all data and within every ttl: the online store has the values of an as-of join."""
 
 
 def test_online_answers_equal_batch_features_and_scores(endpoint: Endpoint, trained: Trained, tmp_path: Any) -> None:

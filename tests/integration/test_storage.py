@@ -1,4 +1,4 @@
-"""The object-store port keeps its promises on a folder and on a real S3 server."""
+"""The object store on a folder and on a real S3 server."""
 
 import threading
 from collections.abc import Callable

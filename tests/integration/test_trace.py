@@ -1,4 +1,4 @@
-"""Whatever single byte is changed, the trace names the link that it broke."""
+"""A change of any single byte breaks a link of the lineage, which the trace names."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -28,14 +28,14 @@ from truecourse.storage.tables import Tables, quarantine_table
 
 
 @dataclass(frozen=True)
-class Line:
+class Lineage:
     version: ModelVersion
     snapshot: Snapshot
 
 
 @pytest.fixture
-def line(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Line:
-    """A registered model of the wines, its snapshot made of a feature table as well, and rows in quarantine."""
+def lineage(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Lineage:
+    """A registered model of the wines; its snapshot has a feature table too, and some rows are quarantined."""
     configure(problems=tmp_path / "problems", problem="wine")
     (tmp_path / "problems").mkdir()
     clean = store_wine(tmp_path / "problems")
@@ -63,10 +63,10 @@ def line(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Line:
     )
     snapshot = save(tables.store, frame, manifest)
     run = train_model.fn("wine", snapshot)
-    return Line(register_model.fn(run, evaluate_gates("wine", run)), snapshot)
+    return Lineage(register_model.fn(run, evaluate_gates("wine", run)), snapshot)
 
 
-def test_an_unchanged_lineage_is_verified_to_its_sources(line: Line) -> None:
+def test_an_unchanged_lineage_is_verified_to_its_sources(lineage: Lineage) -> None:
     trace = trace_model("wine", 1)
     assert [link for link in trace["links"] if not link["verified"]] == []
     assert trace["verified"]
@@ -83,7 +83,7 @@ def test_an_unchanged_lineage_is_verified_to_its_sources(line: Line) -> None:
 
 @contextmanager
 def flipped(path: Path, find: bytes = b"") -> Iterator[None]:
-    """One bit of a file's middle byte changed, or of the byte after `find`; then put back."""
+    """Flip one bit of a file's middle byte, or of the byte after `find`, until the block ends."""
     before = path.read_bytes()
     data = bytearray(before)
     place = data.index(find) + len(find) if find else len(data) // 2
@@ -102,11 +102,11 @@ def only(folder: str, pattern: str) -> Path:
     return path
 
 
-def of_run(name: str) -> Callable[[Line], Path]:
-    return lambda line: stored(artifact_key(line.version.run_id, name))
+def of_run(name: str) -> Callable[[Lineage], Path]:
+    return lambda lineage: stored(artifact_key(lineage.version.run_id, name))
 
 
-LINKS: dict[str, tuple[Callable[[Line], Path], bytes, str]] = {
+LINKS: dict[str, tuple[Callable[[Lineage], Path], bytes, str]] = {
     "the model": (of_run("model/model.ubj"), b"", "model"),
     "its vocabulary": (of_run("model/vocabulary.json"), b"", "artifact"),
     "its contract": (of_run("model/contract.json"), b"", "artifact"),
@@ -118,12 +118,12 @@ LINKS: dict[str, tuple[Callable[[Line], Path], bytes, str]] = {
     "the recorded environment": (of_run(run_archive.ENVIRONMENT), b"", "artifact"),
     "the evaluation": (of_run("report.json"), b'"value": 0.', "gate report"),
     "the gates' results": (lambda _: only("models/wine/gates", "*.json"), b'"passed": ', "gate results"),
-    "the run's record": (lambda line: stored(runs.record_key("wine", line.version.run_id)), b"", "run"),
+    "the run's record": (lambda lineage: stored(runs.record_key("wine", lineage.version.run_id)), b"", "run"),
     "the version": (lambda _: only("models/wine/versions", "*.json"), b'"model_sha256": "', "version"),
     "what is known of the version": (lambda _: only("models/wine/tags", "*.json"), b"", "version's tags"),
     "the aliases": (lambda _: only("aliases/wine", "*.json"), b'"reason": "', "alias ledger"),
-    "the snapshot": (lambda line: stored(line.snapshot.frame_key), b"", "snapshot"),
-    "its manifest": (lambda line: stored(line.snapshot.manifest_key), b"", "manifest"),
+    "the snapshot": (lambda lineage: stored(lineage.snapshot.frame_key), b"", "snapshot"),
+    "its manifest": (lambda lineage: stored(lineage.snapshot.manifest_key), b"", "manifest"),
     "a clean table": (lambda _: only("tables/wine/clean/wines", "*.parquet"), b"", "clean table"),
     "its log": (lambda _: only("tables/wine/clean/wines/_delta_log", "*0.json"), b"numRecords", "clean table"),
     "a raw table": (lambda _: only("tables/wine/raw/wines", "*.parquet"), b"", "raw table"),
@@ -133,14 +133,14 @@ LINKS: dict[str, tuple[Callable[[Line], Path], bytes, str]] = {
     "a validation report": (lambda _: only("reports/wine/validation/wines", "*.json"), b"", "validation report"),
     "the source": (lambda _: only("sources/wine/wines", "*"), b"", "source"),
     "MLflow's model": (
-        lambda line: stored(run_artifact_key(line.version.run_id, "model/model.ubj")), b"", "MLflow artifacts",
+        lambda lineage: stored(run_artifact_key(lineage.version.run_id, "model/model.ubj")), b"", "MLflow artifacts",
     ),
 }  # fmt: skip
 
 
-def test_one_flipped_byte_at_any_link_is_found_and_named(line: Line) -> None:
+def test_one_flipped_byte_at_any_link_is_found_and_named(lineage: Lineage) -> None:
     for name, (place, find, kind) in LINKS.items():
-        path = place(line)
+        path = place(lineage)
         with flipped(path, find):
             trace = trace_model("wine", 1)
         broken = [item for item in trace["links"] if item["state"] in ("changed", "missing")]
@@ -160,7 +160,7 @@ EDITS = {
 }
 
 
-def test_edited_values_in_mlflow_are_changed_links(line: Line) -> None:
+def test_edited_values_in_mlflow_are_changed_links(lineage: Lineage) -> None:
     file = get_settings().home / "mlflow.db"
     kept = file.read_bytes()
     for edit, kind in EDITS.items():
@@ -171,19 +171,19 @@ def test_edited_values_in_mlflow_are_changed_links(line: Line) -> None:
         file.write_bytes(kept)
 
 
-def test_values_missing_in_mlflow_are_unknown_links(line: Line) -> None:
+def test_values_missing_in_mlflow_are_unknown_links(lineage: Lineage) -> None:
     (get_settings().home / "mlflow.db").unlink()
     trace = trace_model("wine", 1)
     assert trace["state"] == "unknown"
     assert [item["link"] for item in trace["links"] if item["state"] == "unknown"] == ["MLflow run"]
 
 
-def test_missing_or_replaced_entries_break_their_ledger(line: Line) -> None:
+def test_missing_or_replaced_entries_break_their_ledger(lineage: Lineage) -> None:
     from tests.office import set_champion
     from truecourse.registry import aliases
 
     for _ in range(2):
-        set_champion(line.version)
+        set_champion(lineage.version)
     assert trace_model("wine", 1)["verified"]
     first, second, third = (stored(f"aliases/wine/{number:09d}.json") for number in (1, 2, 3))
     kept = second.read_bytes()
@@ -195,7 +195,7 @@ def test_missing_or_replaced_entries_break_their_ledger(line: Line) -> None:
     second.unlink(missing_ok=True)
     kept_first = first.read_bytes()
     first.unlink()
-    aliases.ledger("wine").append(forged)  # whole in itself, and following nothing
+    aliases.ledger("wine").append(forged)  # its own digest is valid, but it follows no entry
     first.write_bytes(kept_first)
     (broken,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert "does not follow from the one before it" in broken["detail"]
@@ -206,10 +206,10 @@ def kept_source() -> Path:
     return only("sources/wine/wines", "*")
 
 
-def test_lost_objects_break_their_links_too(line: Line, tmp_path: Path) -> None:
+def test_lost_objects_break_their_links_too(lineage: Lineage, tmp_path: Path) -> None:
     file = tmp_path / "problems" / "wine" / "data" / "wines.parquet"
     file.write_bytes(file.read_bytes() + b"!")
-    assert trace_model("wine", 1)["verified"], "the bytes that were read are kept"
+    assert trace_model("wine", 1)["verified"], "the bytes that were ingested are archived"
     kept_source().unlink()
     (link,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert "SHA-256 at the source is" in link["detail"]
@@ -217,6 +217,6 @@ def test_lost_objects_break_their_links_too(line: Line, tmp_path: Path) -> None:
     (link,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert (link["link"], link["state"]) == ("source", "missing")
     assert "neither archived nor readable at the source; recorded SHA-256" in link["detail"]
-    stored(line.snapshot.manifest_key).unlink()
+    stored(lineage.snapshot.manifest_key).unlink()
     broken = [(item["link"], item["state"]) for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert broken == [("manifest", "missing"), ("inputs", "unknown")]

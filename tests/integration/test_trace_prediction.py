@@ -1,4 +1,4 @@
-"""A prediction's record is computed again: whatever byte or value of it was changed, its trace names."""
+"""A prediction is verified by recomputing it: the trace names every changed byte or value."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ AT = datetime(2024, 2, 29, 12, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class World:
-    """Ids of a logged prediction, of a decision scored in batch, and of a row of a file."""
+    """Ids of a logged prediction, of a decision scored in a batch, and of a row of a scored file."""
 
     logged: str
     decision: str
@@ -49,7 +49,7 @@ class World:
 
 @pytest.fixture
 def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> World:
-    """A copy of the trained home, at a place of its own, that has answered, scored and deployed."""
+    """A copy of the trained home with a logged prediction, two batches and a deployment."""
     ignored = shutil.ignore_patterns("bentoml-*", "*.log", "spool", "predictions_log", "predictions")
     shutil.copytree(trained.home, tmp_path / "moved", ignore=ignored)
     configure(home=tmp_path / "moved")
@@ -69,11 +69,11 @@ def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Calla
     score_file.fn(problem.name, str(file), version.version, explain=False)
     package = load_package(problem.name, version.version)
     assert package is not None
-    began = Deployment(
+    deployment = Deployment(
         number=1, action="deploy", reason="tried", environment="traced", target="process", version=version,
         bento=package.bento, config_sha256="0" * 64, outcome="deployed", **aliases.signature(),
     )  # fmt: skip
-    deployments.ledger("traced", problem.name).append(began)
+    deployments.ledger("traced", problem.name).append(deployment)
     return World(answered.answers[0]["prediction_id"], decision, "mine")
 
 
@@ -101,7 +101,7 @@ def test_each_byte_and_each_value_of_a_prediction_is_verified(world: World) -> N
     _edit_values(world)
     assert broken(world.decision) == []
     _damage_a_segment()
-    _write_a_changed_file_again(world)
+    _rewrite_a_changed_file(world)
     _lose_digests(world)
 
 
@@ -134,14 +134,14 @@ def _flip_bytes(world: World) -> None:
 
 
 def _edit_values(world: World) -> None:
-    """By Truecourse's own tools, so that files and digests agree: what was recorded is computed again."""
+    """Edit recorded values so that files and digests agree: only recomputing finds the edits."""
     edits: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
         "the score": (lambda row: row.update(score=0.99), {"score"}),
         "the answer": (lambda row: row.update(prediction="0" if row["prediction"] == "1" else "1"), {"answer"}),
         "the base": (lambda row: row.update(base=row["base"] + 0.01), {"explanation"}),
         "a looked-up feature": (_put("features", "courier_late_7d", 99), {"score", "features of view courier_history"}),
         "a feature of the request": (_put("features", "km_a_minute", 99), {"score", "request features"}),
-        "what was asked": (_put("request", "distance", 99), {"request features"}),
+        "the request": (_put("request", "distance", 99), {"request features"}),
         "the key": (_put("request", "courier", "c04"), {"features of view courier_facts"}),
         "the model": (lambda row: row.update(model_sha256="0" * 64), {"prediction"}),
     }
@@ -166,15 +166,15 @@ def _put(column: str, name: str, value: object) -> Callable[[dict[str, Any]], No
     return put
 
 
-PLAIN: dict[str, Callable[[Path], dict[str, TableVersion]]] = {"wine": store_wine, "diabetes": store_diabetes}
+STATIC: dict[str, Callable[[Path], dict[str, TableVersion]]] = {"wine": store_wine, "diabetes": store_diabetes}
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", STATIC)
 def test_predictions_of_problems_without_time_are_verified(
     name: str, tmp_path: Path, home: Path, configure: Callable[..., None]
 ) -> None:
     configure(problems=tmp_path, problem=name)
-    clean, problem = PLAIN[name](tmp_path), load_problem()
+    clean, problem = STATIC[name](tmp_path), load_problem()
     snapshot = build_snapshot(problem, Tables(), clean=clean, features={})
     version = registry.create_version(train_model.fn(name, snapshot))
     predictor = registered_predictor(version, registry.open_model(version, problem.kind))
@@ -200,13 +200,13 @@ def test_predictions_of_problems_without_time_are_verified(
     assert "score" in [link["link"] for link in links if link["state"] == "changed"]
 
 
-def _write_a_changed_file_again(world: World) -> None:
-    """A byte that was changed is not made good by it."""
+def _rewrite_a_changed_file(world: World) -> None:
+    """Rewriting a file with a changed byte does not make it valid again."""
     tables, name = Tables(), log_table("deliveries")
     assert broken(world.logged) == []
     path = stored(trace_prediction("deliveries", world.logged)["prediction"]["file"])
     data = bytearray(path.read_bytes())
-    place = data.rindex(b"created_by") if b"created_by" in data else len(data) - 40  # in the footer: rows can be read
+    place = data.rindex(b"created_by") if b"created_by" in data else len(data) - 40  # in the footer: rows stay readable
     data[place] ^= 1
     path.write_bytes(bytes(data))
     version = tables.version(name)
@@ -216,7 +216,7 @@ def _write_a_changed_file_again(world: World) -> None:
 
 
 def _lose_digests(world: World) -> None:
-    """What no digest tells of is unknown, and never verified."""
+    """A file without a digest is unknown, and never verified."""
     for path in stored(f"digests/{log_table('deliveries')}").rglob("*.json"):
         path.unlink()
     trace = trace_prediction("deliveries", world.logged)
@@ -225,7 +225,7 @@ def _lose_digests(world: World) -> None:
 
 
 def _damage_a_segment() -> None:
-    """It is named where a prediction of its own is asked for."""
+    """The error about a prediction that cannot be found names the damaged segment."""
     folder = spool_folder("deliveries")
     ship("deliveries")
     problem, version = load_problem(), registry.version("deliveries", 1)

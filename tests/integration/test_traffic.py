@@ -1,4 +1,4 @@
-"""Who answers, who is scored beside it, and what is recorded of both."""
+"""Traffic split and shadow: which version answers, which is scored, and what is recorded of both."""
 
 import itertools
 from datetime import UTC, datetime
@@ -35,10 +35,10 @@ def test_the_challenger_answers_its_share_of_the_entities(make_version: MakeVers
     move(challenger=second.version, share=0.5)
     worker.step()
     mixed = worker.predict(*ENTITIES)
-    assert [told.get("model", mixed["model"])["version"] == 2 for told in mixed["predictions"]] == answered[0.5]
-    assert [told["id"] for told in mixed["predictions"]] == [row["id"] for row in ENTITIES]
+    assert [answer.get("model", mixed["model"])["version"] == 2 for answer in mixed["predictions"]] == answered[0.5]
+    assert [answer["id"] for answer in mixed["predictions"]] == [row["id"] for row in ENTITIES]
     scores = [worker.predict(row)["predictions"][0]["score"] for row in ENTITIES]
-    assert [told["score"] for told in mixed["predictions"]] == scores
+    assert [answer["score"] for answer in mixed["predictions"]] == scores
 
 
 @pytest.mark.parametrize("count", [4, 24])
@@ -53,7 +53,7 @@ def test_explanations_are_the_same_for_split_and_single_rows(make_version: MakeV
     def explained(*rows: dict[str, Any]) -> list[Any]:
         document, parts = worker.router.answer(now, now.champion.rows.accept_rows(rows, at), at, explain=True)
         assert all(orjson.dumps(entry) for part in parts for entry in part.entries())
-        return [told["contributions"] for told in orjson.loads(orjson.dumps(document))["predictions"]]
+        return [answer["contributions"] for answer in orjson.loads(orjson.dumps(document))["predictions"]]
 
     assert explained(*sent) == [one for row in sent for one in explained(row)]
 
@@ -107,18 +107,18 @@ def test_a_shadow_that_raises_is_recorded_once(make_version: MakeVersion) -> Non
     worker.step()
     worker.predict(ROW | {"distance": 13.0}, ROW)
     wait_until(lambda: len(worker.records) == 4, 10, "the shadow")
-    told = [[record["error"] for record in logged_records(part)] for part in worker.records]
-    assert told == [[None], ["AssertionError"], [None, None], ["AssertionError", "AssertionError"]]
+    errors = [[record["error"] for record in logged_records(part)] for part in worker.records]
+    assert errors == [[None], ["AssertionError"], [None, None], ["AssertionError", "AssertionError"]]
 
 
 def test_a_record_holds_the_inputs_of_the_answer(make_version: MakeVersion) -> None:
     worker = Worker()
-    told = worker.predict(ROW | {"id": "mine"}, ROW | {"courier": "nobody"})["predictions"]
+    answers = worker.predict(ROW | {"id": "mine"}, ROW | {"courier": "nobody"})["predictions"]
     first, unknown = logged_records(worker.records[0])
     assert first["request"] == ROW | {"id": "mine"}
     assert (first["prediction_id"], first["score"], first["id"]) == (
-        told[0]["prediction_id"],
-        told[0]["score"],
+        answers[0]["prediction_id"],
+        answers[0]["score"],
         "mine",
     )
     assert first["features"]["depot"] == "north"

@@ -1,4 +1,4 @@
-"""Training and tuning as flows, on real MLflow and Prefect, and what they leave behind."""
+"""The flows `train` and `tune` on real MLflow and Prefect, and the objects that they write."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rows into clean tables and quarantine: severities, corrections, late rows, crashes."""
+"""Validation into clean tables and quarantine: severities, corrections, late rows, crashes."""
 
 import json
 import sys
@@ -37,9 +37,9 @@ class World:
 
     def __init__(self, folder: Path, **changes: object) -> None:
         limits = {"max_quarantined": 1.0, "max_unreadable": 1.0}
-        said = {"columns": COLUMNS, "key": ["id"], "time": "at", **limits} | changes
+        options = {"columns": COLUMNS, "key": ["id"], "time": "at", **limits} | changes
         self.folder, self.files = folder, 0
-        self.table = Table("things", source=Files("t-*.csv"), **said)
+        self.table = Table("things", source=Files("t-*.csv"), **options)
         self.problem = Problem(
             "small", kind="regression", tables=[self.table], label=Label(column="size"), folder=folder
         )

@@ -225,16 +225,16 @@ class Responses:
 
 
 async def send_all(host: str, port: int, hostile: list[Hostile], clients: int = 8) -> Responses:
-    seen, queue = Responses(), iter(hostile)
-    await asyncio.gather(*(_client(host, port, queue, seen) for _ in range(clients)))
-    return seen
+    responses, queue = Responses(), iter(hostile)
+    await asyncio.gather(*(_client(host, port, queue, responses) for _ in range(clients)))
+    return responses
 
 
-async def _client(host: str, port: int, queue: Any, seen: Responses) -> None:
+async def _client(host: str, port: int, queue: Any, responses: Responses) -> None:
     connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     for item in queue:
         connection = connection or await asyncio.open_connection(host, port)
-        kept = await _exchange(connection, item, seen)
+        kept = await _exchange(connection, item, responses)
         if not kept:
             connection[1].close()
             connection = None
@@ -243,7 +243,7 @@ async def _client(host: str, port: int, queue: Any, seen: Responses) -> None:
 
 
 async def _exchange(
-    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], item: Hostile, seen: Responses
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], item: Hostile, responses: Responses
 ) -> bool:
     """Send one item and read its answers; whether the connection may be used again."""
     reader, writer = connection
@@ -255,24 +255,24 @@ async def _exchange(
         status, kept = "", False
         for _ in range(answers):
             status, kept = await asyncio.wait_for(_answer(reader, bare), 20 if item.whole else 0.25)
-            _check_status(item, status, seen)
+            _check_status(item, status, responses)
             if not kept:
                 break
         return kept and item.whole
     except TimeoutError:
-        seen.statuses["none"] += 1
+        responses.statuses["none"] += 1
         if item.whole:
-            seen.wrong.append(f"no answer to {item.data[:200]!r}")
+            responses.wrong.append(f"no answer to {item.data[:200]!r}")
         return False
     except (ConnectionError, asyncio.IncompleteReadError):
-        seen.statuses["closed"] += 1
+        responses.statuses["closed"] += 1
         return False
 
 
-def _check_status(item: Hostile, status: str, seen: Responses) -> None:
-    seen.statuses[status] += 1
+def _check_status(item: Hostile, status: str, responses: Responses) -> None:
+    responses.statuses[status] += 1
     if status.startswith("5") or (status.startswith("2") and not item.keyed):
-        seen.wrong.append(f"{status} to {item.data[:300]!r}")
+        responses.wrong.append(f"{status} to {item.data[:300]!r}")
 
 
 async def _answer(reader: asyncio.StreamReader, bare: bool) -> tuple[str, bool]:

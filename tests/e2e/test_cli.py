@@ -76,9 +76,9 @@ def test_predict_and_explain_agree_on_an_example(world: World) -> None:
     predicted = answer(world, "predict", "--example", "1")
     explained = answer(world, "explain", "--example", "1")
     assert predicted["predictions"][0]["score"] == pytest.approx(explained["predictions"][0]["score"])
-    told = explained["predictions"][0]
-    assert told["base"] + sum(c["contribution"] for c in told["contributions"]) == pytest.approx(
-        told["margin"], abs=1e-4
+    explanation = explained["predictions"][0]
+    assert explanation["base"] + sum(c["contribution"] for c in explanation["contributions"]) == pytest.approx(
+        explanation["margin"], abs=1e-4
     )
     changed = answer(world, "predict", "--example", "1", "distance=60")
     assert changed["rows"][0]["distance"] == 60
@@ -96,7 +96,7 @@ def test_status_trace_and_reproduce_after_a_lifecycle(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "message"),
     [
         (["predict", "distance=far"], 1, "distance"),
         (["predict", "nonsense=1"], 1, "the fields are"),
@@ -106,12 +106,12 @@ def test_status_trace_and_reproduce_after_a_lifecycle(world: World) -> None:
         (["predict", "--url", "http://127.0.0.1:9"], 1, "truecourse serve"),
     ],
 )
-def test_an_error_has_a_hint(world: World, words: list[str], status: int, said: str) -> None:
+def test_an_error_has_a_hint(world: World, words: list[str], status: int, message: str) -> None:
     done = run(world, *words, "--json")
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     error = json.loads(done.stdout)["error"]
-    assert said in json.dumps(error, ensure_ascii=False)
+    assert message in json.dumps(error, ensure_ascii=False)
 
 
 def test_an_unknown_flow_is_a_usage_error(world: World) -> None:

@@ -45,12 +45,12 @@ def report(day: float, *subjects: str, page: bool = True) -> Report:
 
 def notify_of(*reports: Report) -> dict[str, Any]:
     found = record_findings.fn("diabetes", report_store, reports[-1].at)
-    return found | {"told": notify.fn("diabetes", reports[-1].at)}
+    return found | {"notified": notify.fn("diabetes", reports[-1].at)}
 
 
 def test_a_finding_is_notified_once_and_its_recovery_once(hook: Webhook) -> None:
-    assert notify_of(report(0, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
-    assert notify_of(report(1, "wind", "temp"))["told"] == {}
+    assert notify_of(report(0, "wind", "temp"))["notified"] == {"webhook": "2 notifications delivered"}
+    assert notify_of(report(1, "wind", "temp"))["notified"] == {}
     notify_of(report(2, "temp"))
     notify_of(report(3, "temp"))
     assert [body["text"] for body in hook.bodies] == ["diabetes: 2 alarms", "diabetes: 1 recovered"]
@@ -71,18 +71,20 @@ def test_a_failing_receiver_gets_all_notifications_later(
     hook.status = 500
     with caplog.at_level(logging.INFO):
         found = notify_of(report(0, "wind"))
-    assert found["told"] == {"webhook": "0 notifications delivered, 1 pending: the receiver answered with status 500"}
+    assert found["notified"] == {
+        "webhook": "0 notifications delivered, 1 pending: the receiver answered with status 500"
+    }
     working = hook.url
     configure(webhook=f"http://127.0.0.1:{free_ports(1)[0]}/SECRET")
     with caplog.at_level(logging.INFO):
-        assert "2 pending: Connection refused" in notify_of(report(1, "wind", "temp"))["told"]["webhook"]
+        assert "2 pending: Connection refused" in notify_of(report(1, "wind", "temp"))["notified"]["webhook"]
     configure(webhook=working)
     hook.status = 200
-    assert notify_of(report(2, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
+    assert notify_of(report(2, "wind", "temp"))["notified"] == {"webhook": "2 notifications delivered"}
     assert len(hook.texts) == 2
     assert "SECRET" not in caplog.text
-    told = "".join(event.model_dump_json() for event in record.history(open_store(), "diabetes"))
-    assert "SECRET" not in told
+    events = "".join(event.model_dump_json() for event in record.history(open_store(), "diabetes"))
+    assert "SECRET" not in events
     notify_of(report(3, "wind", "temp"))
     assert len(hook.texts) == 2, "what was taken is not sent again"
 
@@ -92,31 +94,35 @@ def test_a_receiver_that_never_ends_its_answer_times_out_and_is_recorded_once(ho
     record_findings.fn("diabetes", [report(0, "wind")], START)
     for minute in range(3):
         began = time.monotonic()
-        told = deliver(open_store(), load_problem("diabetes"), channels(), START + timedelta(minutes=minute), 0.3)
+        delivered = deliver(open_store(), load_problem("diabetes"), channels(), START + timedelta(minutes=minute), 0.3)
         assert time.monotonic() - began < 1.5
-        assert told == {"webhook": "0 notifications delivered, 1 pending: the channel did not finish within 300 ms"}
+        assert delivered == {
+            "webhook": "0 notifications delivered, 1 pending: the channel did not finish within 300 ms"
+        }
     hook.drip = 0
-    assert notify_of(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
+    assert notify_of(report(1, "wind"))["notified"] == {"webhook": "1 notification delivered"}
     kinds = [event.kind for event in record.history(open_store(), "diabetes")]
     assert kinds == ["opened", "not now", "undelivered", "delivered"]
 
 
 def test_a_redirect_is_no_delivery(hook: Webhook) -> None:
     hook.status = 302
-    assert notify_of(report(0, "wind"))["told"]["webhook"].endswith("1 pending: the receiver answered with status 302")
+    assert notify_of(report(0, "wind"))["notified"]["webhook"].endswith(
+        "1 pending: the receiver answered with status 302"
+    )
     hook.status = 200
-    assert notify_of(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
+    assert notify_of(report(1, "wind"))["notified"] == {"webhook": "1 notification delivered"}
 
 
 def test_mail_goes_to_every_recipient(hook: Webhook, configure: Configure) -> None:
     with mail_server() as box:
         configure(mail_host="127.0.0.1", mail_port=box.port, mail_security="none")
-        assert "MAIL_FROM" in notify_of(report(0, "wind"))["told"]["mail"]
+        assert "MAIL_FROM" in notify_of(report(0, "wind"))["notified"]["mail"]
         configure(mail_from="truecourse@example.org", mail_to="ann@example.org, bob@example.org")
-        assert notify_of(report(1, "wind"))["told"] == {"mail": "1 notification delivered"}
+        assert notify_of(report(1, "wind"))["notified"] == {"mail": "1 notification delivered"}
     _assert_one_mail(box)
     configure(mail_user="ann", mail_password="hunter2")
-    assert "not sent unencrypted" in notify_of(report(2, "wind", "temp"))["told"]["mail"]
+    assert "not sent unencrypted" in notify_of(report(2, "wind", "temp"))["notified"]["mail"]
 
 
 def _assert_one_mail(box: Mailbox) -> None:

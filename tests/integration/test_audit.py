@@ -52,7 +52,7 @@ class World:
         for view in self.problem.views if views is None else map(self.problem.view, views):
             load_online(self.problem, self.tables, view.name, until)
 
-    def ask(self, at: datetime) -> None:
+    def predict(self, at: datetime) -> None:
         rows = []
         for i, courier in enumerate(COURIERS):
             row = {"id": i, "courier": courier, "depot": ("north", "south", "east")[i % 3]}
@@ -67,7 +67,7 @@ class World:
         for moment in MOMENTS:
             if load:
                 self.load(moment)
-            self.ask(moment)
+            self.predict(moment)
 
     def audit(self, at: datetime = END, **monitoring: Any) -> Report:
         ship(self.problem.name)
@@ -133,7 +133,7 @@ def test_a_store_that_is_not_loaded_is_stale(world: World) -> None:
 def test_values_an_hour_old_are_a_warning(world: World) -> None:
     for moment in MOMENTS:
         world.load(moment - timedelta(hours=1))
-        world.ask(moment)
+        world.predict(moment)
     report = world.audit()
     assert set(causes(report).values()) == {"stale value"}
     assert not any(finding.page for finding in report.findings)
@@ -151,7 +151,7 @@ def test_deleted_values_are_missing(world: World) -> None:
     world.load(MOMENTS[0])
     with store(world.problem) as database, database:
         database.execute(f"DELETE FROM {table(database, 'courier_history')}")
-    world.ask(MOMENTS[0])
+    world.predict(MOMENTS[0])
     finding = finding_of(world.audit(), "courier_history")
     assert (finding.cause, finding.page, finding.figures["share"]) == ("missing", True, 1.0)
     assert set(finding.figures["features"]) == {"courier_late_7d", "courier_count_7d"}
@@ -172,7 +172,7 @@ def push(world: World, **values: float | None) -> None:
 def test_a_null_in_the_store_is_missing_and_another_value_is_a_code_difference(world: World) -> None:
     world.load(MOMENTS[0])
     push(world, courier_late_7d=None, courier_count_7d=1234)
-    world.ask(MOMENTS[0])
+    world.predict(MOMENTS[0])
     report = world.audit()
     assert causes(report) == {"courier_history": "missing", "courier_count_7d": "code"}
     assert finding_of(report, "courier_history").figures["features"] == {"courier_late_7d": 12}

@@ -73,8 +73,8 @@ def test_a_failure_of_a_measured_process_is_reported(home: Path) -> None:
     ],
 )
 def test_a_row_holds_by_its_figures(row: dict[str, Any], ratio: float | None, holds: bool) -> None:
-    made = Row(what="", unit="s", **row)
-    assert (made.ratio, made.holds) == (ratio, holds)
+    figure = Row(what="", unit="s", **row)
+    assert (figure.ratio, figure.holds) == (ratio, holds)
 
 
 def test_the_report_has_the_agreed_form(home: Path) -> None:
@@ -102,11 +102,11 @@ def test_an_unknown_benchmark_is_named(home: Path) -> None:
 
 
 def test_drift_figures_come_with_their_reference(home: Path) -> None:
-    made = __import__("benchmarks.drift", fromlist=["ours"])
+    benchmark = __import__("benchmarks.drift", fromlist=["ours"])
     ours = measure("benchmarks.drift:ours", reference=20_000, window=7_000)
     theirs = measure("benchmarks.drift:evidently", reference=2_000, window=1_000)
     assert ours.result == 0  # nothing drifted
-    assert theirs.result > made.COLUMNS
+    assert theirs.result > benchmark.COLUMNS
 
 
 @pytest.fixture
@@ -131,41 +131,41 @@ def test_copies_have_keys_and_times_of_their_own(small: Path) -> None:
 
 
 def test_the_three_joins_join_the_same_and_copies_grow(small: Path) -> None:
-    made = {row.what: row for row in pit_join.rows(quick=False)}
-    assert len(made) == 5
-    assert any("48,000 decisions" in what for what in made)
+    rows = {row.what: row for row in pit_join.rows(quick=False)}
+    assert len(rows) == 5
+    assert any("48,000 decisions" in what for what in rows)
     spec, tables = load_problem(), Tables()
     versions = pit_join.feature_versions(spec, tables)
     assert set(versions) == {view.name for view in spec.views}
-    counts = {row.what: row.reference for row in made.values() if row.reference_is == "Polars join_asof"}
+    counts = {row.what: row.reference for row in rows.values() if row.reference_is == "Polars join_asof"}
     assert len(counts) == 1
     assert all(value is not None and value > 0 for value in counts.values())
     assert tables.exists(feature_table(load_problem("deliveries"), "courier_history"))
 
 
 def test_steps_are_measured_on_copies_of_the_tables(small: Path) -> None:
-    made = [row for row in scale.rows(quick=True) if row.reference is not None]
-    assert len(made) == 3 * 2 * 2  # steps, sizes, time and memory
-    assert all(row.value > 0 for row in made)
+    rows = [row for row in scale.rows(quick=True) if row.reference is not None]
+    assert len(rows) == 3 * 2 * 2  # steps, sizes, time and memory
+    assert all(row.value > 0 for row in rows)
 
 
 def test_scoring_is_measured_against_both_references(small: Path) -> None:
-    made = score.rows(quick=True)
-    assert [row.reference_is for row in made[:3]][-1] == "MLflow pyfunc, on codes in memory"
-    assert all(row.value > 0 for row in made)
+    rows = score.rows(quick=True)
+    assert [row.reference_is for row in rows[:3]][-1] == "MLflow pyfunc, on codes in memory"
+    assert all(row.value > 0 for row in rows)
 
 
 def test_losses_on_a_real_table_are_compared_with_other_libraries(
     tmp_path: Path, home: Path, configure: Callable[..., None]
 ) -> None:
     configure(problems=tmp_path / "problems")
-    made = tables.compare_tables(["hitters"], str(tmp_path))()["hitters"]
-    assert made["kind"] == "regression"
-    assert made["test_rows"] == 263  # each row that has a salary, once
-    assert all(100 < loss < 700 for loss in made["losses"].values())
-    assert len(set(made["losses"].values())) == 3
-    assert made["worse_by_at_least"] <= 0
-    assert made["seconds"] < 60
+    comparison = tables.compare_tables(["hitters"], str(tmp_path))()["hitters"]
+    assert comparison["kind"] == "regression"
+    assert comparison["test_rows"] == 263  # each row that has a salary, once
+    assert all(100 < loss < 700 for loss in comparison["losses"].values())
+    assert len(set(comparison["losses"].values())) == 3
+    assert comparison["worse_by_at_least"] <= 0
+    assert comparison["seconds"] < 60
 
 
 def test_every_real_table_is_installed() -> None:

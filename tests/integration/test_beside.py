@@ -39,8 +39,8 @@ def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
 
 def test_the_worker_process_has_the_settings_of_its_block_and_ends_with_it(installed: Path) -> None:
     with override_settings(home=installed / "other", storage=""), WorkerProcess("deliveries") as worker:
-        asked = [worker.submit(describe_context, "a"), worker.submit(describe_context, word="b")]
-        (process, problem, root, first), (other, *_, second) = (one.result() for one in asked)
+        futures = [worker.submit(describe_context, "a"), worker.submit(describe_context, word="b")]
+        (process, problem, root, first), (other, *_, second) = (one.result() for one in futures)
         assert process == other != os.getpid()
         assert (problem, first, second) == ("deliveries", "a", "b")
         assert root == str(installed / "other" / "storage")

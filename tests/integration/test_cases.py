@@ -149,10 +149,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("file", "label", "said"), REFUSED)
-def test_a_file_that_cannot_be_a_problem_is_refused(file: str, label: str, said: Sequence[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "label", "messages"), REFUSED)
+def test_a_file_that_cannot_be_a_problem_is_refused(
+    file: str, label: str, messages: Sequence[str], tmp_path: Path
+) -> None:
     with pytest.raises(TruecourseError) as error:
         scaffold("case", CASES / file, label)
-    for words in said:
-        assert words in str(error.value)
+    for message in messages:
+        assert message in str(error.value)
     assert not (tmp_path / "problems" / "case").exists()

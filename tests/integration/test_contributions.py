@@ -52,8 +52,8 @@ def explained(version: ModelVersion) -> Explainer:
 def test_without_drift_no_attribution_drifts(champion: ModelVersion) -> None:
     score(champion, decisions(60, 14, seed=2))
     report = run_drift_check()
-    told = report.figures["contributions"]
-    assert (told["rows"][1], told["moved"]) == (report.figures["data"]["rows"][1], [])
+    contributions = report.figures["contributions"]
+    assert (contributions["rows"][1], contributions["moved"]) == (report.figures["data"]["rows"][1], [])
     assert report.findings == ()
     assert "What the predictions rest on" in open_store().get(report.page).decode()
 
@@ -63,15 +63,15 @@ def test_attribution_drift_of_an_important_feature_is_a_warning(champion: ModelV
     report = run_drift_check(at=LAST + timedelta(days=1))
     assert drifted_subjects(report, "contribution drift") == ["distance"]
     assert ("distance", "contribution drift") not in critical_findings(report)
-    (told,) = (one for one in report.findings if one.cause == "contribution drift")
-    (was, now), (before, after) = told.figures["weight"], told.figures["push"]
-    assert told.sentence == (
+    (finding,) = (one for one in report.findings if one.cause == "contribution drift")
+    (was, now), (before, after) = finding.figures["weight"], finding.figures["push"]
+    assert finding.sentence == (
         f"The attribution of distance drifted: {100 * now:.0f}% of all contributions ({100 * was:.0f}% before), "
         f"{after:+.3f} on average ({before:+.3f} before)."
     )
     assert after > before + 0.5
     assert report.sentence.endswith("; attribution drift: distance.")
-    assert told.sentence in open_store().get(report.page).decode()
+    assert finding.sentence in open_store().get(report.page).decode()
 
 
 def test_a_feature_that_the_model_does_not_use_drifts_and_its_contributions_do_not(champion: ModelVersion) -> None:
@@ -85,14 +85,14 @@ def test_contributions_are_the_models_own_and_of_the_champions_rows_alone(champi
     rows = decisions(60, 7, seed=2)
     score(champion, rows)
     score(champion, shift_column(decisions(60, 7, seed=3), "distance", 9.0), number=99)
-    made = explained(champion).days(FIRST + timedelta(days=60), FIRST + timedelta(days=67))
+    attributions = explained(champion).days(FIRST + timedelta(days=60), FIRST + timedelta(days=67))
     model = registry.open_model(champion, "binary")
     features = model.vocabulary.features
-    told = model.contributions(model.vocabulary.encode(columns_of(rows, features)))[:, :-1]
-    push, size = made.means()
-    assert made.rows == len(rows)
-    np.testing.assert_allclose(push, told.mean(axis=0, dtype=np.float64), atol=1e-9)
-    np.testing.assert_allclose(size, np.abs(told).mean(axis=0, dtype=np.float64), atol=1e-9)
+    expected = model.contributions(model.vocabulary.encode(columns_of(rows, features)))[:, :-1]
+    push, size = attributions.means()
+    assert attributions.rows == len(rows)
+    np.testing.assert_allclose(push, expected.mean(axis=0, dtype=np.float64), atol=1e-9)
+    np.testing.assert_allclose(size, np.abs(expected).mean(axis=0, dtype=np.float64), atol=1e-9)
 
 
 def test_days_are_explained_once_and_again_when_their_rows_change(
@@ -107,13 +107,13 @@ def test_days_are_explained_once_and_again_when_their_rows_change(
     place = "sketches/deliveries/"
     kept = {key: open_store().get(key) for key in open_store().list(place) if "/contributions/2" in key}
     assert len(kept) == 14  # the window's days and those before it
-    made = explained(champion).days(*span)
-    assert made.histograms.rows().tolist() == [MAX_ROWS_A_DAY] * 7
+    attributions = explained(champion).days(*span)
+    assert attributions.histograms.rows().tolist() == [MAX_ROWS_A_DAY] * 7
     monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explain", None)  # explaining again would fail
-    assert explained(champion).days(*span).dump() == made.dump()
+    assert explained(champion).days(*span).dump() == attributions.dump()
     monkeypatch.undo()
     score(champion, shift_column(rows, "distance", 9.0))
-    assert explained(champion).days(*span).means()[0].sum() > made.means()[0].sum() + 0.5
+    assert explained(champion).days(*span).means()[0].sum() > attributions.means()[0].sum() + 0.5
 
 
 def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(

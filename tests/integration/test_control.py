@@ -36,31 +36,33 @@ def report(day: float, *findings: Finding, made: bool = True) -> Report:
 
 @pytest.fixture
 def client(trained: Trained) -> Iterator[TestClient]:
-    with TestClient(application("deliveries", {"Prefect": "http://127.0.0.1:1/"}), base_url="http://localhost") as made:
-        yield made
+    with TestClient(
+        application("deliveries", {"Prefect": "http://127.0.0.1:1/"}), base_url="http://localhost"
+    ) as test_client:
+        yield test_client
 
 
 @pytest.fixture
 def logged(endpoint: Endpoint) -> str:
     """The id of a prediction that is in the prediction log."""
-    asked = str(endpoint.post("/predict", ROW).json()["predictions"][0]["prediction_id"])
+    prediction_id = str(endpoint.post("/predict", ROW).json()["predictions"][0]["prediction_id"])
 
     def shipped() -> bool:  # records of other tests may be pending too
         log_shipping.ship("deliveries")
-        return bool(prediction_log.find_records(Tables(), "deliveries", asked))
+        return bool(prediction_log.find_records(Tables(), "deliveries", prediction_id))
 
     wait_until(shipped, 20, "the answer's record")
-    return asked
+    return prediction_id
 
 
 def test_the_control_page_shows_the_champion_and_links_to_reports(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    told = client.get("/control.json").json()
-    assert f"version {told['champion']['version']}" in page.text
-    assert told["champion"]["model_sha256"][:16] in page.text
-    for file in told["pages"].values():
+    document = client.get("/control.json").json()
+    assert f"version {document['champion']['version']}" in page.text
+    assert document["champion"]["model_sha256"][:16] in page.text
+    for file in document["pages"].values():
         assert f'href="/reports/deliveries/{file}"' in page.text
         assert client.get(f"/reports/deliveries/{file}").status_code == 200
     assert client.get("/problems/deliveries").status_code == 200
@@ -120,10 +122,10 @@ def test_only_reports_are_served(client: TestClient, path: str) -> None:
 
 def test_many_alarms_do_not_fill_the_page(trained: Trained, tmp_path: Path) -> None:
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
-    made = [finding(number == 150).model_copy(update={"subject": f"feature {number}"}) for number in range(300)]
-    alarms = tuple(record.Alarm(finding=one, opened=START, seen=START) for one in made)
-    record.write(store, "deliveries", START, "opened", lambda seen: {"open": alarms})
-    report_store.save(store, report(0, *made))
+    findings = [finding(number == 150).model_copy(update={"subject": f"feature {number}"}) for number in range(300)]
+    alarms = tuple(record.Alarm(finding=one, opened=START, seen=START) for one in findings)
+    record.write(store, "deliveries", START, "opened", lambda current: {"open": alarms})
+    report_store.save(store, report(0, *findings))
     page = control_page.page(store, problem, served=False, at=START)
     open_alarms = page.split("Open alarms")[1].split("<h2>")[0]
     shown, folded = open_alarms.split("<details>")
@@ -136,13 +138,13 @@ def test_many_alarms_do_not_fill_the_page(trained: Trained, tmp_path: Path) -> N
 
 def test_days_show_the_worst_that_was_found_and_reports_are_escaped(trained: Trained, tmp_path: Path) -> None:
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
-    for made in (report(0), report(1, finding(True)), report(1.5, finding(False)), report(2, made=False)):
-        report_store.save(store, made)
+    for each in (report(0), report(1, finding(True)), report(1.5, finding(False)), report(2, made=False)):
+        report_store.save(store, each)
     report_store.save(store, report(3, finding(False)))
-    told = control_page.document(store, problem, START + timedelta(days=4))
+    document = control_page.document(store, problem, START + timedelta(days=4))
     days = ["2024-05-06", "2024-05-07", "2024-05-08", "2024-05-09"]
-    assert told["days"]["skew"] == list(zip(days, ("ok", "critical", "unknown", "warning"), strict=True))
-    assert told["sentence"] == "Ratio is <computed> anew."
+    assert document["days"]["skew"] == list(zip(days, ("ok", "critical", "unknown", "warning"), strict=True))
+    assert document["sentence"] == "Ratio is <computed> anew."
     page = control_page.page(store, problem, served=False, at=START + timedelta(days=4))
     assert "Ratio is &lt;computed&gt; anew." in page
     assert "<b>ratio" not in page
@@ -153,13 +155,13 @@ def test_unknown_checks_are_shown_with_a_hint(trained: Trained, tmp_path: Path) 
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
     for day in (0, 3):
         report_store.save(store, report(day))
-    told = control_page.document(store, problem, START + timedelta(days=4))
-    assert [said for _, said in told["days"]["skew"]] == ["ok", "unknown", "unknown", "ok"]
-    states = {one["check"]: one["state"] for one in told["checks"]}
+    document = control_page.document(store, problem, START + timedelta(days=4))
+    assert [state for _, state in document["days"]["skew"]] == ["ok", "unknown", "unknown", "ok"]
+    states = {one["check"]: one["state"] for one in document["checks"]}
     assert states.pop("skew") == "ok"
     assert set(states.values()) == {"unknown"}
     assert len(states) == 7
-    assert told["sentence"].startswith("No findings; unknown: drift, quality, ")
+    assert document["sentence"].startswith("No findings; unknown: drift, quality, ")
     page = control_page.page(store, problem, served=False, at=START + timedelta(days=4))
     assert page.count("Hint: ") == 7
     control_page.publish(store, problem)
@@ -171,7 +173,7 @@ def test_open_alarms_and_events_are_listed(trained: Trained, tmp_path: Path) -> 
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
     alarm = record.Alarm(finding=finding(True), opened=START, seen=START)
     event = record.Event(kind="opened", at=START, sentence="It was opened.", alarm=alarm.id, finding=alarm.finding)
-    record.write(store, "deliveries", START, "opened", lambda seen: {"open": (alarm,), "events": (event,)})
+    record.write(store, "deliveries", START, "opened", lambda current: {"open": (alarm,), "events": (event,)})
     page = control_page.page(store, problem, served=False, at=START)
     assert "since 2024-05-06 06:00" in page
     assert "It was opened." in page
@@ -185,8 +187,8 @@ def test_a_browser_shows_it_without_scrolling_sideways(trained: Trained, tmp_pat
     (tmp_path / "page.html").write_text(page)
     frame = f'<iframe id="f" width="{width}" height="900" src="page.html"></iframe>'
     look = "const d = f.contentDocument.documentElement; out.textContent = `${d.scrollWidth} of ${d.clientWidth}`"
-    told = f"<script>f.onload = () => {{ {look} }}</script>"
-    (tmp_path / "frame.html").write_text(f'<pre id="out"></pre>{frame}{told}')
+    script = f"<script>f.onload = () => {{ {look} }}</script>"
+    (tmp_path / "frame.html").write_text(f'<pre id="out"></pre>{frame}{script}')
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
     done = subprocess.run([*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120)

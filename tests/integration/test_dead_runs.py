@@ -41,32 +41,32 @@ class World:
 
     def __init__(self, api: str, name: str = "killed") -> None:
         self.runs = FlowRuns(api)
-        self.ask = self.runs.request
-        self.flow = self.ask("POST", "/flows/", {"name": "killed"})["id"]
+        self.request = self.runs.request
+        self.flow = self.request("POST", "/flows/", {"name": "killed"})["id"]
         wanted = {"name": name, "flow_id": self.flow, "work_pool_name": POOL, "concurrency_limit": 1}
-        self.deployment = self.ask("POST", "/deployments/", wanted)["id"]
+        self.deployment = self.request("POST", "/deployments/", wanted)["id"]
 
     def run(self, *states: str, hours_ago: float = 0) -> str:
         """Create a run that was due then and went through these states, without a process; its id."""
         due = (datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat()
         scheduled = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}}
-        made = self.ask("POST", f"/deployments/{self.deployment}/create_flow_run", scheduled)["id"]
+        run = self.request("POST", f"/deployments/{self.deployment}/create_flow_run", scheduled)["id"]
         for state in states:
-            self.ask("POST", f"/flow_runs/{made}/set_state", {"state": {"type": state, "name": state.title()}})
-        return str(made)
+            self.request("POST", f"/flow_runs/{run}/set_state", {"state": {"type": state, "name": state.title()}})
+        return str(run)
 
     def state(self, run: str) -> str:
-        return str(self.ask("GET", f"/flow_runs/{run}")["state_name"])
+        return str(self.request("GET", f"/flow_runs/{run}")["state_name"])
 
     def heartbeat(self, run: str, minutes_ago: float) -> None:
         occurred = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
         resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
         event = {"id": str(uuid4()), "event": flow_runs.HEARTBEAT, "occurred": occurred, "resource": resource}
-        self.ask("POST", "/events", [event])
+        self.request("POST", "/events", [event])
 
     def heartbeats(self, *runs: str) -> int:
         wanted = {"event": {"name": [flow_runs.HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{r}" for r in runs]}}
-        return len(self.ask("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"])
+        return len(self.request("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"])
 
     def taken(self) -> int:
         return int(self.runs._limits()[self.deployment]["active_slots"])
@@ -77,12 +77,12 @@ def world(home: Path, prefect_server: str) -> Iterator[World]:
     runs = FlowRuns(prefect_server)
     with suppress(PlatformError):  # an earlier test created it
         runs.request("POST", "/work_pools/", {"name": POOL, "type": "process"})
-    made = World(prefect_server)
-    yield made
-    for run in made.runs.active():
-        made.runs._try_mark(run, "the test is over")
+    world = World(prefect_server)
+    yield world
+    for run in world.runs.active():
+        world.runs._try_mark(run, "the test is over")
     with suppress(PlatformError):
-        made.ask("DELETE", f"/deployments/{made.deployment}")
+        world.request("DELETE", f"/deployments/{world.deployment}")
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_runs_of_a_dead_worker_are_marked_before_the_next_worker_starts(
     freed = world.runs.reconcile(POOL, starting=True)
     assert [run["id"] for run in freed.runs] == [dead]
     assert (world.state(dead), world.taken()) == (end, 0)
-    world.ask("POST", f"/flow_runs/{waiting}/set_state", {"state": {"type": "PENDING", "name": "Pending"}})
+    world.request("POST", f"/flow_runs/{waiting}/set_state", {"state": {"type": "PENDING", "name": "Pending"}})
     assert (world.state(waiting), world.taken()) == ("Pending", 1), "the next one runs"
 
 
@@ -141,28 +141,28 @@ def test_a_run_on_this_machine_is_kept_while_its_process_lives(
     (marked,) = world.runs.reconcile(POOL).runs
     assert marked["id"] == run
     assert world.state(run) == "Crashed"
-    tasks = world.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    tasks = world.request("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     assert all(task["state_type"] in ("CRASHED", "COMPLETED") for task in tasks), "its tasks do not run on in the UI"
     world.runs.reconcile(POOL)
     assert not list(flow_runs.notes_folder().glob("*")), "its note is gone"
 
 
 def test_a_run_is_kept_while_another_machines_worker_may_have_it(world: World) -> None:
-    world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": worker_name()})
+    world.request("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": worker_name()})
     pending = world.run("PENDING")
-    world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
+    world.request("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
     try:
         assert not world.runs.reconcile(POOL, starting=True).runs
         assert world.state(pending) == "Pending"
     finally:
-        world.ask("DELETE", f"/work_pools/{POOL}/workers/a%20worker%20elsewhere")
+        world.request("DELETE", f"/work_pools/{POOL}/workers/a%20worker%20elsewhere")
     assert [run["id"] for run in world.runs.reconcile(POOL, starting=True).runs] == [pending]
 
 
 def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(world: World, prefect_server: str) -> None:
     """`up` cannot see the process. A run without heartbeat for a quarter of an hour is dead; one that never sent a
     heartbeat may be alive."""
-    world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
+    world.request("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
     others = {name: World(prefect_server, name) for name in ("silent", "living", "mute")}
     runs = {name: other.run("PENDING", "RUNNING") for name, other in others.items()}
     minutes = flow_runs.SILENT / timedelta(minutes=1)
@@ -175,24 +175,24 @@ def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(world: World, 
         assert [run["id"] for run in world.runs.reconcile(POOL).runs] == [runs["silent"]]
         assert [world.state(run) for run in runs.values()] == ["Crashed", "Running", "Running"]
     finally:
-        world.ask("DELETE", f"/work_pools/{POOL}/workers/a%20worker%20elsewhere")
+        world.request("DELETE", f"/work_pools/{POOL}/workers/a%20worker%20elsewhere")
         for other in others.values():
-            other.ask("DELETE", f"/deployments/{other.deployment}")
+            other.request("DELETE", f"/deployments/{other.deployment}")
 
 
 def test_a_run_of_a_deleted_deployment_does_not_block_the_others(world: World, prefect_server: str) -> None:
     refused, other = world.run("PENDING"), World(prefect_server, "another")
     dead = other.run("PENDING", "RUNNING")
-    world.ask("DELETE", f"/deployments/{world.deployment}")
+    world.request("DELETE", f"/deployments/{world.deployment}")
     marked = [run["id"] for run in world.runs.reconcile(POOL, starting=True).runs]
     assert dead in marked, "Prefect may refuse to let the other end, until the lease of its slot has"
-    other.ask("DELETE", f"/deployments/{other.deployment}")
-    world.ask("DELETE", f"/flow_runs/{refused}")
+    other.request("DELETE", f"/deployments/{other.deployment}")
+    world.request("DELETE", f"/flow_runs/{refused}")
 
 
 def test_a_slot_without_a_run_is_freed_at_the_second_check(world: World) -> None:
     limit = world.runs._limits()[world.deployment]
-    world.ask("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": 1})
+    world.request("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": 1})
     assert (world.runs.reconcile(POOL).slots, world.taken()) == (0, 1), "a run may be taking it at this moment"
     assert (world.runs.reconcile(POOL).slots, world.taken()) == (1, 0)
     held = world.run("PENDING")
@@ -204,12 +204,12 @@ def test_a_slot_without_a_run_is_freed_at_the_second_check(world: World) -> None
 def test_only_the_newest_of_missed_runs_is_kept(world: World) -> None:
     by_hand = world.run(hours_ago=2)
     wanted = {"cron": "*/5 * * * *", "timezone": "UTC"}
-    world.ask("POST", f"/deployments/{world.deployment}/schedules", [{"schedule": wanted, "active": True}])
+    world.request("POST", f"/deployments/{world.deployment}/schedules", [{"schedule": wanted, "active": True}])
     coming = {
         "start_time": datetime.now(UTC).isoformat(),
         "end_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
     }
-    world.ask("POST", f"/deployments/{world.deployment}/schedule", coming)
+    world.request("POST", f"/deployments/{world.deployment}/schedule", coming)
     later = datetime.now(UTC) + timedelta(minutes=31)
     due = [run for run in world.runs.runs(deployment_id={"any_": [world.deployment]}) if run["id"] != by_hand]
     late = [run for run in due if datetime.fromisoformat(run["expected_start_time"]) < later]

@@ -83,9 +83,9 @@ def test_equal_rows_are_kept_as_often_as_the_newest_content_has_them(world: Worl
 
 def test_content_that_is_delivered_again_is_current_again(world: World) -> None:
     """Deliver A, a wrong correction B, and A again, with a key and without."""
-    for said in ({"key": ("visits",)}, {"key": (), "combine": "replace"}):
-        world.problem = dataclasses.replace(world.problem, name=f"small{len(said)}")
-        world.declare(**said, max_removed=1.0)
+    for options in ({"key": ("visits",)}, {"key": (), "combine": "replace"}):
+        world.problem = dataclasses.replace(world.problem, name=f"small{len(options)}")
+        world.declare(**options, max_removed=1.0)
         for content in (lines(1, 2), lines(1, 2).replace("1.5", "9.5"), lines(1, 2)):
             world.feed(content)
         version = Tables().version(clean_table(world.problem.name, "sales"))
@@ -116,9 +116,9 @@ def test_a_refused_delivery_is_replaced_by_the_corrected_file(world: World) -> N
 def test_a_truncated_upload_is_refused_and_the_rows_stay(world: World) -> None:
     """Case 20: truncated.csv is the beginning of good.csv. With a key it would remove no row."""
     folder = DATA / "20-refused-then-fixed"
-    for said in ({"key": ("id",)}, {"key": (), "combine": "replace"}):
-        world.problem = dataclasses.replace(world.problem, name=f"small{len(said)}")
-        world.declare(columns={"id": Integer(), **COLUMNS}, **said)
+    for options in ({"key": ("id",)}, {"key": (), "combine": "replace"}):
+        world.problem = dataclasses.replace(world.problem, name=f"small{len(options)}")
+        world.declare(columns={"id": Integer(), **COLUMNS}, **options)
         world.feed(folder / "good.csv")
         result = world.feed(folder / "truncated.csv")
         assert "cut short" in result.faults[0]
@@ -281,18 +281,18 @@ def test_deliveries_of_other_columns(world: World) -> None:
 def test_a_newly_declared_column_has_the_values_that_files_had(world: World, keyed: bool) -> None:
     """Case 21: null in rows of files without it, and the files' values where they had it."""
     folder = DATA / "21-schema-evolution"
-    said = {"id": Integer(), **COLUMNS}
-    world.declare(columns=said, key=("id",) if keyed else ())
+    columns = {"id": Integer(), **COLUMNS}
+    world.declare(columns=columns, key=("id",) if keyed else ())
     world.feed(folder / "d1.csv", "sales-1.csv")
     world.feed(folder / "d3-extra.csv", "sales-3.csv")
     before = [(row["id"], row["_tc_row"]) for row in world.rows()]
     (world.folder / "sales-1.csv").unlink()  # its bytes are archived
-    world.declare(columns=said | {"extra": Text(nulls=True)})
+    world.declare(columns=columns | {"extra": Text(nulls=True)})
     world.run()
     assert [(row["id"], row["_tc_row"]) for row in world.rows()] == before
     assert {row["extra"] for row in world.rows() if row["id"] < 300} == {None}
     assert {row["extra"] for row in world.rows() if row["id"] >= 300} == {"x"}
-    world.declare(columns={name: c for name, c in said.items() if name != "colour"} | {"visits": Float()})
+    world.declare(columns={name: c for name, c in columns.items() if name != "colour"} | {"visits": Float()})
     world.run()
     assert [(row["id"], row["_tc_row"]) for row in world.rows()] == before
     assert not {"extra", "colour"} & set(world.rows()[0])

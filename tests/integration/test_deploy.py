@@ -69,7 +69,7 @@ def load(port: int, pause: float = 0.02) -> Iterator[list[str]]:
     failed: list[str] = []
     over = threading.Event()
 
-    def ask(client: httpx.Client) -> None:
+    def send_requests(client: httpx.Client) -> None:
         while not over.is_set():
             try:
                 answer = client.post(f"http://127.0.0.1:{port}/predict", json={"rows": [ROW]})
@@ -80,7 +80,7 @@ def load(port: int, pause: float = 0.02) -> Iterator[list[str]]:
             time.sleep(pause)
 
     with httpx.Client(timeout=60) as kept, httpx.Client(timeout=60, limits=NO_KEEPALIVE) as anew:
-        threads = [threading.Thread(target=ask, args=(client,)) for client in (kept, anew)]
+        threads = [threading.Thread(target=send_requests, args=(client,)) for client in (kept, anew)]
         for thread in threads:
             thread.start()
         try:

@@ -54,14 +54,14 @@ questions = st.lists(st.tuples(st.sampled_from(["a", "b", "unknown", None]), hou
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(versions, questions, st.integers(0, 3), st.booleans())
 def test_nulls_and_late_rows_equal_the_stock_store(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], asked: list[Any], ttl: int, known_only: bool
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], requested: list[Any], ttl: int, known_only: bool
 ) -> None:
     """Null keys on both sides, null event times, and rows created after the decision, hidden or not."""
     folder = tmp_path_factory.mktemp("feast")
     times = ["event_timestamp", "created_timestamp"]
     table = pd.DataFrame(rows, columns=["k", *times]).drop_duplicates()
     table = table.assign(x=[float(n) for n in range(len(table))])
-    decisions = pd.DataFrame(asked, columns=["k", times[0]])
+    decisions = pd.DataFrame(requested, columns=["k", times[0]])
     for frame, name in ((table, times[0]), (table, times[1]), (decisions, times[0])):
         frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
     decisions = decisions.assign(n=range(len(decisions)), k=decisions["k"].astype("string"))
@@ -189,9 +189,9 @@ def _stock_answers(
     store = stock_store(folder)
     store.apply(list(objects.values()))
     keys = sorted({key for view in problem.views for key in problem.entity(view.entity).join_keys})
-    asked = decisions.select(keys).to_pandas()
-    asked["event_timestamp"] = decisions["decision_time"].to_pandas()
-    asked["n"] = range(len(asked))
+    entities = decisions.select(keys).to_pandas()
+    entities["event_timestamp"] = decisions["decision_time"].to_pandas()
+    entities["n"] = range(len(entities))
     refs = [f"{view.name}:{name}" for view in problem.views for name in view.features]
-    job = store.get_historical_features(entity_df=asked, features=refs, filter_by_created_timestamp=True)
+    job = store.get_historical_features(entity_df=entities, features=refs, filter_by_created_timestamp=True)
     return job.to_arrow().sort_by("n")

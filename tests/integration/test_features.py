@@ -163,7 +163,7 @@ def test_a_changed_view_has_a_new_table_and_keeps_the_old_one(start: Start) -> N
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("AS depot_last_took", "AS other", "returns no column depot_last_took"),
         ("max(took) AS", "max(took) AS spare, max(took) AS", "returns undeclared columns: spare"),
@@ -174,13 +174,13 @@ def test_a_changed_view_has_a_new_table_and_keeps_the_old_one(start: Start) -> N
         ("FROM outcomes", "FROM nowhere", "nowhere"),
     ],
 )
-def test_sql_that_breaks_the_declaration(start: Start, old: str, new: str, said: str) -> None:
+def test_sql_that_breaks_the_declaration(start: Start, old: str, new: str, message: str) -> None:
     problem, tables = start(deliveries(days=3, a_day=20))
     file = problem.folder / "features" / "depot_history.sql"
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(FeatureError) as caught:
         compute_view(problem, tables, "depot_history")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "features/depot_history.sql" in str(caught.value)
     assert caught.value.hint
 

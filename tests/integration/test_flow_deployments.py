@@ -29,7 +29,7 @@ class Server:
     def write(self) -> None:
         self.file.write_text(yaml.safe_dump({"deployments": list(self.flows.values())}))
 
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
+    def request(self, method: str, path: str, body: Any = None) -> Any:
         answer = self._http.request(method, path, json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
@@ -44,23 +44,23 @@ class Server:
         return self.api.settings(self.one(name))
 
     def set(self, name: str, **changes: Any) -> None:
-        self.ask("PATCH", f"/deployments/{self.one(name)['id']}", changes)
+        self.request("PATCH", f"/deployments/{self.one(name)['id']}", changes)
 
     def schedule(self, name: str, **changes: Any) -> None:
         (schedule, *_) = self.one(name)["schedules"]
-        self.ask("PATCH", f"/deployments/{self.one(name)['id']}/schedules/{schedule['id']}", changes)
+        self.request("PATCH", f"/deployments/{self.one(name)['id']}/schedules/{schedule['id']}", changes)
 
 
 @pytest.fixture
 def server(tmp_path: Path, home: Path, prefect_server: str) -> Iterator[Server]:
     home.mkdir()
-    made = Server(prefect_server, tmp_path / "prefect.yaml")
+    server = Server(prefect_server, tmp_path / "prefect.yaml")
     try:
-        yield made
+        yield server
     finally:
-        for one in made.api.deployments().values():
-            made.api.delete(one["id"])
-        made.ask("DELETE", f"/work_pools/{POOL}")
+        for one in server.api.deployments().values():
+            server.api.delete(one["id"])
+        server.request("DELETE", f"/work_pools/{POOL}")
 
 
 def has(found: list[str], *words: str) -> bool:
@@ -82,10 +82,10 @@ def change_everything(server: Server) -> None:
     server.set("ship", parameters={"problem": "wine"}, tags=["mine"])
     server.schedule("ship", active=False)
     second = [{"schedule": {"cron": "7 7 * * *", "timezone": "UTC"}, "active": True, "slug": "mornings"}]
-    server.ask("POST", f"/deployments/{server.one('ship')['id']}/schedules", second)
+    server.request("POST", f"/deployments/{server.one('ship')['id']}/schedules", second)
     (automation,) = server.one("retrain")["automations"]
-    server.ask("PATCH", f"/automations/{automation['id']}", {"enabled": False})
-    server.ask("PATCH", f"/work_pools/{POOL}", {"concurrency_limit": 5})
+    server.request("PATCH", f"/automations/{automation['id']}", {"enabled": False})
+    server.request("PATCH", f"/work_pools/{POOL}", {"concurrency_limit": 5})
 
 
 def test_changes_made_in_prefect_are_kept_and_reported_until_reset(server: Server) -> None:
@@ -133,8 +133,8 @@ def test_changes_of_the_repository_and_of_a_person_are_merged(server: Server) ->
 
 def test_deleted_deployments_stay_deleted_and_those_gone_from_the_repository_are_removed(server: Server) -> None:
     server.deploy()
-    flow = server.ask("POST", "/flows/", {"name": "theirs"})
-    server.ask("POST", "/deployments/", {"name": "theirs", "flow_id": flow["id"]})
+    flow = server.request("POST", "/flows/", {"name": "theirs"})
+    server.request("POST", "/deployments/", {"name": "theirs", "flow_id": flow["id"]})
     server.api.delete(server.one("health")["id"])
     del server.flows["ship"]
     server.write()

@@ -114,7 +114,7 @@ def test_no_request_fails_while_the_champion_changes_20_times(
     server: httpx.Client, make_version: MakeVersion, tmp_path: Path
 ) -> None:
     versions = [aliases.current("deliveries").champion, make_version(2).version]
-    over, failed, seen, delays = threading.Event(), [], set(), []
+    over, failed, scores, delays = threading.Event(), [], set(), []
 
     def load() -> None:
         with httpx.Client(base_url=server.base_url, timeout=30) as client:
@@ -123,7 +123,7 @@ def test_no_request_fails_while_the_champion_changes_20_times(
                 if response.status_code != 200:
                     failed.append(response.text)
                 else:
-                    seen.add((response.json()["model"]["version"], response.json()["predictions"][0]["score"]))
+                    scores.add((response.json()["model"]["version"], response.json()["predictions"][0]["score"]))
 
     threads = [threading.Thread(target=load) for _ in range(3)]
     for thread in threads:
@@ -141,7 +141,7 @@ def test_no_request_fails_while_the_champion_changes_20_times(
         for thread in threads:
             thread.join()
     assert not failed
-    assert len(seen) == 2, "each version has one score for the row, and there is no other score"
+    assert len(scores) == 2, "each version has one score for the row, and there is no other score"
     assert sorted(delays)[len(delays) // 2] < 2, delays
     assert "Traceback" not in (tmp_path / "log").read_text()
 

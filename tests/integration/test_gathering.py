@@ -77,7 +77,8 @@ def rows_by_path(registry: CollectorRegistry) -> dict[str, float]:
 def without_ids(documents: list[Any]) -> list[Any]:
     """The answers without prediction ids, which differ each time."""
     return [
-        document["model"] | {str(i): told | {"prediction_id": ""} for i, told in enumerate(document["predictions"])}
+        document["model"]
+        | {str(i): prediction | {"prediction_id": ""} for i, prediction in enumerate(document["predictions"])}
         for document in documents
     ]
 
@@ -88,11 +89,11 @@ def test_a_batched_request_has_the_same_answer_as_a_single_one(
     worker = Worker()
     alone = [worker.predict(*rows) for rows in ROWS]
     worker.records.clear()
-    with record_model_calls(monkeypatch) as made:
+    with record_model_calls(monkeypatch) as sizes:
         documents = asyncio.run(answer_together(worker.router, ROWS))
-    assert made == [sum(map(len, ROWS))]
+    assert sizes == [sum(map(len, ROWS))]
     assert without_ids(documents) == without_ids(alone)
-    ids = [told["prediction_id"] for document in documents for told in document["predictions"]]
+    ids = [prediction["prediction_id"] for document in documents for prediction in document["predictions"]]
     assert len(set(ids)) == len(ids)
     (record,) = worker.records
     assert [row["prediction_id"] for row in logged_records(record)] == ids
@@ -197,8 +198,10 @@ def test_concurrent_http_requests_are_batched_and_answered(
     assert [len(document["predictions"]) for document in documents] == [len(rows) for _, rows in requests[:21]]
     alone = without_ids([worker.predict(*rows) for rows in ROWS])
     assert without_ids(documents[:16]) == alone
-    assert all("contributions" in told for document in documents[16:20] for told in document["predictions"])
-    assert not any("contributions" in told for document in documents[:16] for told in document["predictions"])
+    assert all("contributions" in prediction for document in documents[16:20] for prediction in document["predictions"])
+    assert not any(
+        "contributions" in prediction for document in documents[:16] for prediction in document["predictions"]
+    )
     worker.router.metrics.flush()
     answered = {path: sum(len(rows) for to, rows in requests[:21] if to == path) for path in ("/predict", "/explain")}
     assert rows_by_path(registry) == {path: rows + before[path] for path, rows in answered.items()}

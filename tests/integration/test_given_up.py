@@ -38,6 +38,6 @@ def test_a_request_given_up_while_it_waits_for_a_thread_is_not_computed(
             await asyncio.sleep(0.01)
         return sorted(replies)
 
-    with record_model_calls(monkeypatch) as made:
+    with record_model_calls(monkeypatch) as sizes:
         assert asyncio.run(two()) == [200, 503]
-    assert made == [5]
+    assert sizes == [5]

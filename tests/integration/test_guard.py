@@ -61,7 +61,7 @@ class World:
     def trained(self) -> TrainedRun:
         return train_model.fn("deliveries", take_snapshot.fn("deliveries"))
 
-    def ask(self) -> None:
+    def send_request(self) -> None:
         pick = self.random
         row = {
             "courier": f"x{pick.randrange(10_000)}", "depot": pick.choice(["north", "south", "east"]),
@@ -79,7 +79,7 @@ class World:
         for _ in range(12):
             wait_until(self.follows, 20, "the endpoint on the newest aliases")
             for _ in range(ROUND):
-                self.ask()
+                self.send_request()
             wait_until(lambda: not list_segments(spool_folder("deliveries"), OPEN), 20, "the log's last segment")
             self.opened = guard("deliveries")["settled"]["opened"]
             moves = aliases.history("deliveries")[began:]

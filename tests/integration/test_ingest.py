@@ -93,10 +93,10 @@ def test_an_object_with_a_duplicate_member_is_kept(home, tmp_path):
     (tmp_path / "t.jsonl").write_text(f'{good}\n\n{{"id": 2, "id": 3, "at": "2024-01-02"}}\n[1]\n{{"id": NaN\n')
     first, *bad = rows_of(ingest(tmp_path, Files("t.jsonl")))
     assert (first["id"], first["name"], first["_tc_unreadable"]) == (1, "a: b", None)
-    said = [unreadable_texts(row["_tc_unreadable"])["_tc_line"] for row in bad]
-    assert said[0].startswith("line 3: is not a JSON object: duplicate member 'id': {")
-    assert said[1] == "line 4: is not a JSON object: [1]"
-    assert said[2].startswith("line 5: is not a JSON object: ")
+    faults = [unreadable_texts(row["_tc_unreadable"])["_tc_line"] for row in bad]
+    assert faults[0].startswith("line 3: is not a JSON object: duplicate member 'id': {")
+    assert faults[1] == "line 4: is not a JSON object: [1]"
+    assert faults[2].startswith("line 5: is not a JSON object: ")
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "parquet"])
@@ -132,7 +132,7 @@ def test_a_file_is_read_with_its_csv_options(home, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"", "empty"),
         ("t.csv", b"id,name\n1,a\n", "no column 'size', 'at'"),
@@ -144,16 +144,16 @@ def test_a_file_is_read_with_its_csv_options(home, tmp_path):
         ("t.xyz", b"", "unknown file format"),
     ],
 )
-def test_a_bad_file_is_an_error_and_nothing_is_written(home, tmp_path, name, content, says):
+def test_a_bad_file_is_an_error_and_nothing_is_written(home, tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match=says) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         ingest(tmp_path, Files(name))
     assert name in str(caught.value)
     assert not Tables().exists("tables/small/raw/things")
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message"),
     [
         (Files("none.csv"), "no such file"),
         (Files("none-*.csv"), "no file matches"),
@@ -164,8 +164,8 @@ def test_a_bad_file_is_an_error_and_nothing_is_written(home, tmp_path, name, con
         (Sql("warehouse", "SELECT 1"), "not in the settings"),
     ],
 )
-def test_a_missing_source_is_an_error(home, tmp_path, source, says):
-    with pytest.raises(SourceError, match=says):
+def test_a_missing_source_is_an_error(home, tmp_path, source, message):
+    with pytest.raises(SourceError, match=message):
         ingest(tmp_path, source)
 
 

@@ -63,8 +63,8 @@ def test_duplicate_column_names_are_left_out_and_reported(problems: Path) -> Non
     problem, draft = drafted(CASES / "03-duplicate-header" / "joined.csv", "bought")
     assert set(problem.tables[0].columns) == {"visits", "bought"}
     assert len(draft.guesses.left_out) == 4
-    told = "\n".join(draft.noticed)
-    assert "`id (column 4)`: its name occurs twice; rename one of the two in the file" in told
+    notices = "\n".join(draft.noticed)
+    assert "`id (column 4)`: its name occurs twice; rename one of the two in the file" in notices
     assert "its name occurs twice" in (problems / "drafted" / "problem.py").read_text()
     assert "its name occurs twice" in (problems / "drafted" / "README.md").read_text()
     with pytest.raises(ProblemError, match="occurs twice"):
@@ -176,9 +176,9 @@ def test_every_parquet_type_is_exact_or_reported(problems: Path) -> None:
         "dec": Float, "decid": Integer, "dicti": Integer, "dictt": Text, "u64": Text, "f16": Float, "ls": Text,
         "sv": Text, "a.b": Integer, "y": Integer,
     }  # fmt: skip
-    told = "\n".join(draft.noticed)
+    notices = "\n".join(draft.noticed)
     for name in ("list", "a", "t32", "bin", "dur", "nul"):
-        assert f"Not declared: `{name} (" in told
+        assert f"Not declared: `{name} (" in notices
     assert draft.file.sample["decid"][0].as_py() == 9007199254740993
     assert draft.file.sample["u64"][0].as_py() == "9223372036854775808"
 
@@ -234,9 +234,9 @@ def test_one_unexpected_cell_does_not_make_a_column_text(problems: Path, tmp_pat
     problem, draft = drafted(write_file(tmp_path / "data.csv", ["a,b,day,y", *lines]), "y")
     assert kinds(problem) == {"a": Integer, "b": Float, "day": Time, "y": Integer}
     assert "nil" in source(problem).csv.null_values
-    told = "\n".join(draft.noticed)
-    assert "'oops' 1" in told
-    assert "'soon' 1" in told
+    notices = "\n".join(draft.noticed)
+    assert "'oops' 1" in notices
+    assert "'soon' 1" in notices
     assert isinstance(problem.split, TimeSplit)
 
 
@@ -284,9 +284,9 @@ def test_an_ambiguous_order_of_day_and_month_is_reported(problems: Path, tmp_pat
         tmp_path / "any.csv", ["day,size,y", *(f"{n % 12 + 1:02d}/01/2024,{n % 7},{n % 2}" for n in range(60))]
     )
     _, draft = drafted(shuffled, "y")
-    told = "\n".join(draft.noticed)
-    assert "no day is above 12: read as month before day" in told
-    assert "format='%d/%m/%Y'" in told
+    notices = "\n".join(draft.noticed)
+    assert "no day is above 12: read as month before day" in notices
+    assert "format='%d/%m/%Y'" in notices
     (problems / "drafted").rename(problems / "was")
     rows = [f"{n % 9 + 1:02d}/{n // 9 + 1:02d}/2024,{n % 7},{n % 2}" for n in range(90)]
     problem, draft = drafted(write_file(tmp_path / "sorted.csv", ["day,size,y", *rows]), "y")

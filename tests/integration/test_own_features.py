@@ -116,7 +116,7 @@ def read(problem: object) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "said"),
+    ("file", "old", "new", "message"),
     [
         ("label.sql", "late AS label", "1 - late AS label", "its label was redefined"),
         (
@@ -128,16 +128,18 @@ def read(problem: object) -> dict[str, list[float]]:
         ("spine.sql", "FROM deliveries", "FROM deliveries WHERE took > 20", ""),
     ],
 )
-def test_a_comparison_on_redefined_features_is_refused(folder: Path, file: str, old: str, new: str, said: str) -> None:
+def test_a_comparison_on_redefined_features_is_refused(
+    folder: Path, file: str, old: str, new: str, message: str
+) -> None:
     version, snapshot = champion()
     rows = rows_of(load_frame(Tables().store, snapshot), "test")
     edit(folder, file, old, new)
     problem = load_problem(NAME)
-    if not said:  # fewer decisions: the archived spine still has each of them
+    if not message:  # fewer decisions: the archived spine still has each of them
         some: pa.Table = rows.slice(0, 50)
         assert rows_as_trained(problem, version, some).equals(some)
         return
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         rows_as_trained(problem, version, rows)
     found = compare(problem, rows, registry.open_model(version, problem.kind), open_rival(version, problem))
     assert "redefined" in found.reason

@@ -205,19 +205,19 @@ def deployed(prefect_server: str) -> Iterator[None]:
         for run in client.read_flow_runs(flow_run_filter=running):
             client.set_flow_run_state(run.id, Crashed(), force=True)
         flows = {f"{one.name}-hourly": client.create_flow(one) for one in (stable, broken)}
-        made = [client.create_deployment(one, name=name, schedules=[hourly]) for name, one in flows.items()]
+        deployment_ids = [client.create_deployment(one, name=name, schedules=[hourly]) for name, one in flows.items()]
         yield
-        for one in made:
+        for one in deployment_ids:
             client.delete_deployment(one)
 
 
 @pytest.mark.timeout(240)
 def test_flows_are_checked_by_their_runs_on_the_server(problem: Problem, deployed: None) -> None:
-    def seen(now: datetime) -> dict[str, ScheduledFlow]:
+    def flows_at(now: datetime) -> dict[str, ScheduledFlow]:
         return {one.name.removesuffix("-hourly"): one for one in scheduled_flows("deliveries", now)}
 
     now = datetime.now(UTC)
-    found = seen(now)
+    found = flows_at(now)
     assert [run.outcome for run in found["health-stable"].runs or ()] == ["completed"], (
         "the other run has another problem"
     )
@@ -229,7 +229,7 @@ def test_flows_are_checked_by_their_runs_on_the_server(problem: Problem, deploye
     assert causes(report) == {"flow health-broken-hourly/failed": False}, "an hourly flow runs again soon"
     assert "the source is away" in report.sentence
     later = due + timedelta(hours=2, minutes=30)
-    assert seen(later)["health-stable"].overdue(later), "no run has started"
+    assert flows_at(later)["health-stable"].overdue(later), "no run has started"
     assert not found["health-stable"].overdue(now), "no run was due yet"
 
 

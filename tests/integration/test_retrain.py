@@ -41,7 +41,7 @@ def look(hours: float) -> dict[str, object]:
     at = datetime.now(UTC) + timedelta(hours=hours)
     report = Report(check="quality", problem="diabetes", at=at, sentence="", findings=(CONCEPT,))
     recorded = record_findings("diabetes", [report], at)
-    return recorded | {"told": notify("diabetes", at)}
+    return recorded | {"notified": notify("diabetes", at)}
 
 
 def test_a_finding_triggers_one_retraining_whose_outcome_is_recorded(problems: Path) -> None:

@@ -84,7 +84,7 @@ def guarded(_guarded: Guarded, trained: Trained) -> Guarded:
     return _guarded
 
 
-def ask(client: httpx.Client, path: str = "/predict") -> httpx.Response:
+def predict(client: httpx.Client, path: str = "/predict") -> httpx.Response:
     return client.post(path, json={"rows": [ROW]})
 
 
@@ -93,31 +93,33 @@ def test_without_a_key_only_probes_are_answered(guarded: Guarded) -> None:
         assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
         for path in ("/model", "/healthz", "/metrics", "/", "/openapi.json", "/nothing"):
             assert client.get(path).status_code == 401
-        refused = ask(client)
+        refused = predict(client)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"].startswith("Bearer")
         assert "key create" in refused.json()["hint"]
     with guarded.client() as client:
-        assert ask(client).status_code == ask(client, "/explain").status_code == 200
+        assert predict(client).status_code == predict(client, "/explain").status_code == 200
 
 
 def test_a_key_allows_only_its_scopes(guarded: Guarded) -> None:
     _, text = api_keys.create("narrow", ("predict",))
     with guarded.client(text) as client:
-        wait_until(lambda: ask(client).status_code == 200, KEYS_READ_WITHIN, "the new key")
+        wait_until(lambda: predict(client).status_code == 200, KEYS_READ_WITHIN, "the new key")
         for path in ("/model", "/healthz", "/metrics"):
             assert client.get(path).status_code == 403
-        assert "explain" in ask(client, "/explain").json()["error"]
+        assert "explain" in predict(client, "/explain").json()["error"]
 
 
 def test_a_revoked_key_is_refused_without_a_restart(guarded: Guarded) -> None:
     old, text = api_keys.create("old", ("predict",))
     _, new = api_keys.create("new", ("predict",))
     with guarded.client(text) as before, guarded.client(new) as after:
-        wait_until(lambda: ask(before).status_code == ask(after).status_code == 200, KEYS_READ_WITHIN, "both keys")
+        wait_until(
+            lambda: predict(before).status_code == predict(after).status_code == 200, KEYS_READ_WITHIN, "both keys"
+        )
         api_keys.revoke(old.id)
-        wait_until(lambda: ask(before).status_code == 401, KEYS_READ_WITHIN, "the revocation")
-        assert ask(after).status_code == 200
+        wait_until(lambda: predict(before).status_code == 401, KEYS_READ_WITHIN, "the revocation")
+        assert predict(after).status_code == 200
 
 
 def test_pages_of_a_trusted_origin_may_send_requests(guarded: Guarded) -> None:
@@ -133,7 +135,7 @@ def test_pages_of_a_trusted_origin_may_send_requests(guarded: Guarded) -> None:
         assert client.post("/predict", json={"rows": [ROW]}, headers={"origin": ORIGIN}).headers[
             "access-control-allow-origin"
         ] == ORIGIN  # fmt: skip
-        assert "access-control-allow-origin" not in ask(client).headers
+        assert "access-control-allow-origin" not in predict(client).headers
 
 
 def test_healthz_reports_the_dependencies(guarded: Guarded, trained: Trained) -> None:
@@ -149,7 +151,7 @@ def test_metrics_have_bounded_labels(guarded: Guarded) -> None:
     with guarded.client() as client:
         for i in range(5):
             client.get(f"/scan-{i}")
-        ask(client)
+        predict(client)
         client.post("/predict", json={"rows": [ROW | {"courier": "nobody"}] * 10})
         text = client.get("/metrics").text
     assert "scan-" not in text
@@ -170,7 +172,7 @@ def test_twenty_thousand_hostile_requests(guarded: Guarded) -> None:
     assert {"200", "400", "401", "404", "405", "415", "422"} <= set(responses.statuses), responses.statuses
     assert guarded.workers() == before
     with guarded.client() as client:
-        assert ask(client).status_code == 200
+        assert predict(client).status_code == 200
     log = guarded.log.read_text()
     assert hostile.CANARY not in log
     assert "Traceback" not in log
@@ -245,10 +247,10 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
         with httpx.Client(base_url=endpoint_url(port), verify=trusted, timeout=30) as client:
             slow = client.post("/predict", content=_slowly(3), headers={"content-type": "application/json"})
             assert slow.status_code == 408
-            answered = [ask(client).status_code for _ in range(5)]  # one of two workers: half of the rate
+            answered = [predict(client).status_code for _ in range(5)]  # one of two workers: half of the rate
             assert 2 <= answered.count(200) <= 3
             assert answered[-1] == 429
-            assert int(ask(client).headers["retry-after"]) > 10
+            assert int(predict(client).headers["retry-after"]) > 10
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{endpoint_url(port)}/livez")
         make_certificate("other.example").write(

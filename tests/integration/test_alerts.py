@@ -160,7 +160,7 @@ def test_a_check_that_breaks_is_critical_and_one_without_data_is_unknown(home: P
         ("check broken", True, "The check of drift failed: ZeroDivisionError.")
     ]
     assert found.state == "critical"
-    assert report_store.latest(open_store(), "diabetes", "drift") == found, "no older report stands for it"
+    assert report_store.latest(open_store(), "diabetes", "drift") == found, "no older report is used instead"
     with pytest.raises(CheckBroken, match=r"The check of drift failed: ZeroDivisionError\."):
         require_unbroken("diabetes", [found])
     unknown = run_check("drift", early, "diabetes")

@@ -59,7 +59,7 @@ def test_a_busy_worker_process_ends_when_its_parent_is_killed(installed: Path, t
     assert held.stdout is not None
     assert int(held.stdout.readline()) == held.pid
     mark = get_settings().home / "busy"
-    wait_until(mark.exists, 60, "the second process at work")
+    wait_until(mark.exists, 60, "the busy worker process")
     family = psutil.Process(held.pid).children(recursive=True)
     assert int(mark.read_text()) in [one.pid for one in family]
     held.send_signal(signal.SIGKILL)

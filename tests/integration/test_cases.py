@@ -103,14 +103,14 @@ EXPECTED: dict[str, Expected] = {
 }  # fmt: skip
 
 
-def drafted(file: str | Path, label: str) -> Problem:
+def draft_problem(file: str | Path, label: str) -> Problem:
     scaffold("case", CASES / file, label)
     problem = load_problem("case")
     assert check_problem(problem) == []
     return problem
 
 
-def cleaned(problem: Problem) -> tuple[int, int]:
+def ingest_and_validate(problem: Problem) -> tuple[int, int]:
     """Ingest and validate; the numbers of clean and of quarantined rows."""
     steps.ingest(problem)
     steps.validate(problem)
@@ -123,7 +123,7 @@ def cleaned(problem: Problem) -> tuple[int, int]:
 @pytest.mark.parametrize("file", EXPECTED)
 def test_a_file_becomes_a_model(file: str) -> None:
     expected = EXPECTED[file]
-    problem = drafted(file, expected.label)
+    problem = draft_problem(file, expected.label)
     table = problem.label_table
     types = {name: type(column).__name__ for name, column in table.columns.items()}
     assert (problem.kind, problem.label.classes, table.key, table.time) == (
@@ -134,7 +134,7 @@ def test_a_file_becomes_a_model(file: str) -> None:
     for name in expected.absent:
         assert name not in types
         assert f"left out: {name}" in text
-    assert cleaned(problem) == (expected.rows, expected.quarantined)
+    assert ingest_and_validate(problem) == (expected.rows, expected.quarantined)
     frame = load_frame(open_store(), take_snapshot.fn("case", None))
     predicted = train(problem, frame).model.predict(matrix_of(Vocabulary.learn(problem, frame), frame))
     assert np.isfinite(predicted).all()

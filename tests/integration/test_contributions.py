@@ -42,7 +42,7 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
     return trained_champion(_home, configure)
 
 
-def explained(version: ModelVersion) -> Explainer:
+def build_explainer(version: ModelVersion) -> Explainer:
     problem = load_problem("deliveries")
     found = Explainer.of(problem, Tables(), load_profile(problem, version))
     assert found is not None
@@ -85,7 +85,7 @@ def test_contributions_are_the_models_own_and_of_the_champions_rows_alone(champi
     rows = decisions(60, 7, seed=2)
     score(champion, rows)
     score(champion, shift_column(decisions(60, 7, seed=3), "distance", 9.0), number=99)
-    attributions = explained(champion).days(FIRST + timedelta(days=60), FIRST + timedelta(days=67))
+    attributions = build_explainer(champion).days(FIRST + timedelta(days=60), FIRST + timedelta(days=67))
     model = registry.open_model(champion, "binary")
     features = model.vocabulary.features
     expected = model.contributions(model.vocabulary.encode(columns_of(rows, features)))[:, :-1]
@@ -107,20 +107,20 @@ def test_days_are_explained_once_and_again_when_their_rows_change(
     place = "sketches/deliveries/"
     kept = {key: open_store().get(key) for key in open_store().list(place) if "/contributions/2" in key}
     assert len(kept) == 14  # the window's days and those before it
-    attributions = explained(champion).days(*span)
+    attributions = build_explainer(champion).days(*span)
     assert attributions.histograms.rows().tolist() == [MAX_ROWS_A_DAY] * 7
     monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explain", None)  # explaining again would fail
-    assert explained(champion).days(*span).dump() == attributions.dump()
+    assert build_explainer(champion).days(*span).dump() == attributions.dump()
     monkeypatch.undo()
     score(champion, shift_column(rows, "distance", 9.0))
-    assert explained(champion).days(*span).means()[0].sum() > attributions.means()[0].sum() + 0.5
+    assert build_explainer(champion).days(*span).means()[0].sum() > attributions.means()[0].sum() + 0.5
 
 
 def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(
     champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score(champion, decisions(60, 3, seed=2, a_day=330))
-    explainer = explained(champion)
+    explainer = build_explainer(champion)
     span = (FIRST + timedelta(days=60), FIRST + timedelta(days=62, hours=12))
     whole = explainer.days(*span)
     for key in list(open_store().list("sketches/deliveries/")):
@@ -135,7 +135,10 @@ def test_the_reference_excludes_the_windows_own_rows(champion: ModelVersion) -> 
     score(champion, decisions(50, 10, seed=2))
     window = Window(start=FIRST + timedelta(days=51), end=FIRST + timedelta(days=53))
     report = run_drift_check(window=window)
-    known, before = explained(champion).reference, explained(champion).days(FIRST, FIRST + timedelta(days=51))
+    known, before = (
+        build_explainer(champion).reference,
+        build_explainer(champion).days(FIRST, FIRST + timedelta(days=51)),
+    )
     others = known.select(
         (known.histograms.days < np.datetime64("2024-02-21")) & ~np.isin(known.histograms.days, before.histograms.days)
     )
@@ -144,5 +147,5 @@ def test_the_reference_excludes_the_windows_own_rows(champion: ModelVersion) -> 
 
 def test_daily_attributions_round_trip(champion: ModelVersion) -> None:
     score(champion, decisions(60, 3, seed=2))
-    reference = explained(champion).reference
+    reference = build_explainer(champion).reference
     assert DailyAttributions.load(reference.dump()).dump() == reference.dump()

@@ -43,7 +43,7 @@ def client(trained: Trained) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def logged(endpoint: Endpoint) -> str:
+def logged_id(endpoint: Endpoint) -> str:
     """The id of a prediction that is in the prediction log."""
     prediction_id = str(endpoint.post("/predict", ROW).json()["predictions"][0]["prediction_id"])
 
@@ -68,8 +68,10 @@ def test_the_control_page_shows_the_champion_and_links_to_reports(client: TestCl
     assert client.get("/problems/deliveries").status_code == 200
 
 
-def test_the_lineage_of_a_prediction_is_shown_and_an_unknown_one_is_an_error(client: TestClient, logged: str) -> None:
-    line = client.get("/prediction", params={"id": logged})
+def test_the_lineage_of_a_prediction_is_shown_and_an_unknown_one_is_an_error(
+    client: TestClient, logged_id: str
+) -> None:
+    line = client.get("/prediction", params={"id": logged_id})
     assert line.status_code == 200
     assert "was verified just now" in line.text
     missing = client.get("/prediction", params={"id": "<script>alert(1)</script>"})
@@ -105,7 +107,7 @@ def test_the_index_of_problems_leads_to_each_and_each_leads_back(client: TestCli
     assert 'href="control.html"' in validation
     assert 'href="../index.html"' in validation
     model = next(key for key in open_store().list("mlflow/") if key.endswith("/model.html"))
-    assert "index.html" not in open_store().get(model).decode(), "a copy in MLflow has no pages beside it"
+    assert "index.html" not in open_store().get(model).decode(), "the copy in MLflow has no links to other pages"
 
 
 @pytest.mark.parametrize(

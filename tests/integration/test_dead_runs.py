@@ -68,7 +68,7 @@ class World:
         wanted = {"event": {"name": [flow_runs.HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{r}" for r in runs]}}
         return len(self.request("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"])
 
-    def taken(self) -> int:
+    def taken_slots(self) -> int:
         return int(self.runs._limits()[self.deployment]["active_slots"])
 
 
@@ -120,13 +120,13 @@ def test_runs_of_a_dead_worker_are_marked_before_the_next_worker_starts(
     world: World, states: tuple[str, ...], end: str
 ) -> None:
     dead, waiting = world.run(*states), world.run("PENDING")
-    assert (world.state(waiting), world.taken()) == ("AwaitingConcurrencySlot", 1), "as the issue says"
+    assert (world.state(waiting), world.taken_slots()) == ("AwaitingConcurrencySlot", 1), "the slot is still taken"
     assert not world.runs.reconcile(POOL).runs, "a living worker may have just taken it"
     freed = world.runs.reconcile(POOL, starting=True)
     assert [run["id"] for run in freed.runs] == [dead]
-    assert (world.state(dead), world.taken()) == (end, 0)
+    assert (world.state(dead), world.taken_slots()) == (end, 0)
     world.request("POST", f"/flow_runs/{waiting}/set_state", {"state": {"type": "PENDING", "name": "Pending"}})
-    assert (world.state(waiting), world.taken()) == ("Pending", 1), "the next one runs"
+    assert (world.state(waiting), world.taken_slots()) == ("Pending", 1), "the next one runs"
 
 
 def test_a_run_on_this_machine_is_kept_while_its_process_lives(
@@ -193,12 +193,12 @@ def test_a_run_of_a_deleted_deployment_does_not_block_the_others(world: World, p
 def test_a_slot_without_a_run_is_freed_at_the_second_check(world: World) -> None:
     limit = world.runs._limits()[world.deployment]
     world.request("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": 1})
-    assert (world.runs.reconcile(POOL).slots, world.taken()) == (0, 1), "a run may be taking it at this moment"
-    assert (world.runs.reconcile(POOL).slots, world.taken()) == (1, 0)
+    assert (world.runs.reconcile(POOL).slots, world.taken_slots()) == (0, 1), "a run may be taking it at this moment"
+    assert (world.runs.reconcile(POOL).slots, world.taken_slots()) == (1, 0)
     held = world.run("PENDING")
     for _ in range(3):
         assert world.runs.reconcile(POOL).slots == 0
-    assert (world.state(held), world.taken()) == ("Pending", 1)
+    assert (world.state(held), world.taken_slots()) == ("Pending", 1)
 
 
 def test_only_the_newest_of_missed_runs_is_kept(world: World) -> None:
@@ -241,7 +241,7 @@ def test_a_stuck_run_is_reported_with_the_command_that_releases_it(
     assert started_at(living.pid) is None
     assert world.state(sleeping) == "Crashed"
     world.runs.release(world.runs.find(holder))
-    assert (world.state(holder), world.taken()) == ("Crashed", 0)
+    assert (world.state(holder), world.taken_slots()) == ("Crashed", 0)
     with pytest.raises(PlatformError, match="has ended"):
         world.runs.release(world.runs.find(holder))
     with pytest.raises(PlatformError, match="no such flow run"):

@@ -52,7 +52,7 @@ def order(id: int, at: int, size: float, late: int = 0, shop: int = 1) -> dict[s
     return {"id": id, "at": day(at), "shop": shop, "size": size, "late": late}
 
 
-def decided(problem: Problem, tables: Tables, window: Window | None = None) -> pd.DataFrame:
+def read_decisions(problem: Problem, tables: Tables, window: Window | None = None) -> pd.DataFrame:
     versions = {t.name: tables.version(f"tables/{problem.name}/clean/{t.name}") for t in problem.tables}
     assert all(versions.values())
     return read_spine(problem, tables, {n: v for n, v in versions.items() if v}, window).to_pandas().set_index("id")
@@ -70,7 +70,7 @@ def test_a_decision_uses_the_versions_known_at_its_time(home: Path, tmp_path: Pa
         write_clean(
             problem, tables, "orders", pd.DataFrame([order(1, 0, 99.0, late=1), order(3, 3, 3.0), order(4, 10, 4.0)])
         )
-        found = decided(problem, tables)
+        found = read_decisions(problem, tables)
         assert found["size"].to_dict() == {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0}
         assert found["label"].to_dict() == {"1": 1, "2": 0, "3": 0, "4": 0}, "labels are those known now"
         if problem.has_spine:
@@ -78,7 +78,9 @@ def test_a_decision_uses_the_versions_known_at_its_time(home: Path, tmp_path: Pa
             window = Window(
                 start=day(4).to_pydatetime().replace(tzinfo=None), end=day(11).to_pydatetime().replace(tzinfo=None)
             )
-            pd.testing.assert_frame_equal(decided(problem, tables, window), found[found["decision_time"] >= day(4)])
+            pd.testing.assert_frame_equal(
+                read_decisions(problem, tables, window), found[found["decision_time"] >= day(4)]
+            )
 
 
 ROWS = st.lists(
@@ -111,7 +113,7 @@ def test_later_data_changes_no_earlier_decision(
                 shops = [{"shop": n, "opened": day(40 + number), "colour": colours[number]} for n in (1, 2, 3)]
                 write_clean(problem, tables, "shops", pd.DataFrame(shops))
             write_clean(problem, tables, "orders", rows)
-            after = decided(problem, tables)
+            after = read_decisions(problem, tables)
             if before is not None:
                 fields = ["decision_time", *problem.request_fields]
                 # Decisions up to the oldest of the tables' newest rows are final.

@@ -106,7 +106,7 @@ def test_a_refused_delivery_is_replaced_by_the_corrected_file(world: World) -> N
         require_accepted("small", [refused])
     assert "Correct the file in the same place and run again" in caught.value.hint
     again = world.run()
-    assert (again.judged, len(again.refused), again.faults) == ((), 1, []), "it stands, and is no new fault"
+    assert (again.judged, len(again.refused), again.faults) == ((), 1, []), "the refusal remains, and is no new fault"
     result = world.feed(folder / "good.csv")
     assert counts(result) == [(400, 400, 0, 0, 0, 0)]
     assert result.refused == ()

@@ -147,9 +147,8 @@ def test_historical_features_use_a_late_row_only_after_it_was_recorded(world: tu
     problem, tables = world
     first = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
     decisions = read_spine(problem, tables, clean_versions(problem, tables))
-    decisions = decisions.slice(
-        0, len(decisions) - 1
-    )  # the last decision is at the time when the late rows are recorded
+    # The last decision is at the time when the late rows are recorded.
+    decisions = decisions.slice(0, len(decisions) - 1)
     before = historical_features(problem, tables, decisions, first)
     late = deliveries(days=30, a_day=30).iloc[[840, 870]].assign(delivery=[90001, 90002], took=200)
     write_clean(problem, tables, "deliveries", late)

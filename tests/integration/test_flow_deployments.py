@@ -40,7 +40,7 @@ class Server:
     def one(self, name: str) -> dict[str, Any]:
         return self.api.deployments()[f"{name}/{name}"]
 
-    def shown(self, name: str) -> dict[str, Any]:
+    def settings_of(self, name: str) -> dict[str, Any]:
         return self.api.settings(self.one(name))
 
     def set(self, name: str, **changes: Any) -> None:
@@ -70,8 +70,8 @@ def has(found: list[str], *words: str) -> bool:
 def test_nothing_is_written_where_nothing_changed(server: Server) -> None:
     assert server.deploy() == []
     before = {name: server.one(name) for name in FLOWS}
-    assert server.shown("ship")["schedule every-hour active"] is True
-    assert server.shown("retrain")["automation retrain because of a finding enabled"] is True
+    assert server.settings_of("ship")["schedule every-hour active"] is True
+    assert server.settings_of("retrain")["automation retrain because of a finding enabled"] is True
     assert server.deploy() == differences(server.api) == []
     assert {name: server.one(name) for name in FLOWS} == before
 
@@ -91,9 +91,9 @@ def change_everything(server: Server) -> None:
 def test_changes_made_in_prefect_are_kept_and_reported_until_reset(server: Server) -> None:
     server.deploy()
     change_everything(server)
-    before = {name: server.shown(name) for name in FLOWS}
+    before = {name: server.settings_of(name) for name in FLOWS}
     found = server.deploy()
-    assert {name: server.shown(name) for name in FLOWS} == before
+    assert {name: server.settings_of(name) for name in FLOWS} == before
     assert found == differences(server.api)
     assert has(found, "deployment health/health: paused in Prefect, active in the repository", "schedules reset health")
     assert has(found, "ship/ship: schedule every-hour is inactive in Prefect, active in the repository")
@@ -106,12 +106,12 @@ def test_changes_made_in_prefect_are_kept_and_reported_until_reset(server: Serve
     assert has(found, f"work pool {POOL}: concurrency limit is 5 in Prefect, none in the repository")
     assert len(found) == 9
     assert list(reset(server.api, ["ship"], server.file)) == ["ship/ship"]
-    assert "schedule mornings" not in server.shown("ship")
-    assert server.shown("ship")["schedule every-hour active"] is True
+    assert "schedule mornings" not in server.settings_of("ship")
+    assert server.settings_of("ship")["schedule every-hour active"] is True
     assert len(differences(server.api)) == 5
     assert len(list(reset(server.api, (), server.file))) == len(FLOWS)
     assert server.deploy() == []
-    assert server.shown("health")["paused"] is False
+    assert server.settings_of("health")["paused"] is False
 
 
 def test_changes_of_the_repository_and_of_a_person_are_merged(server: Server) -> None:
@@ -123,11 +123,14 @@ def test_changes_of_the_repository_and_of_a_person_are_merged(server: Server) ->
     server.flows["health"]["tags"] = ["truecourse", "new"]
     server.write()
     found = server.deploy()
-    assert server.shown("ship")["schedule every-hour"]["cron"] == "41 * * * *"
-    assert server.shown("ship")["schedule every-hour active"] is False
-    assert (server.shown("health")["description"], server.shown("health")["tags"]) == ("ours", ["new", "truecourse"])
+    assert server.settings_of("ship")["schedule every-hour"]["cron"] == "41 * * * *"
+    assert server.settings_of("ship")["schedule every-hour active"] is False
+    assert (server.settings_of("health")["description"], server.settings_of("health")["tags"]) == (
+        "ours",
+        ["new", "truecourse"],
+    )
     assert has(found, "health: description also changed in the repository, to", "new words", "Prefect's value stays")
-    assert not has(server.deploy(), "too"), "it is said once, and the difference each time"
+    assert not has(server.deploy(), "too"), "the change is reported once, the difference each time"
     assert has(server.deploy(), "health/health: description is", "ours", "new words")
 
 

@@ -133,7 +133,7 @@ def test_requests_with_many_faults_are_refused_in_one_pass(
     make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker()
-    odd = [[ROW | {f"odd{i}": 1 for i in range(30)}]] * 40
+    invalid = [[ROW | {f"odd{i}": 1 for i in range(30)}]] * 40
     read, passes = type(worker.router.split.champion.rows).read, []  # type: ignore[union-attr]
 
     def counted(self: Any, rows: Any, now: Any) -> Any:
@@ -141,7 +141,7 @@ def test_requests_with_many_faults_are_refused_in_one_pass(
         return read(self, rows, now)
 
     monkeypatch.setattr(type(worker.router.split.champion.rows), "read", counted)  # type: ignore[union-attr]
-    documents = asyncio.run(answer_together(worker.router, [*odd, ROWS[0], *odd, ROWS[2]]))
+    documents = asyncio.run(answer_together(worker.router, [*invalid, ROWS[0], *invalid, ROWS[2]]))
     assert [isinstance(document, RequestError) for document in documents] == [True] * 40 + [False] + [True] * 40 + [
         False
     ]

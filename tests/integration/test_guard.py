@@ -58,7 +58,7 @@ class World:
         assert before in path.read_text()
         path.write_text(path.read_text().replace(before, after))
 
-    def trained(self) -> TrainedRun:
+    def train(self) -> TrainedRun:
         return train_model.fn("deliveries", take_snapshot.fn("deliveries"))
 
     def send_request(self) -> None:
@@ -133,7 +133,7 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     valid = {name: (world.folder / name).read_text() for name in ("problem.py", "label.sql")}
 
     (world.folder / "label.sql").write_text(SHUFFLED)
-    shuffled = world.trained()
+    shuffled = world.train()
     bad = registry.create_version(shuffled)
     start_ungated_canary(bad)
     assert world.run_canary() == [("withdraw", 0.0)]
@@ -147,7 +147,7 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     (world.folder / "label.sql").write_text(valid["label.sql"])
     world.change("problem.py", "rounds=150", "rounds=140")
     world.change("problem.py", "    minutes = columns", "    __import__('time').sleep(0.04)\n    minutes = columns")
-    start_ungated_canary(registry.create_version(world.trained()))
+    start_ungated_canary(registry.create_version(world.train()))
     assert world.run_canary() == [("withdraw", 0.0)]
     assert canary_report().figures["cause"] == "latency"
     (finding,) = canary_report().findings
@@ -156,7 +156,7 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     assert registry.champion("deliveries") == trained.version
 
     (world.folder / "problem.py").write_text(valid["problem.py"])
-    good = register("deliveries", run_id=world.trained().run_id)
+    good = register("deliveries", run_id=world.train().run_id)
     now = aliases.current("deliveries")
     assert (now.champion, now.challenger, now.action, now.share) == (trained.version, good, "canary", 0.3)
     register_model.fn(shuffled, {"gates": [], "champion": trained.version.version})

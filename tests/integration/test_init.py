@@ -57,7 +57,7 @@ def customers(rows: int = 400) -> pd.DataFrame:
     )
 
 
-def drafted(data: Path, label: str, name: str = "drafted") -> Problem:
+def draft_problem(data: Path, label: str, name: str = "drafted") -> Problem:
     folder = scaffold(name, data, label).folder
     assert (folder / "README.md").read_text().startswith(f"# {name}")
     problem = load_problem(name)
@@ -68,7 +68,7 @@ def drafted(data: Path, label: str, name: str = "drafted") -> Problem:
 def test_a_csv_file_becomes_a_valid_problem(problems: Path, tmp_path: Path) -> None:
     data = tmp_path / "Customers 2023.csv"
     customers().to_csv(data, index=False)
-    problem = drafted(data, "churned")
+    problem = draft_problem(data, "churned")
     (table,) = problem.tables
     assert problem.kind == "binary"
     assert problem.label.classes == ("no", "yes")
@@ -129,7 +129,7 @@ def test_a_parquet_file_with_its_own_types(problems: Path, tmp_path: Path) -> No
     )
     frame.loc[3, "price"] = np.nan
     frame.to_parquet(tmp_path / "data.parquet")
-    problem = drafted(tmp_path / "data.parquet", "price")
+    problem = draft_problem(tmp_path / "data.parquet", "price")
     columns = problem.tables[0].columns
     assert problem.kind == "regression"
     assert {name: type(column) for name, column in columns.items()} == {
@@ -149,7 +149,7 @@ def test_packed_and_otherwise_delimited_files(packed: str, problems: Path, tmp_p
             archive.writestr("inside.csv", text)
     else:
         data.write_bytes(gzip.compress(text) if packed == "csv.gz" else text)
-    source = drafted(data, "visits").tables[0].source
+    source = draft_problem(data, "visits").tables[0].source
     assert isinstance(source, Files)
     assert (source.csv.delimiter, source.csv.encoding) == (delimiter, "cp1252")
     assert source.csv.null_values == ("", "NA", "?")
@@ -174,7 +174,7 @@ def test_the_kind_follows_the_label(values: list[str], kind: str, classes: tuple
     data = problems.parent / "data.csv"
     lines = [f"{n * 13 % 7}.5,{values[n % len(values)]}" for n in range(90)]
     data.write_text("\n".join(["size,truth", *lines, "2.5,"]))
-    problem = drafted(data, "truth")
+    problem = draft_problem(data, "truth")
     assert (problem.kind, problem.label.classes) == (kind, classes)
     assert isinstance(problem.split, RandomSplit)
     assert problem.tables[0].columns["truth"].nulls

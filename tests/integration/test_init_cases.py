@@ -29,7 +29,7 @@ def problems(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Path
     return tmp_path / "problems"
 
 
-def drafted(data: Path | str, label: str) -> tuple[Problem, Draft]:
+def draft_problem(data: Path | str, label: str) -> tuple[Problem, Draft]:
     draft = scaffold("drafted", data, label)
     problem = load_problem("drafted")
     assert check_problem(problem) == []
@@ -52,7 +52,7 @@ def write_file(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
 
 
 def test_decimal_commas_are_numbers(problems: Path) -> None:
-    problem, draft = drafted(CASES / "01-decimal-comma" / "sales.csv", "price")
+    problem, draft = draft_problem(CASES / "01-decimal-comma" / "sales.csv", "price")
     assert problem.kind == "regression"
     assert (source(problem).csv.delimiter, source(problem).csv.decimal) == (";", ",")
     assert kinds(problem) == {"weight": Float, "visits": Integer, "colour": Text, "bought": Integer, "price": Float}
@@ -60,7 +60,7 @@ def test_decimal_commas_are_numbers(problems: Path) -> None:
 
 
 def test_duplicate_column_names_are_left_out_and_reported(problems: Path) -> None:
-    problem, draft = drafted(CASES / "03-duplicate-header" / "joined.csv", "bought")
+    problem, draft = draft_problem(CASES / "03-duplicate-header" / "joined.csv", "bought")
     assert set(problem.tables[0].columns) == {"visits", "bought"}
     assert len(draft.guesses.left_out) == 4
     notices = "\n".join(draft.noticed)
@@ -72,7 +72,7 @@ def test_duplicate_column_names_are_left_out_and_reported(problems: Path) -> Non
 
 
 def test_windows_text_is_read_as_it_was_write_lines(problems: Path) -> None:
-    problem, _ = drafted(CASES / "05-cp1252" / "orders.csv", "bought")
+    problem, _ = draft_problem(CASES / "05-cp1252" / "orders.csv", "bought")
     currency, band = (problem.tables[0].columns[name] for name in ("currency", "band"))
     assert source(problem).csv.encoding == "cp1252"
     assert isinstance(currency, Text)
@@ -82,7 +82,7 @@ def test_windows_text_is_read_as_it_was_write_lines(problems: Path) -> None:
 
 
 def test_spaces_after_commas_are_not_part_of_a_cell(problems: Path) -> None:
-    problem, _ = drafted(CASES / "07-space-after-comma" / "people.csv", "income")
+    problem, _ = draft_problem(CASES / "07-space-after-comma" / "people.csv", "income")
     assert kinds(problem) == {"age": Integer, "job": Text, "hours": Integer, "income": Text}
     assert set(problem.label.classes) == {"<=50K", ">50K"}
     assert "?" in source(problem).csv.null_values
@@ -93,14 +93,14 @@ def test_spaces_after_commas_are_not_part_of_a_cell(problems: Path) -> None:
 
 
 def test_identifiers_of_nineteen_digits_are_exact_and_the_key(problems: Path) -> None:
-    problem, _ = drafted(CASES / "10-nineteen-digits" / "tweets.csv", "bought")
+    problem, _ = draft_problem(CASES / "10-nineteen-digits" / "tweets.csv", "bought")
     assert isinstance(problem.tables[0].columns["tweet_id"], Integer)
     assert problem.tables[0].key == ("tweet_id",)
 
 
 def test_digits_beyond_64_bits_stay_exact(problems: Path, tmp_path: Path) -> None:
     data = write_file(tmp_path / "data.csv", ["id,size,y", *(f"{2**63 + n},{n % 7},{n % 2}" for n in range(60))])
-    problem, draft = drafted(data, "y")
+    problem, draft = draft_problem(data, "y")
     assert isinstance(problem.tables[0].columns["id"], Text)
     assert draft.file.sample["id"][1].as_py() == str(2**63 + 1)
 
@@ -108,7 +108,7 @@ def test_digits_beyond_64_bits_stay_exact(problems: Path, tmp_path: Path) -> Non
 def test_the_whole_file_is_read(problems: Path, tmp_path: Path) -> None:
     lines = [f"{n * 7 % 100},{10000 + n % 25},{n % 2}" for n in range(25_000)]
     data = write_file(tmp_path / "late.csv", ["dose,code,taken", *lines, "0.5,D100,0", "1.5,D101,1"])
-    problem, draft = drafted(data, "taken")
+    problem, draft = draft_problem(data, "taken")
     assert kinds(problem) == {"dose": Float, "code": Text, "taken": Integer}
     assert any("'D100'" in line for line in draft.noticed)
 
@@ -123,7 +123,7 @@ def test_cells_that_differ_from_the_header_are_refused(file: str, problems: Path
 
 
 def test_a_few_short_rows_are_reported(problems: Path) -> None:
-    _, draft = drafted(CASES / "15-ragged" / "few.csv", "bought")
+    _, draft = draft_problem(CASES / "15-ragged" / "few.csv", "bought")
     assert (draft.file.rows, draft.file.malformed_lines) == (397, 3)
     assert any("3 malformed lines, set aside" in line for line in draft.noticed)
 
@@ -145,7 +145,7 @@ def test_a_few_short_rows_are_reported(problems: Path) -> None:
     ],
 )
 def test_labels_of_many_kinds(file: str, kind: str, classes: tuple[str, ...] | None, problems: Path) -> None:
-    problem, _ = drafted(CASES / "18-labels" / file, "bought")
+    problem, _ = draft_problem(CASES / "18-labels" / file, "bought")
     assert problem.kind == kind
     if classes is None:
         assert 20 < len(problem.label.classes) <= 30
@@ -171,7 +171,7 @@ def test_labels_that_cannot_be_learned_are_refused(file: str, label: str, messag
 
 
 def test_every_parquet_type_is_exact_or_reported(problems: Path) -> None:
-    problem, draft = drafted(CASES / "27-parquet-types" / "types.parquet", "y")
+    problem, draft = draft_problem(CASES / "27-parquet-types" / "types.parquet", "y")
     assert kinds(problem) == {
         "dec": Float, "decid": Integer, "dicti": Integer, "dictt": Text, "u64": Text, "f16": Float, "ls": Text,
         "sv": Text, "a.b": Integer, "y": Integer,
@@ -186,7 +186,7 @@ def test_every_parquet_type_is_exact_or_reported(problems: Path) -> None:
 def test_row_numbers_are_no_key_and_no_feature(problems: Path) -> None:
     folder = CASES / "31-row-number-as-key"
     for data in (folder / "sales-2024-01.csv", f"{folder}/sales-*.csv"):
-        problem, draft = drafted(data, "bought")
+        problem, draft = draft_problem(data, "bought")
         assert problem.tables[0].key == ()
         assert "rownames" not in problem.features
         assert any(line.startswith("Key: none") for line in draft.noticed)
@@ -198,7 +198,7 @@ def test_row_numbers_are_no_key_and_no_feature(problems: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(path.name for path in (CASES / "09-reserved-names").glob("*.csv")))
 def test_column_names_of_our_own_tables_are_allowed(file: str, problems: Path) -> None:
-    problem, _ = drafted(CASES / "09-reserved-names" / file, "bought")
+    problem, _ = draft_problem(CASES / "09-reserved-names" / file, "bought")
     named = file.removesuffix(".csv")
     if "elastic" not in file:
         assert named in problem.features
@@ -207,7 +207,7 @@ def test_column_names_of_our_own_tables_are_allowed(file: str, problems: Path) -
 @pytest.mark.parametrize("name", ["known_at", "split", "label", "decision_time", "id", "_tc_row", "_TC_x", "SIZE"])
 def test_reserved_column_names_are_renamed_and_reported(name: str, problems: Path, tmp_path: Path) -> None:
     data = write_file(tmp_path / "data.csv", [f"size,{name},y", *(f"{n % 5}.5,{n % 7},{n % 2}" for n in range(60))])
-    problem, draft = drafted(data, "y")
+    problem, draft = draft_problem(data, "y")
     table = problem.tables[0]
     renamed = next(own for own, column in table.columns.items() if column.source == name)
     assert renamed in problem.features
@@ -218,7 +218,7 @@ def test_reserved_column_names_are_renamed_and_reported(name: str, problems: Pat
 
 def test_two_columns_of_one_source_column_are_a_fault(problems: Path, tmp_path: Path) -> None:
     data = write_file(tmp_path / "data.csv", ["split,size,y", *(f"{n % 7},{n % 5}.5,{n % 2}" for n in range(60))])
-    problem, _ = drafted(data, "y")
+    problem, _ = draft_problem(data, "y")
     table = problem.tables[0]
     twice = replace(table, columns={**table.columns, "again": Integer(source="split")})
     faults = check_problem(replace(problem, tables=(twice,)))
@@ -231,7 +231,7 @@ def test_one_unexpected_cell_does_not_make_a_column_text(problems: Path, tmp_pat
                   "soon" if n == 3 else f"2024-01-{n % 28 + 1:02d}", f"{n % 2}"))
         for n in range(400)
     ]  # fmt: skip
-    problem, draft = drafted(write_file(tmp_path / "data.csv", ["a,b,day,y", *lines]), "y")
+    problem, draft = draft_problem(write_file(tmp_path / "data.csv", ["a,b,day,y", *lines]), "y")
     assert kinds(problem) == {"a": Integer, "b": Float, "day": Time, "y": Integer}
     assert "nil" in source(problem).csv.null_values
     notices = "\n".join(draft.noticed)
@@ -243,14 +243,14 @@ def test_one_unexpected_cell_does_not_make_a_column_text(problems: Path, tmp_pat
 def test_many_unexpected_cells_make_a_column_text_and_are_reported(problems: Path, tmp_path: Path) -> None:
     odd = ["about 5", "few", "none at all", "10ish", "don't know"]
     lines = [f"{odd[n % 5] if n % 10 == 0 else n % 90},{n % 9},{n % 2}" for n in range(400)]
-    problem, draft = drafted(write_file(tmp_path / "data.csv", ["a,b,y", *lines]), "y")
+    problem, draft = draft_problem(write_file(tmp_path / "data.csv", ["a,b,y", *lines]), "y")
     assert kinds(problem)["a"] is Text
     assert any("kept as text: 10.0% of its cells are not numbers" in line for line in draft.noticed)
 
 
 def test_money_and_shares_are_numbers(problems: Path, tmp_path: Path) -> None:
     lines = [f'"${n * 37:,}.50",{n % 90}.5 %,"{n * 1000:,}",{n % 9} EUR,{n % 2}' for n in range(400)]
-    problem, _ = drafted(write_file(tmp_path / "data.csv", ["price,share,count,fee,y", *lines]), "y")
+    problem, _ = draft_problem(write_file(tmp_path / "data.csv", ["price,share,count,fee,y", *lines]), "y")
     columns = problem.tables[0].columns
     assert kinds(problem) == {"price": Float, "share": Float, "count": Integer, "fee": Integer, "y": Integer}
     assert [getattr(columns[name], "symbol", None) for name in ("price", "share", "count", "fee")] == [
@@ -269,7 +269,7 @@ def test_time_formats_are_declared(problems: Path, tmp_path: Path) -> None:
         for n in range(400)
     ]
     header = "dayfirst,monthfirst,compact,created_at,named,year,y"
-    problem, _ = drafted(write_file(tmp_path / "data.csv", [header, *lines]), "y")
+    problem, _ = draft_problem(write_file(tmp_path / "data.csv", [header, *lines]), "y")
     columns = problem.tables[0].columns
     formats = {name: column.format for name, column in columns.items() if isinstance(column, Time)}
     assert formats == {
@@ -283,13 +283,13 @@ def test_an_ambiguous_order_of_day_and_month_is_reported(problems: Path, tmp_pat
     shuffled = write_file(
         tmp_path / "any.csv", ["day,size,y", *(f"{n % 12 + 1:02d}/01/2024,{n % 7},{n % 2}" for n in range(60))]
     )
-    _, draft = drafted(shuffled, "y")
+    _, draft = draft_problem(shuffled, "y")
     notices = "\n".join(draft.noticed)
     assert "no day is above 12: read as month before day" in notices
     assert "format='%d/%m/%Y'" in notices
     (problems / "drafted").rename(problems / "was")
     rows = [f"{n % 9 + 1:02d}/{n // 9 + 1:02d}/2024,{n % 7},{n % 2}" for n in range(90)]
-    problem, draft = drafted(write_file(tmp_path / "sorted.csv", ["day,size,y", *rows]), "y")
+    problem, draft = draft_problem(write_file(tmp_path / "sorted.csv", ["day,size,y", *rows]), "y")
     assert problem.tables[0].columns["day"] == Time(format="%d/%m/%Y")
     assert any("so that the rows are in order of time" in line for line in draft.noticed)
 
@@ -298,7 +298,7 @@ def test_an_ambiguous_order_of_day_and_month_is_reported(problems: Path, tmp_pat
 def test_decisions_on_one_day_of_each_month_determine_the_order(form: str, problems: Path, tmp_path: Path) -> None:
     months = [datetime(2019 + n // 12, n % 12 + 1, 1) for n in range(30)]
     rows = [f"{month.strftime(form)},{n},{n % 2}" for month in months for n in range(4)]
-    problem, draft = drafted(write_file(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
+    problem, draft = draft_problem(write_file(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
     month = problem.tables[0].columns["month"]
     assert isinstance(month, Time)
     assert month.format == form
@@ -308,7 +308,7 @@ def test_decisions_on_one_day_of_each_month_determine_the_order(form: str, probl
 def test_title_lines_and_totals_are_no_rows(problems: Path, tmp_path: Path) -> None:
     rows = [f"p{n % 5};{n},5;{n % 2}" for n in range(100)]
     data = write_file(tmp_path / "data.csv", ["Sales of 2024;;", "by me", "product;amount;y", *rows, "Total;4999,5;50"])
-    problem, draft = drafted(data, "y")
+    problem, draft = draft_problem(data, "y")
     assert source(problem).csv.skip_lines == 2
     assert (draft.file.rows, draft.file.totals) == (100, ("Total, 4999,5, 50",))
     product = problem.tables[0].columns["product"]
@@ -320,13 +320,13 @@ def test_title_lines_and_totals_are_no_rows(problems: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-16-le"])
 def test_wide_encodings(encoding: str, problems: Path, tmp_path: Path) -> None:
     data = write_file(tmp_path / "d.csv", ["größe,size,y", *(f"ä{n % 3},{n % 7},{n % 2}" for n in range(60))], encoding)
-    problem, _ = drafted(data, "y")
+    problem, _ = draft_problem(data, "y")
     assert kinds(problem) == {"größe": Text, "size": Integer, "y": Integer}
 
 
 def test_json_lines(problems: Path, tmp_path: Path) -> None:
     rows = [f'{{"size": {n % 7}.5, "who": "t{n % 3}", "y": {"true" if n % 2 else "false"}}}' for n in range(60)]
-    problem, _ = drafted(write_file(tmp_path / "rows.json", rows), "y")
+    problem, _ = draft_problem(write_file(tmp_path / "rows.json", rows), "y")
     assert kinds(problem) == {"size": Float, "who": Text, "y": Boolean}
     assert source(problem).format == "jsonl"
 
@@ -334,25 +334,25 @@ def test_json_lines(problems: Path, tmp_path: Path) -> None:
 def test_a_key_is_recognized_by_its_name(problems: Path, tmp_path: Path) -> None:
     header = "name,height,day,Order ID,y"
     rows = [f"n{n:03d},{n * 1.5},{2024}-01-{n % 28 + 1:02d},A{n:05d},{n % 2}" for n in range(60)]
-    problem, _ = drafted(write_file(tmp_path / "with.csv", [header, *rows]), "y")
+    problem, _ = draft_problem(write_file(tmp_path / "with.csv", [header, *rows]), "y")
     assert problem.tables[0].key == ("Order ID",)
     (problems / "drafted").rename(problems / "was")
     rows = [",".join(cell for i, cell in enumerate(row.split(",")) if i != 3) for row in rows]
-    problem, draft = drafted(write_file(tmp_path / "without.csv", ["name,height,day,y", *rows]), "y")
+    problem, draft = draft_problem(write_file(tmp_path / "without.csv", ["name,height,day,y", *rows]), "y")
     assert problem.tables[0].key == ()
     assert any("neither name nor values identify" in line for line in draft.noticed)
 
 
 def test_monthly_rows_with_missing_labels_are_split_by_time(problems: Path, tmp_path: Path) -> None:
     rows = [f"{2000 + n // 12}-{n % 12 + 1:02d}-01,{n % 7},{'' if n % 5 == 0 else n % 2}" for n in range(60)]
-    problem, _ = drafted(write_file(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
+    problem, _ = draft_problem(write_file(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
     assert isinstance(problem.split, TimeSplit)
     assert problem.tables[0].time == "month"
 
 
 def test_columns_that_add_up_to_the_label_are_no_features(problems: Path, tmp_path: Path) -> None:
     rows = [f"{n * 7 % 31},{n * 13 % 97},{n % 24},{n * 7 % 31 + n * 13 % 97}" for n in range(300)]
-    problem, draft = drafted(write_file(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
+    problem, draft = draft_problem(write_file(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
     assert set(problem.features) == {"hour"}
     assert any("casual + registered equals it in 100.00% of rows" in line for line in draft.noticed)
     assert isinstance(problem.split, RandomSplit)

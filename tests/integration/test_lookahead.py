@@ -67,7 +67,9 @@ PLANTED: dict[str, tuple[Edit, str, str]] = {
 }  # fmt: skip
 
 
-def prepared(tmp_path: Path, configure: Callable[..., None], *edits: Edit, days: int = 45) -> tuple[Problem, Tables]:
+def prepare_problem(
+    tmp_path: Path, configure: Callable[..., None], *edits: Edit, days: int = 45
+) -> tuple[Problem, Tables]:
     configure(home=tmp_path / "home", problems=tmp_path, problem="deliveries")
     rows = deliveries(days=days, a_day=60)
     folder = install(tmp_path, rows)
@@ -97,9 +99,9 @@ def test_planted_look_ahead_is_found(name: str, tmp_path: Path, configure: Calla
     edit, subject, verb = PLANTED[name]
     if name == "target encoding":
         more = (COURIER, COUNT, "max(n) AS courier_count_7d")
-        problem, tables = prepared(tmp_path, configure, edit, more)
+        problem, tables = prepare_problem(tmp_path, configure, edit, more)
     else:
-        problem, tables = prepared(tmp_path, configure, edit)
+        problem, tables = prepare_problem(tmp_path, configure, edit)
     with pytest.raises(LookAheadError) as raised:
         snapshot(problem, tables)
     error = raised.value
@@ -113,7 +115,7 @@ def test_planted_look_ahead_is_found(name: str, tmp_path: Path, configure: Calla
 def test_sql_without_look_ahead_passes_and_is_recorded_in_the_manifest(
     tmp_path: Path, configure: Callable[..., None]
 ) -> None:
-    proof = snapshot(*prepared(tmp_path, configure))
+    proof = snapshot(*prepare_problem(tmp_path, configure))
     assert proof.applies
     assert proof.moments == 12
     assert set(proof.rows) == {"courier_history", "depot_history", "spine", "label"}
@@ -124,12 +126,12 @@ def test_sql_without_look_ahead_passes_and_is_recorded_in_the_manifest(
 def test_a_label_computed_from_the_key_hides_no_key(tmp_path: Path, configure: Callable[..., None]) -> None:
     """The cut hides outcome cells. A key is no outcome, even if the label is computed from it."""
     edit = ("label.sql", "late AS label", "CAST(delivery % 10 < 3 AS INTEGER) AS label")
-    proof = snapshot(*prepared(tmp_path, configure, edit))
+    proof = snapshot(*prepare_problem(tmp_path, configure, edit))
     assert set(proof.rows) == {"courier_history", "depot_history", "spine", "label"}
 
 
 def test_late_rows_and_corrections_are_no_look_ahead(tmp_path: Path, configure: Callable[..., None]) -> None:
-    problem, tables = prepared(tmp_path, configure)
+    problem, tables = prepare_problem(tmp_path, configure)
     rows = deliveries(days=45, a_day=60)
     more = deliveries(days=5, a_day=60, seed=3, first=100_000)
     corrected = rows.iloc[::7].assign(took=300)
@@ -138,17 +140,19 @@ def test_late_rows_and_corrections_are_no_look_ahead(tmp_path: Path, configure: 
 
 
 def test_a_view_with_no_lookback_and_one_that_is_too_short(tmp_path: Path, configure: Callable[..., None]) -> None:
-    problem, tables = prepared(tmp_path, configure, ("problem.py", "            lookback=days(9),\n", ""))
+    problem, tables = prepare_problem(tmp_path, configure, ("problem.py", "            lookback=days(9),\n", ""))
     assert snapshot(problem, tables).rows["courier_history"] > 5000
     (tmp_path / "other").mkdir()
-    problem, tables = prepared(tmp_path / "other", configure, ("problem.py", "lookback=days(9)", "lookback=days(2)"))
+    problem, tables = prepare_problem(
+        tmp_path / "other", configure, ("problem.py", "lookback=days(9)", "lookback=days(2)")
+    )
     with pytest.raises(FeatureError, match="the lookback is too short: view courier_history"):
         snapshot(problem, tables)
 
 
 def test_rows_known_before_their_time_are_declared(tmp_path: Path, configure: Callable[..., None]) -> None:
     early: Edit = ("spine.sql", "ordered_at AS decision_time", "ordered_at - INTERVAL 2 HOUR AS decision_time")
-    problem, tables = prepared(tmp_path, configure, early)
+    problem, tables = prepare_problem(tmp_path, configure, early)
     with pytest.raises(LookAheadError, match="known_ahead"):
         snapshot(problem, tables)
     ahead = timedelta(hours=2)
@@ -168,7 +172,7 @@ def test_rows_known_before_their_time_are_declared(tmp_path: Path, configure: Ca
 def test_a_proof_is_computed_once(
     tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem, tables = prepared(tmp_path, configure)
+    problem, tables = prepare_problem(tmp_path, configure)
     first = snapshot(problem, tables)
 
     def never(*_: object) -> Proof:

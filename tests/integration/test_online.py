@@ -57,7 +57,7 @@ def requests(at: datetime) -> tuple[dict[str, Array], Array]:
     return {"courier": couriers, "depot": np.array(DEPOTS, dtype=object)}, np.full(5, np.datetime64(at, "us"))
 
 
-def both(problem: Problem, tables: Tables, at: datetime) -> tuple[dict[str, Values], dict[str, Array]]:
+def read_both_stores(problem: Problem, tables: Tables, at: datetime) -> tuple[dict[str, Values], dict[str, Array]]:
     """Online and offline features of the same requests."""
     from feature_repo.online import OnlineReader
     from feature_repo.store import historical_features
@@ -82,19 +82,19 @@ def test_online_equals_offline_and_loads_only_what_changed(world: tuple[Problem,
     first = load(problem, tables, middle)
     assert first["courier_facts"] == 12
     assert first["depot_history"] == 3
-    assert_equal(*both(problem, tables, middle))
+    assert_equal(*read_both_stores(problem, tables, middle))
     assert set(load(problem, tables, middle).values()) == {0}
     end = newest_event(problem, tables)
     assert load(problem, tables, end)["courier_facts"] == 0
-    assert_equal(*both(problem, tables, end))
+    assert_equal(*read_both_stores(problem, tables, end))
     load(problem, tables, middle)
-    assert_equal(*both(problem, tables, middle))
+    assert_equal(*read_both_stores(problem, tables, middle))
 
 
 def test_values_past_their_ttl_are_missing_online(world: tuple[Problem, Tables]) -> None:
     problem, tables = world
     load(problem, tables, datetime(2024, 1, 20, 12))
-    online, offline = both(problem, tables, datetime(2024, 1, 24, 12))
+    online, offline = read_both_stores(problem, tables, datetime(2024, 1, 24, 12))
     assert list(online["depot_last_took"]) == [None] * 5
     assert None not in online["courier_count_7d"][:3]
     assert online["vehicle"][0] == "bike"
@@ -141,7 +141,7 @@ def test_a_late_row_is_not_missed(world: tuple[Problem, Tables]) -> None:
     late = ROWS.iloc[[385]].assign(delivery=90_000, took=300, depot="north")
     write_clean(problem, tables, "deliveries", late)
     load(problem, tables, datetime(2024, 1, 21, 12))
-    online, offline = both(problem, tables, datetime(2024, 1, 21, 12))
+    online, offline = read_both_stores(problem, tables, datetime(2024, 1, 21, 12))
     assert_equal(online, offline)
 
 

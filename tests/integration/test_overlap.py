@@ -9,7 +9,7 @@ from truecourse.data import validation_report
 from truecourse.storage.tables import Tables
 
 
-def numbered(first: int, last: int) -> str:
+def csv_of_rows(first: int, last: int) -> str:
     rows = [f"{n / 7:.3f},{n % 13},{'red' if n % 2 else 'blue'},{n % 2}" for n in range(first, last)]
     return "\n".join(["weight,visits,colour,bought", *rows]) + "\n"
 
@@ -17,13 +17,13 @@ def numbered(first: int, last: int) -> str:
 @pytest.mark.parametrize("append", [False, True])
 def test_files_that_repeat_earlier_rows_have_a_warning(home: Path, tmp_path: Path, append: bool) -> None:
     world = World(tmp_path, **({"combine": "append"} if append else {}))
-    assert world.feed(numbered(0, 100), "sales-1.csv").judged[0].warnings == ()
-    (result,) = world.feed(numbered(0, 150), "sales-2.csv").judged
+    assert world.feed(csv_of_rows(0, 100), "sales-1.csv").judged[0].warnings == ()
+    (result,) = world.feed(csv_of_rows(0, 150), "sales-2.csv").judged
     assert "100% of the rows of delivery 0" in result.warnings[0]
     assert "sales-2.csv" in result.warnings[0]
     assert len(world.rows()) == 250
-    assert world.feed(numbered(150, 260), "sales-3.csv").judged[0].warnings == ()
-    assert world.feed(numbered(200, 2000), "sales-4.csv").judged[0].warnings != ()
+    assert world.feed(csv_of_rows(150, 260), "sales-3.csv").judged[0].warnings == ()
+    assert world.feed(csv_of_rows(200, 2000), "sales-4.csv").judged[0].warnings != ()
     page = validation_report.render_page("small", validation_report.newest_results(Tables(), world.problem))
     assert "count twice" in page
 

@@ -27,7 +27,7 @@ CHANGE = "PROBLEM = dataclasses.replace(PROBLEM, {})\n"
 
 
 @pytest.fixture
-def changed(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Callable[[str], None]:
+def change_problem(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Callable[[str], None]:
     """Replace fields of the problem."""
 
     def change(what: str) -> None:
@@ -82,8 +82,8 @@ def test_packaging_again_keeps_the_bento(endpoint: Endpoint, trained: Trained) -
     assert registry.tags(trained.version) == before
 
 
-def test_gates_may_change_after_training(changed: Callable[[str], None], trained: Trained) -> None:
-    changed("gates=()")
+def test_gates_may_change_after_training(change_problem: Callable[[str], None], trained: Trained) -> None:
+    change_problem("gates=()")
     assert bento_files(load_problem("deliveries"), trained.version)
 
 
@@ -95,9 +95,9 @@ def test_gates_may_change_after_training(changed: Callable[[str], None], trained
     ],
 )
 def test_a_problem_that_changed_since_training_is_refused(
-    changed: Callable[[str], None], trained: Trained, what: str, named: str
+    change_problem: Callable[[str], None], trained: Trained, what: str, named: str
 ) -> None:
-    changed(what)
+    change_problem(what)
     with pytest.raises(ModelError, match=f"changed since training: {named}") as caught:
         bento_files(load_problem("deliveries"), trained.version)
     assert "train" in caught.value.hint

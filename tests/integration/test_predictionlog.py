@@ -20,7 +20,7 @@ from truecourse.settings import get_settings
 from truecourse.storage.tables import Tables
 
 
-def logged() -> list[str]:
+def logged_ids() -> list[str]:
     tables = Tables()
     reference = tables.version(log_table("deliveries"))
     return [] if reference is None else tables.read(reference, ["prediction_id"])["prediction_id"].to_pylist()
@@ -39,7 +39,7 @@ def test_a_shipper_killed_after_its_commit_duplicates_nothing(home: Path, monkey
     assert ship("deliveries").records == 2
     segment.path(SEALED).write_bytes(data)
     assert ship("deliveries") == log_shipping.Shipment()
-    assert sorted(logged()) == ["a", "b"]
+    assert sorted(logged_ids()) == ["a", "b"]
     assert list_segments(spool_folder("deliveries"), SEALED) == []
 
 
@@ -52,7 +52,7 @@ def test_a_log_without_a_new_column_gets_it(home: Path) -> None:
     newest = Tables().version(log_table("deliveries"))
     assert newest is not None
     assert Tables().dataset(newest).schema.names[-3:] == ["seconds", "batch", "error"]
-    assert sorted(logged()) == ["a", "b"]
+    assert sorted(logged_ids()) == ["a", "b"]
 
 
 def test_the_log_catches_up_after_storage_was_down(
@@ -72,7 +72,7 @@ def test_the_log_catches_up_after_storage_was_down(
     assert spool.status().lag_seconds == 0
     put(["c"])
     ship("deliveries")
-    assert sorted(logged()) == ["a", "b", "c"]
+    assert sorted(logged_ids()) == ["a", "b", "c"]
 
 
 def test_a_damaged_segment_is_kept_and_reported(home: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_damaged_segment_is_kept_and_reported(home: Path) -> None:
     segment.path(SEALED).write_bytes(whole + log_segments.frame_record(b"{}")[:-1] + b"x")
     (damaged,) = ship("deliveries").damaged
     assert Path(damaged).read_bytes().startswith(whole)
-    assert logged() == ["a"]
+    assert logged_ids() == ["a"]
     assert ship("deliveries").segments == 0
 
 
@@ -102,7 +102,7 @@ def test_many_shipments_are_compacted(home: Path) -> None:
     assert Tables().compact(log_table("deliveries")) == 3
     put(["d"])
     ship("deliveries")
-    assert sorted(logged()) == list("abcd")
+    assert sorted(logged_ids()) == list("abcd")
 
 
 def test_every_answer_of_the_endpoint_is_logged_and_traced(endpoint: Endpoint, trained: Trained) -> None:

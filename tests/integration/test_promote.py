@@ -45,7 +45,7 @@ def edit(problems: Path, rounds: int, *, approval: str = "", seed: int = 0) -> N
     file.write_text(text if "BeatsChampion,\n" in text else text.replace("    BeatsBaseline,\n", names))
 
 
-def registered(problems: Path, rounds: int, *, approval: str = "", seed: int = 0) -> ModelVersion:
+def train_and_register(problems: Path, rounds: int, *, approval: str = "", seed: int = 0) -> ModelVersion:
     edit(problems, rounds, approval=approval, seed=seed)
     train()
     return register()
@@ -54,8 +54,8 @@ def registered(problems: Path, rounds: int, *, approval: str = "", seed: int = 0
 def test_a_better_version_is_promoted_and_a_worse_one_refused_with_the_reason(problems: Path) -> None:
     with pytest.raises(ModelError, match="no challenger"):
         promote("now")
-    weak = registered(problems, 1)
-    strong = registered(problems, 200)
+    weak = train_and_register(problems, 1)
+    strong = train_and_register(problems, 200)
     assert registry.champion("diabetes") == strong
     with pytest.raises(ModelError, match="version 2 is already champion"):
         promote("again")
@@ -82,16 +82,16 @@ def test_rows_that_the_champion_learned_from_are_not_compared(problems: Path) ->
     file = problems / "diabetes" / "problem.py"
     mine = file.read_text()
     file.write_text(mine.replace("validate=0.2, test=0.25", "validate=0.2, test=0.12"))
-    registered(problems, 1)
+    train_and_register(problems, 1)
     file.write_text(file.read_text().replace("validate=0.2, test=0.12", "validate=0.2, test=0.25"))
-    challenger = registered(problems, 200)
+    challenger = train_and_register(problems, 200)
     report = registry.gates(challenger)[0]["detail"]
     rows = int(re.search(r"on (\d+) rows", report)[1])
     assert 30 < rows < 0.14 * 442
 
 
 def test_registration_waits_for_approval_where_the_problem_requires_it(problems: Path) -> None:
-    version = registered(problems, 200, approval="approval=True")
+    version = train_and_register(problems, 200, approval="approval=True")
     now = aliases.current("diabetes")
     assert (now.champion, now.challenger) == (None, version)
     assert now.reason == "its gate passed, and `truecourse promote` awaits approval"
@@ -125,7 +125,7 @@ def form(run: Any) -> str:
 def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(problems: Path) -> None:
     from prefect.client.orchestration import get_client
 
-    first, second = (registered(problems, rounds, approval="approval=True") for rounds in (100, 200))
+    first, second = (train_and_register(problems, rounds, approval="approval=True") for rounds in (100, 200))
     with get_client(sync_client=True) as client:
         run = start_promotion(version=1)
         (waiting,) = wait_for_paused(client, 1)
@@ -150,14 +150,14 @@ def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(pro
 
 
 def test_a_promotion_without_approval_fails(problems: Path) -> None:
-    registered(problems, 100, approval="approval=True, patience=minutes(0.05)")
+    train_and_register(problems, 100, approval="approval=True, patience=minutes(0.05)")
     with pytest.raises(GateFailed, match="it was not approved within 0:00:03"):
         promote("soon")
     assert registry.champion("diabetes") is None
 
 
 def test_one_of_two_concurrent_promotions_wins_and_an_interrupted_one_is_completed(problems: Path) -> None:
-    versions = [registered(problems, rounds, approval="approval=True") for rounds in (50, 100)]
+    versions = [train_and_register(problems, rounds, approval="approval=True") for rounds in (50, 100)]
     before, start = aliases.current("diabetes"), threading.Barrier(2)
 
     def promote_version(version: ModelVersion) -> Aliases:

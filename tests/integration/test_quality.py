@@ -41,7 +41,7 @@ def _scored() -> list[str]:
 
 
 @pytest.fixture
-def checked(
+def quality_check(
     trained: Trained, _scored: list[str], tmp_path: Path, configure: Callable[..., None]
 ) -> Callable[[str], Check]:
     """The quality check with a label rule (by default the problem's own), without stored cohorts."""
@@ -71,8 +71,8 @@ def causes(report: Report) -> dict[str, bool]:
     return {finding.cause: finding.page for finding in report.findings}
 
 
-def test_a_clean_week_has_no_finding_and_its_figures(checked: Callable[[str], Check]) -> None:
-    check = checked("")
+def test_a_clean_week_has_no_finding_and_its_figures(quality_check: Callable[[str], Check]) -> None:
+    check = quality_check("")
     for day in range(23, 30):
         report = check(moment(2, day))
         assert not report.findings, report.sentence
@@ -101,8 +101,8 @@ def test_a_clean_week_has_no_finding_and_its_figures(checked: Callable[[str], Ch
     assert len(report.model_dump_json()) < 20_000
 
 
-def test_an_open_cohort_is_estimated_and_not_scored(checked: Callable[[str], Check]) -> None:
-    check = checked("")
+def test_an_open_cohort_is_estimated_and_not_scored(quality_check: Callable[[str], Check]) -> None:
+    check = quality_check("")
     before = check(moment(2, 25, 23))
     assert days(before)[-1] == "2024-02-23"
     assert [day["day"] for day in before.figures["open"]] == ["2024-02-24", "2024-02-25"]
@@ -113,10 +113,10 @@ def test_an_open_cohort_is_estimated_and_not_scored(checked: Callable[[str], Che
 
 
 def test_a_changed_label_rule_is_found_within_days_and_changes_nothing_before_it(
-    checked: Callable[[str], Check],
+    quality_check: Callable[[str], Check],
 ) -> None:
-    plain = checked("")(moment(2, 25))
-    check = checked(CHANGED)
+    plain = quality_check("")(moment(2, 25))
+    check = quality_check(CHANGED)
     assert check(moment(2, 25)) == plain  # the labels exist, but were not known at that time
     report = next(
         found for found in map(check, (moment(2, 26), moment(2, 27), moment(2, 28), moment(2, 29))) if causes(found)
@@ -125,27 +125,27 @@ def test_a_changed_label_rule_is_found_within_days_and_changes_nothing_before_it
     assert report.findings[0].figures["since"] in ("2024-02-24", "2024-02-25")
 
 
-def test_a_repeated_label_counts_once_with_its_latest_value(checked: Callable[[str], Check]) -> None:
-    plain = checked("")(moment(2, 28)).figures["timeline"]
-    again = checked(AGAIN)(moment(2, 28)).figures["timeline"]
+def test_a_repeated_label_counts_once_with_its_latest_value(quality_check: Callable[[str], Check]) -> None:
+    plain = quality_check("")(moment(2, 28)).figures["timeline"]
+    again = quality_check(AGAIN)(moment(2, 28)).figures["timeline"]
     shown = ("day", "decisions", "labelled", "loss", "outcome")
     assert [[one[name] for name in shown] for one in again] == [[one[name] for name in shown] for one in plain]
     assert not any("corrected" in one for one in again)
-    report = checked(CORRECTED)(moment(2, 28))
+    report = quality_check(CORRECTED)(moment(2, 28))
     found = report.figures["timeline"]
     assert [[one[name] for name in shown] for one in found] == [[one[name] for name in shown] for one in plain]
     assert 0 < report.figures["corrected"] <= 0.1 * sum(one["labelled"] for one in found)
 
 
-def test_a_check_at_an_earlier_time_ignores_later_counts(checked: Callable[[str], Check]) -> None:
-    check = checked(LATE)
+def test_a_check_at_an_earlier_time_ignores_later_counts(quality_check: Callable[[str], Check]) -> None:
+    check = quality_check(LATE)
     first = [check(moment(2, day)) for day in (25, 27)]
     check(moment(3, 1))
     assert [check(moment(2, day)) for day in (25, 27)] == first
 
 
-def test_a_cohort_without_its_labels_waits_for_them(checked: Callable[[str], Check]) -> None:
-    check = checked(LATE)
+def test_a_cohort_without_its_labels_waits_for_them(quality_check: Callable[[str], Check]) -> None:
+    check = quality_check(LATE)
     report = check(moment(2, 25))
     assert causes(report) == {"labels missing": True}
     assert days(report)[-1] == "2024-02-23"
@@ -154,8 +154,8 @@ def test_a_cohort_without_its_labels_waits_for_them(checked: Callable[[str], Che
     assert waited["labelled"] > 0.9 * waited["decisions"]
 
 
-def test_the_task_stores_the_report(checked: Callable[[str], Check]) -> None:
-    checked("")
+def test_the_task_stores_the_report(quality_check: Callable[[str], Check]) -> None:
+    quality_check("")
     report = check_task.fn("deliveries", moment(2, 28))
     assert report_store.latest(Tables().store, "deliveries", "quality") == report
     page = Tables().store.get(report.page).decode()

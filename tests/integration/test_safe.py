@@ -253,9 +253,8 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
             assert int(predict(client).headers["retry-after"]) > 10
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{endpoint_url(port)}/livez")
-        make_certificate("other.example").write(
-            tmp_path
-        )  # all workers read it again; the settings' file is what we hold them to
+        # All workers read the new certificate; the client trusts the one in the file.
+        make_certificate("other.example").write(tmp_path)
         wait_until(lambda: all(_answers(port) for _ in range(8)), 20, "the new certificate")
     finally:
         stop(server.process)

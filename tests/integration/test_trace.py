@@ -82,7 +82,7 @@ def test_an_unchanged_lineage_is_verified_to_its_sources(lineage: Lineage) -> No
 
 
 @contextmanager
-def flipped(path: Path, find: bytes = b"") -> Iterator[None]:
+def flip_byte(path: Path, find: bytes = b"") -> Iterator[None]:
     """Flip one bit of a file's middle byte, or of the byte after `find`, until the block ends."""
     before = path.read_bytes()
     data = bytearray(before)
@@ -141,7 +141,7 @@ LINKS: dict[str, tuple[Callable[[Lineage], Path], bytes, str]] = {
 def test_one_flipped_byte_at_any_link_is_found_and_named(lineage: Lineage) -> None:
     for name, (place, find, kind) in LINKS.items():
         path = place(lineage)
-        with flipped(path, find):
+        with flip_byte(path, find):
             trace = trace_model("wine", 1)
         broken = [item for item in trace["links"] if item["state"] in ("changed", "missing")]
         assert trace["state"] == "changed", name
@@ -202,7 +202,7 @@ def test_missing_or_replaced_entries_break_their_ledger(lineage: Lineage) -> Non
     assert third.is_file()
 
 
-def kept_source() -> Path:
+def archived_source() -> Path:
     return only("sources/wine/wines", "*")
 
 
@@ -210,7 +210,7 @@ def test_lost_objects_break_their_links_too(lineage: Lineage, tmp_path: Path) ->
     file = tmp_path / "problems" / "wine" / "data" / "wines.parquet"
     file.write_bytes(file.read_bytes() + b"!")
     assert trace_model("wine", 1)["verified"], "the bytes that were ingested are archived"
-    kept_source().unlink()
+    archived_source().unlink()
     (link,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert "SHA-256 at the source is" in link["detail"]
     file.unlink()

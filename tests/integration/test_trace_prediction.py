@@ -20,7 +20,7 @@ from tasks.training.trace import trace_prediction
 from tasks.training.train import train_model
 from tests.frames import store_diabetes, store_wine
 from tests.integration.conftest import Endpoint, Trained
-from tests.integration.test_trace import flipped, only, stored
+from tests.integration.test_trace import flip_byte, only, stored
 from truecourse.deployment import history as deployments
 from truecourse.deployment.bento import load_package
 from truecourse.errors import IntegrityError, ModelError
@@ -128,7 +128,7 @@ def _flip_bytes(world: World) -> None:
         (world.logged, only("deployments/traced/deliveries", "*.json"), b'"reason": "', "deployment history"),
     ]
     for id, path, find, kind in links:
-        with flipped(path, find):
+        with flip_byte(path, find):
             assert kind in broken(id), (kind, path)
     assert broken(world.logged) == []
 

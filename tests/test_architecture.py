@@ -163,9 +163,9 @@ def distribution(requirement: str) -> str:
 
 
 def requirement_name(requirement: str) -> str:
-    found = re.match(r"[\w.-]+", requirement)
-    assert found, requirement
-    return found[0]
+    match = re.match(r"[\w.-]+", requirement)
+    assert match, requirement
+    return match[0]
 
 
 def imported_packages(path: Path) -> set[str]:

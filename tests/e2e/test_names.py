@@ -113,9 +113,9 @@ def test_columns_may_have_the_names_of_our_own_columns(
     rejected = tables.read(tables.version(rejected_table("named")))
     assert rejected[ROW].to_pylist() == [len(sent)]
 
-    found = find_scored_rows(tables, "named", mine["id"][0].as_py())[0]
-    assert (found["score"], found["values"]["score"]) == (online[0]["score"], sent[0]["score"])
-    assert found["values"]["batch"] == sent[0]["batch"] != found["batch"]
+    scored_row = find_scored_rows(tables, "named", mine["id"][0].as_py())[0]
+    assert (scored_row["score"], scored_row["values"]["score"]) == (online[0]["score"], sent[0]["score"])
+    assert scored_row["values"]["batch"] == sent[0]["batch"] != scored_row["batch"]
 
 
 def _newest_batch(predictions: pa.Table) -> str:

@@ -30,9 +30,9 @@ Configure = Callable[..., None]
 def hook(tmp_path: Path, home: Path, configure: Configure) -> Iterator[Webhook]:
     configure(problems=tmp_path, problem="diabetes")
     store_diabetes(tmp_path)
-    with webhook() as found:
-        configure(webhook=found.url)
-        yield found
+    with webhook() as receiver:
+        configure(webhook=receiver.url)
+        yield receiver
 
 
 def report(day: float, *subjects: str, page: bool = True) -> Report:
@@ -44,8 +44,8 @@ def report(day: float, *subjects: str, page: bool = True) -> Report:
 
 
 def notify_of(*reports: Report) -> dict[str, Any]:
-    found = record_findings.fn("diabetes", report_store, reports[-1].at)
-    return found | {"notified": notify.fn("diabetes", reports[-1].at)}
+    recorded = record_findings.fn("diabetes", report_store, reports[-1].at)
+    return recorded | {"notified": notify.fn("diabetes", reports[-1].at)}
 
 
 def test_a_finding_is_notified_once_and_its_recovery_once(hook: Webhook) -> None:
@@ -70,8 +70,8 @@ def test_a_failing_receiver_gets_all_notifications_later(
 ) -> None:
     hook.status = 500
     with caplog.at_level(logging.INFO):
-        found = notify_of(report(0, "wind"))
-    assert found["notified"] == {
+        result = notify_of(report(0, "wind"))
+    assert result["notified"] == {
         "webhook": "0 notifications delivered, 1 pending: the receiver answered with status 500"
     }
     working = hook.url
@@ -136,9 +136,9 @@ def test_a_notification_omits_values_of_private_fields(hook: Webhook) -> None:
     import dataclasses
 
     problem = load_problem("diabetes")
-    found = report(0, "bmi").findings[0]
+    finding = report(0, "bmi").findings[0]
     notice = record.Notification(
-        id="1", kind="opened", at=START, finding=found, sentence=found.sentence, owed=("webhook",)
+        id="1", kind="opened", at=START, finding=finding, sentence=finding.sentence, owed=("webhook",)
     )
     assert redact(problem, notice) == notice
     columns = dict(problem.tables[0].columns)
@@ -154,15 +154,15 @@ def test_a_check_that_breaks_is_critical_and_one_without_data_is_unknown(home: P
     def early(problem: str) -> Report:
         raise FeatureError("nothing was scored")
 
-    found = run_check("drift", broken, "diabetes")
-    assert not found.made
-    assert [(f.cause, f.page, f.sentence) for f in found.findings] == [
+    failed = run_check("drift", broken, "diabetes")
+    assert not failed.made
+    assert [(f.cause, f.page, f.sentence) for f in failed.findings] == [
         ("check broken", True, "The check of drift failed: ZeroDivisionError.")
     ]
-    assert found.state == "critical"
-    assert report_store.latest(open_store(), "diabetes", "drift") == found, "no older report is used instead"
+    assert failed.state == "critical"
+    assert report_store.latest(open_store(), "diabetes", "drift") == failed, "no older report is used instead"
     with pytest.raises(CheckBroken, match=r"The check of drift failed: ZeroDivisionError\."):
-        require_unbroken("diabetes", [found])
+        require_unbroken("diabetes", [failed])
     unknown = run_check("drift", early, "diabetes")
     assert (unknown.sentence, unknown.state) == ("Not checked: nothing was scored.", "unknown")
     require_unbroken("diabetes", [unknown])

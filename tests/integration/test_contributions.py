@@ -44,9 +44,9 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
 
 def build_explainer(version: ModelVersion) -> Explainer:
     problem = load_problem("deliveries")
-    found = Explainer.of(problem, Tables(), load_profile(problem, version))
-    assert found is not None
-    return found
+    explainer = Explainer.of(problem, Tables(), load_profile(problem, version))
+    assert explainer is not None
+    return explainer
 
 
 def test_without_drift_no_attribution_drifts(champion: ModelVersion) -> None:
@@ -122,12 +122,12 @@ def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(
     score(champion, decisions(60, 3, seed=2, a_day=330))
     explainer = build_explainer(champion)
     span = (FIRST + timedelta(days=60), FIRST + timedelta(days=62, hours=12))
-    whole = explainer.days(*span)
+    in_one_part = explainer.days(*span)
     for key in list(open_store().list("sketches/deliveries/")):
         if "/contributions/2" in key:
             open_store().delete(key)
     monkeypatch.setattr("truecourse.monitoring.predictions.observed.PART_ROWS", 7)
-    assert explainer.days(*span).dump() == whole.dump()
+    assert explainer.days(*span).dump() == in_one_part.dump()
 
 
 def test_the_reference_excludes_the_windows_own_rows(champion: ModelVersion) -> None:

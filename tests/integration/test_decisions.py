@@ -70,16 +70,16 @@ def test_a_decision_uses_the_versions_known_at_its_time(home: Path, tmp_path: Pa
         write_clean(
             problem, tables, "orders", pd.DataFrame([order(1, 0, 99.0, late=1), order(3, 3, 3.0), order(4, 10, 4.0)])
         )
-        found = read_decisions(problem, tables)
-        assert found["size"].to_dict() == {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0}
-        assert found["label"].to_dict() == {"1": 1, "2": 0, "3": 0, "4": 0}, "labels are those known now"
+        rows = read_decisions(problem, tables)
+        assert rows["size"].to_dict() == {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0}
+        assert rows["label"].to_dict() == {"1": 1, "2": 0, "3": 0, "4": 0}, "labels are those known now"
         if problem.has_spine:
-            assert found["colour"].to_dict() == {"1": "red", "2": "red", "3": "blue", "4": "blue"}
+            assert rows["colour"].to_dict() == {"1": "red", "2": "red", "3": "blue", "4": "blue"}
             window = Window(
                 start=day(4).to_pydatetime().replace(tzinfo=None), end=day(11).to_pydatetime().replace(tzinfo=None)
             )
             pd.testing.assert_frame_equal(
-                read_decisions(problem, tables, window), found[found["decision_time"] >= day(4)]
+                read_decisions(problem, tables, window), rows[rows["decision_time"] >= day(4)]
             )
 
 

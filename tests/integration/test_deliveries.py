@@ -190,8 +190,8 @@ def test_a_few_unreadable_cells_are_kept_as_missing_or_quarantined_and_counted(w
     (result,) = world.feed(rows).judged
     assert (result.rows.unreadable, result.rows.quarantined, result.rows.inserted) == (2, 1, 99)
     assert world.rows()[98]["weight"] is None
-    found = {(o.column, o.severity, o.failed) for o in result.failing if o.name == "type"}
-    assert found == {("weight", "warning", 1), ("visits", "warning", 1)}
+    outcomes = {(o.column, o.severity, o.failed) for o in result.failing if o.name == "type"}
+    assert outcomes == {("weight", "warning", 1), ("visits", "warning", 1)}
     page = validation_report.render_page("small", [result])
     assert "kept, as missing" in page
 

@@ -164,10 +164,10 @@ def test_a_batch_is_scheduled_with_its_version(port: int, trained: Trained, tmp_
     (tmp_path / "nightly.yaml").write_text('environment: nightly\ntarget: batch\nbatch: {cron: "5 4 * * *"}\n')
     assert deploy("nightly").outcome == "deployed"
     with get_client(sync_client=True) as client:
-        found = client.read_deployment_by_name("score/nightly-deliveries")
-        assert found.parameters == {"problem": "deliveries", "version": 1, "explain": False}
-        assert [schedule.schedule.cron for schedule in found.schedules] == ["5 4 * * *"]
-        client.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
+        deployment = client.read_deployment_by_name("score/nightly-deliveries")
+        assert deployment.parameters == {"problem": "deliveries", "version": 1, "explain": False}
+        assert [schedule.schedule.cron for schedule in deployment.schedules] == ["5 4 * * *"]
+        client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
         assert "still paused in Prefect: its schedule" in deploy("nightly").detail
         (schedule,) = client.read_deployment_by_name("score/nightly-deliveries").schedules
         assert (schedule.active, schedule.schedule.cron) == (False, "5 4 * * *")

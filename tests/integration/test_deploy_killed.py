@@ -75,13 +75,13 @@ def write_config(folder: Path, port: int, traffic: str) -> None:
 
 def answering_versions(port: int, requests: int = 6) -> dict[str, set[int]]:
     """The versions that answer each of twelve entities; each request has its own connection."""
-    found: dict[str, set[int]] = {}
+    versions: dict[str, set[int]] = {}
     with httpx.Client(timeout=60, limits=NO_KEEPALIVE) as client:
         for entity in (f"c{i:02d}" for i in range(12)):
             for _ in range(requests):
                 answer = client.post(f"http://127.0.0.1:{port}/predict", json={"rows": [ROW | {"courier": entity}]})
-                found.setdefault(entity, set()).add(answer.json()["model"]["version"])
-    return found
+                versions.setdefault(entity, set()).add(answer.json()["model"]["version"])
+    return versions
 
 
 def follows(port: int) -> bool:

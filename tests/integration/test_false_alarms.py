@@ -31,10 +31,10 @@ def flights(home: Path) -> pa.Table:
 def test_false_alarms_are_rare_and_a_shifted_feature_is_named(flights: pa.Table) -> None:
     names = [name for name in flights.column_names if name != "decision_time"]
     assert len(names) > 20
-    found = [alarm(*sides, names, 0.1, seed) for seed, sides in enumerate(halves(flights, TRIALS))]
-    assert sum(bool(one.raised) for one in found) <= RATE * TRIALS
+    alarms = [alarm(*sides, names, 0.1, seed) for seed, sides in enumerate(halves(flights, TRIALS))]
+    assert sum(bool(one.raised) for one in alarms) <= RATE * TRIALS
     # 5% of 60 trials are 3, and 7 is the 99th percentile: the test alone has the nominal error rate.
-    assert sum(bool(one.tested) for one in found) <= 7
+    assert sum(bool(one.tested) for one in alarms) <= 7
     for seed, (reference, window) in enumerate(halves(flights, 6)):
         assert "distance" in alarm(reference, shifted(window, "distance", 0.5), names, 0.1, seed).raised
 

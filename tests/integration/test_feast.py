@@ -64,14 +64,14 @@ def feast_view(file: Path, keys: list[str], features: dict[str, Any], ttl: timed
 
 def answers(folder: Path, objects: list[Any], decisions: pd.DataFrame, features: list[str]) -> list[pd.DataFrame]:
     """Features from the stock store and from ours, in the order of the decisions."""
-    found = []
+    frames = []
     for offline in ("duckdb", "feature_repo.offline.AsofOfflineStore"):
         store = feature_store(folder, offline)
         store.apply(objects)
         refs = [f"view:{name}" for name in features]
         frame = store.get_historical_features(entity_df=decisions, features=refs).to_arrow().to_pandas()
-        found.append(frame.sort_values("n").reset_index(drop=True)[["n", *features]])
-    return found
+        frames.append(frame.sort_values("n").reset_index(drop=True)[["n", *features]])
+    return frames
 
 
 moments = st.integers(0, 12).map(lambda half_hours: START + timedelta(minutes=30 * half_hours))
@@ -171,11 +171,11 @@ def test_historical_features_keep_order_and_types(world: tuple[Problem, Tables])
     versions = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
     decisions = read_spine(problem, tables, clean_versions(problem, tables))
     mixed = decisions.take(np.random.default_rng(0).permutation(len(decisions)))
-    found = historical_features(problem, tables, mixed, versions)
-    assert found.select(mixed.column_names).equals(mixed)
-    assert found["courier_count_7d"].type == pa.int64()
-    assert found["vehicle"].type == pa.string()
-    assert found["vehicle"].null_count == 0
+    features = historical_features(problem, tables, mixed, versions)
+    assert features.select(mixed.column_names).equals(mixed)
+    assert features["courier_count_7d"].type == pa.int64()
+    assert features["vehicle"].type == pa.string()
+    assert features["vehicle"].null_count == 0
     with pytest.raises(FeatureError, match="depot"):
         historical_features(problem, tables, decisions.drop_columns(["depot"]), versions)
 

@@ -67,11 +67,11 @@ def test_nulls_and_late_rows_equal_the_stock_store(
     decisions = decisions.assign(n=range(len(decisions)), k=decisions["k"].astype("string"))
     schema = pa.schema([("k", pa.string()), *((t, pa.timestamp("us", tz="UTC")) for t in times), ("x", pa.float64())])
     pq.write_table(pa.Table.from_pandas(table, schema, preserve_index=False), folder / "rows.parquet")
-    found = [
+    frames = [
         _stored_features(stock_store(folder, offline), folder, decisions, timedelta(hours=ttl), known_only)
         for offline in ("duckdb", "feature_repo.offline.AsofOfflineStore")
     ]
-    pd.testing.assert_frame_equal(found[1], found[0], check_dtype=False)
+    pd.testing.assert_frame_equal(frames[1], frames[0], check_dtype=False)
 
 
 def _stored_features(
@@ -160,13 +160,13 @@ def test_blocks_of_decisions_in_any_order_are_answered_as_one(
 
     problem, tables = load_problem(NAME), Tables()
     decisions = read_spine(problem, tables, clean_versions(problem, tables))
-    whole = historical_features(problem, tables, decisions, flights)
+    in_one_block = historical_features(problem, tables, decisions, flights)
     shuffled = np.random.default_rng(3).permutation(len(decisions))
     monkeypatch.setattr(offline, "BLOCK", 700)
-    parted = historical_features(problem, tables, decisions.take(shuffled), flights)
+    in_blocks = historical_features(problem, tables, decisions.take(shuffled), flights)
     assert len(decisions) > 3 * 700
-    assert parted.combine_chunks().equals(whole.take(shuffled).combine_chunks())
-    assert historical_features(problem, tables, decisions.slice(0, 0), flights).schema == whole.schema
+    assert in_blocks.combine_chunks().equals(in_one_block.take(shuffled).combine_chunks())
+    assert historical_features(problem, tables, decisions.slice(0, 0), flights).schema == in_one_block.schema
 
 
 def _stock_answers(

@@ -63,8 +63,8 @@ def server(tmp_path: Path, home: Path, prefect_server: str) -> Iterator[Server]:
         server.request("DELETE", f"/work_pools/{POOL}")
 
 
-def has(found: list[str], *words: str) -> bool:
-    return any(all(word in sentence for word in words) for sentence in found)
+def has(sentences: list[str], *words: str) -> bool:
+    return any(all(word in sentence for word in words) for sentence in sentences)
 
 
 def test_nothing_is_written_where_nothing_changed(server: Server) -> None:
@@ -92,19 +92,21 @@ def test_changes_made_in_prefect_are_kept_and_reported_until_reset(server: Serve
     server.deploy()
     change_everything(server)
     before = {name: server.settings_of(name) for name in FLOWS}
-    found = server.deploy()
+    reported = server.deploy()
     assert {name: server.settings_of(name) for name in FLOWS} == before
-    assert found == differences(server.api)
-    assert has(found, "deployment health/health: paused in Prefect, active in the repository", "schedules reset health")
-    assert has(found, "ship/ship: schedule every-hour is inactive in Prefect, active in the repository")
-    assert has(found, "schedule mornings (7 7 * * * UTC) was added in Prefect")
-    assert has(found, "ship/ship: parameters is", "wine")
-    assert has(found, "ship/ship: tags is", "mine")
-    assert has(found, "health/health: description is")
-    assert has(found, "health/health: concurrency limit is 3 in Prefect, 1 in the repository")
-    assert has(found, "automation retrain because of a finding is disabled in Prefect, enabled in the repository")
-    assert has(found, f"work pool {POOL}: concurrency limit is 5 in Prefect, none in the repository")
-    assert len(found) == 9
+    assert reported == differences(server.api)
+    assert has(
+        reported, "deployment health/health: paused in Prefect, active in the repository", "schedules reset health"
+    )
+    assert has(reported, "ship/ship: schedule every-hour is inactive in Prefect, active in the repository")
+    assert has(reported, "schedule mornings (7 7 * * * UTC) was added in Prefect")
+    assert has(reported, "ship/ship: parameters is", "wine")
+    assert has(reported, "ship/ship: tags is", "mine")
+    assert has(reported, "health/health: description is")
+    assert has(reported, "health/health: concurrency limit is 3 in Prefect, 1 in the repository")
+    assert has(reported, "automation retrain because of a finding is disabled in Prefect, enabled in the repository")
+    assert has(reported, f"work pool {POOL}: concurrency limit is 5 in Prefect, none in the repository")
+    assert len(reported) == 9
     assert list(reset(server.api, ["ship"], server.file)) == ["ship/ship"]
     assert "schedule mornings" not in server.settings_of("ship")
     assert server.settings_of("ship")["schedule every-hour active"] is True
@@ -122,14 +124,14 @@ def test_changes_of_the_repository_and_of_a_person_are_merged(server: Server) ->
     server.flows["health"]["description"] = "The repository's new words."
     server.flows["health"]["tags"] = ["truecourse", "new"]
     server.write()
-    found = server.deploy()
+    reported = server.deploy()
     assert server.settings_of("ship")["schedule every-hour"]["cron"] == "41 * * * *"
     assert server.settings_of("ship")["schedule every-hour active"] is False
     assert (server.settings_of("health")["description"], server.settings_of("health")["tags"]) == (
         "ours",
         ["new", "truecourse"],
     )
-    assert has(found, "health: description also changed in the repository, to", "new words", "Prefect's value stays")
+    assert has(reported, "health: description also changed in the repository, to", "new words", "Prefect's value stays")
     assert not has(server.deploy(), "too"), "the change is reported once, the difference each time"
     assert has(server.deploy(), "health/health: description is", "ours", "new words")
 
@@ -141,8 +143,8 @@ def test_deleted_deployments_stay_deleted_and_those_gone_from_the_repository_are
     server.api.delete(server.one("health")["id"])
     del server.flows["ship"]
     server.write()
-    found = server.deploy()
-    assert found == [f"deployment health/health: deleted in Prefect; `{RESET} health` deploys it again"]
+    reported = server.deploy()
+    assert reported == [f"deployment health/health: deleted in Prefect; `{RESET} health` deploys it again"]
     assert set(server.api.deployments()) == {"theirs/theirs", "retrain/retrain"}
     list(reset(server.api, ["health"], server.file))
     assert server.deploy() == []
@@ -155,9 +157,9 @@ def test_deployments_without_stored_state_keep_their_settings(
     server.deploy()
     server.set("health", paused=True)
     flow_deployments._state_file().unlink()
-    found = server.deploy()
-    assert len(found) == 1
-    assert has(found, "health/health: paused in Prefect")
+    reported = server.deploy()
+    assert len(reported) == 1
+    assert has(reported, "health/health: paused in Prefect")
     configure(home=tmp_path / "other")
     (tmp_path / "other").mkdir()
     assert differences(server.api) == [], "that home deployed nothing"

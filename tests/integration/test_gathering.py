@@ -57,15 +57,15 @@ def body(rows: list[dict[str, Any]]) -> bytes:
 @contextmanager
 def record_model_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Record the number of rows in each call of the model."""
-    found, predict = [], Model.predict
+    sizes, predict = [], Model.predict
 
     def counted(self: Model, matrix: Any) -> Any:
-        found.append(len(matrix))
+        sizes.append(len(matrix))
         return predict(self, matrix)
 
     with monkeypatch.context() as patch:
         patch.setattr(Model, "predict", counted)
-        yield found
+        yield sizes
 
 
 def rows_by_path(registry: CollectorRegistry) -> dict[str, float]:
@@ -154,8 +154,8 @@ def test_refused_requests_leave_no_reference_cycles(make_version: MakeVersion) -
     worker = Worker()
 
     async def crowd() -> None:
-        found = await answer_together(worker.router, [[ROW | {"distance": "far"}]] * 50)
-        assert [type(answer) for answer in found] == [RequestError] * 50
+        answers = await answer_together(worker.router, [[ROW | {"distance": "far"}]] * 50)
+        assert [type(answer) for answer in answers] == [RequestError] * 50
 
     async def refused() -> int:
         await crowd()

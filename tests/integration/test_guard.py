@@ -184,9 +184,9 @@ def assert_one_guard_moves(version: ModelVersion) -> None:
     split_traffic(load_deployment("here"), "deliveries")
     before, decision = evaluate_canary.fn("deliveries")
     assert (before.action, before.share, decision.action) == ("split", 0.5, "wait")
-    found = [apply_canary_decision.fn("deliveries", before, replace(decision, action="withdraw")) for _ in range(2)]
+    reports = [apply_canary_decision.fn("deliveries", before, replace(decision, action="withdraw")) for _ in range(2)]
     assert aliases.current("deliveries").number == before.number + 1
-    assert found[1].sentence.startswith("The aliases were changed meanwhile (withdraw): 0 of 50")
+    assert reports[1].sentence.startswith("The aliases were changed meanwhile (withdraw): 0 of 50")
 
     move_without_mirror("promote", champion=version)
     guard("deliveries")

@@ -36,8 +36,8 @@ class MonitoredServer:
 
     def check(self, minutes: float = 5, problem: Problem | None = None) -> Report:
         self.at += timedelta(minutes=minutes)
-        found = scrape_all([self.endpoint], self.problem.name)
-        return check_endpoint(problem or self.problem, self.store, found, self.at)
+        scraped = scrape_all([self.endpoint], self.problem.name)
+        return check_endpoint(problem or self.problem, self.store, scraped, self.at)
 
 
 def keys(report: Report) -> set[str]:
@@ -49,8 +49,8 @@ def pages(report: Report) -> set[str]:
 
 
 def figures(report: Report) -> dict[str, Any]:
-    found: dict[str, Any] = report.figures["endpoints"]["local"]
-    return found
+    local: dict[str, Any] = report.figures["endpoints"]["local"]
+    return local
 
 
 def predict(client: httpx.Client, count: int, row: dict[str, Any], rows: int = 1) -> set[int]:

@@ -41,9 +41,9 @@ def kinds(problem: Problem) -> dict[str, type]:
 
 
 def source(problem: Problem) -> Files:
-    found = problem.tables[0].source
-    assert isinstance(found, Files)
-    return found
+    files = problem.tables[0].source
+    assert isinstance(files, Files)
+    return files
 
 
 def write_file(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:

@@ -128,9 +128,9 @@ def test_killed_writers_and_shippers_lose_and_duplicate_nothing(
     ship("deliveries")
     newest = tables.version(table)
     assert newest is not None
-    found = tables.read(newest, ["prediction_id"])["prediction_id"].to_pylist()
-    assert len(found) == len(set(found)), "doubled"
-    assert synced <= set(found), "lost"
+    logged = tables.read(newest, ["prediction_id"])["prediction_id"].to_pylist()
+    assert len(logged) == len(set(logged)), "doubled"
+    assert synced <= set(logged), "lost"
     assert len(synced) > 20 * rounds
     assert not any(spool_folder("deliveries").glob("*.damaged"))
     # Records older than the interval are synced, apart from the duration of a sync.

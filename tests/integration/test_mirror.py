@@ -146,8 +146,8 @@ def test_an_edit_in_mlflow_is_a_finding_that_can_be_reverted(
     wines: Wines, edit: Callable[[Any, Wines], None], what: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(mlflow_runs.connect_mlflow(), wines)
-    found = mirror_check.differences("wine")
-    assert any(what in one.sentence and hint in one.hint for one in found), found
+    differences = mirror_check.differences("wine")
+    assert any(what in one.sentence and hint in one.hint for one in differences), differences
     _assert_unaffected(wines, capsys)
     assert execute(["mirror", "show", "--json"]) == 1
     assert what in capsys.readouterr().out

@@ -145,11 +145,11 @@ def test_logged_predictions_are_monitored_as_batches_are(champion: ModelVersion)
     ]
     table = prediction_log.entries_table(prediction_log.encode_entry(entry(one)) for one in logged)
     Tables().append(prediction_log.log_table("deliveries"), table, {}, partition_by=prediction_log.PARTITION)
-    found = run_drift_check(at=LAST + timedelta(days=1))
-    assert critical_findings(found) == critical_findings(batches) == [("courier_late_7d", "dead feed")]
+    report = run_drift_check(at=LAST + timedelta(days=1))
+    assert critical_findings(report) == critical_findings(batches) == [("courier_late_7d", "dead feed")]
     week = pc.greater_equal(table["at"], pa.scalar(LAST - timedelta(days=6), pa.timestamp("us", tz="UTC")))
     answered = table.filter(pc.and_(week, pc.not_equal(table["role"], "shadow")))
-    assert found.figures["data"]["rows"][1] == len(answered)
+    assert report.figures["data"]["rows"][1] == len(answered)
 
 
 def test_private_fields_are_not_monitored(champion: ModelVersion) -> None:
@@ -185,8 +185,8 @@ def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, pr
     score(champion, decisions(60, 14, seed=2))
     assert monitor("deliveries")["reports"]["drift"].findings == ()
     with get_client(sync_client=True) as client:
-        found = client.request("POST", "/artifacts/latest/filter", json={}).json()
-    (mine,) = [item for item in found if item["key"] == "drift-deliveries"]
+        artifacts = client.request("POST", "/artifacts/latest/filter", json={}).json()
+    (mine,) = [item for item in artifacts if item["key"] == "drift-deliveries"]
     assert "reports/deliveries/drift-20240308T0000-20240315T0000.html" in mine["data"]
 
 

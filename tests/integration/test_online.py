@@ -120,9 +120,9 @@ def test_a_value_from_after_the_decision_is_missing_and_counted(world: tuple[Pro
     problem, tables = world
     load(problem, tables, datetime(2024, 1, 20, 12))
     recorder, (columns, later) = LookupRecorder(), requests(datetime(2024, 1, 20, 12))
-    found = OnlineReader(problem, recorder).read(columns, later, 5)
+    lookup = OnlineReader(problem, recorder).read(columns, later, 5)
     keys, missed, oldest = recorder.lookups["courier_history"]
-    events = np.array(found.events["courier_count_7d"][:3]).view("datetime64[us]")
+    events = np.array(lookup.events["courier_count_7d"][:3]).view("datetime64[us]")
     assert (keys, missed) == (5, 2), "of five couriers one is unknown and one is null"
     assert oldest == pytest.approx(float((later[:3] - events).max() / np.timedelta64(1, "us")) / 1e6)
     before = np.full(5, events.min() - np.timedelta64(1, "us"))
@@ -156,8 +156,8 @@ def test_threads_read_the_same_answers(world: tuple[Problem, Tables]) -> None:
 
     def read() -> None:
         for _ in range(30):
-            found = reader.read(columns, times, 5).values
-            wrong.extend(name for name in found if found[name] != wanted[name])
+            values = reader.read(columns, times, 5).values
+            wrong.extend(name for name in values if values[name] != wanted[name])
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
@@ -204,8 +204,8 @@ def test_a_store_that_stops_and_restarts(tmp_path: Path, configure: Callable[...
         begun = time.monotonic()
         with pytest.raises(PlatformError, match="does not answer"):
             readers[0].read(columns, times, 5)
-        found = readers[1].read(columns, times, 5)
+        lookup = readers[1].read(columns, times, 5)
         assert time.monotonic() - begun < 2 * PAUSE + 1
-        assert found.unavailable == [view.name for view in strict.views]
-        assert set(found.values) == features
-        assert all(pd.isna(values).all() for values in found.values.values())
+        assert lookup.unavailable == [view.name for view in strict.views]
+        assert set(lookup.values) == features
+        assert all(pd.isna(values).all() for values in lookup.values.values())

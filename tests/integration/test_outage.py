@@ -55,8 +55,8 @@ class Load:
         wait_until(lambda: len(self.ids) >= reached, 30, "20 further answers")
 
     def health(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get("/healthz").json()
-        return found
+        document: dict[str, Any] = self.client.get("/healthz").json()
+        return document
 
     def wait_for_health(self, holds: Callable[[dict[str, Any]], bool], what: str) -> None:
         """Wait until `holds` for the health document of each of the two workers."""
@@ -72,11 +72,11 @@ class Load:
 
 
 def workers(server: Child) -> list[int]:
-    found = []
+    pids = []
     for child in psutil.Process(server.process.pid).children():
         with suppress(psutil.NoSuchProcess):
-            found += [child.pid] if "_bentoml_impl.worker.service" in child.cmdline() else []
-    return found
+            pids += [child.pid] if "_bentoml_impl.worker.service" in child.cmdline() else []
+    return pids
 
 
 def limit_files(pids: list[int], size: int) -> None:

@@ -22,8 +22,8 @@ def generate_load(port: int, clients: int) -> dict[str, Any]:
     options |= {"request": f"{head}content-length: {len(body)}\r\n\r\n{body}"}
     command = [sys.executable, "-m", LoadGenerator.__module__, json.dumps(options)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def test_a_short_queue_is_answered_and_a_long_one_in_part(make_version: MakeVersion) -> None:

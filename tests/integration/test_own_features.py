@@ -141,5 +141,5 @@ def test_a_comparison_on_redefined_features_is_refused(
         return
     with pytest.raises(ModelError, match=message):
         rows_as_trained(problem, version, rows)
-    found = compare(problem, rows, registry.open_model(version, problem.kind), open_rival(version, problem))
-    assert "redefined" in found.reason
+    comparison = compare(problem, rows, registry.open_model(version, problem.kind), open_rival(version, problem))
+    assert "redefined" in comparison.reason

@@ -217,20 +217,20 @@ def test_flows_are_checked_by_their_runs_on_the_server(problem: Problem, deploye
         return {one.name.removesuffix("-hourly"): one for one in scheduled_flows("deliveries", now)}
 
     now = datetime.now(UTC)
-    found = flows_at(now)
-    assert [run.outcome for run in found["health-stable"].runs or ()] == ["completed"], (
+    flows = flows_at(now)
+    assert [run.outcome for run in flows["health-stable"].runs or ()] == ["completed"], (
         "the other run has another problem"
     )
-    assert [run.outcome for run in found["health-broken"].runs or ()] == ["failed"]
-    assert found["health-stable"].period == timedelta(hours=1)
+    assert [run.outcome for run in flows["health-broken"].runs or ()] == ["failed"]
+    assert flows["health-stable"].period == timedelta(hours=1)
     due = (now - GRACE).replace(minute=0, second=0, microsecond=0)
-    assert found["health-stable"].due == due
-    report = check_pipelines(problem, Tables(), None, list(found.values()), {})
+    assert flows["health-stable"].due == due
+    report = check_pipelines(problem, Tables(), None, list(flows.values()), {})
     assert causes(report) == {"flow health-broken-hourly/failed": False}, "an hourly flow runs again soon"
     assert "the source is away" in report.sentence
     later = due + timedelta(hours=2, minutes=30)
     assert flows_at(later)["health-stable"].overdue(later), "no run has started"
-    assert not found["health-stable"].overdue(now), "no run was due yet"
+    assert not flows["health-stable"].overdue(now), "no run was due yet"
 
 
 def test_the_task_stores_a_report_and_its_page(problem: Problem, deployed: None) -> None:

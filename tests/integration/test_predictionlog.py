@@ -78,10 +78,10 @@ def test_the_log_catches_up_after_storage_was_down(
 def test_a_damaged_segment_is_kept_and_reported(home: Path) -> None:
     put(["a"])
     (segment,) = list_segments(spool_folder("deliveries"), SEALED)
-    whole = segment.path(SEALED).read_bytes()
-    segment.path(SEALED).write_bytes(whole + log_segments.frame_record(b"{}")[:-1] + b"x")
+    intact = segment.path(SEALED).read_bytes()
+    segment.path(SEALED).write_bytes(intact + log_segments.frame_record(b"{}")[:-1] + b"x")
     (damaged,) = ship("deliveries").damaged
-    assert Path(damaged).read_bytes().startswith(whole)
+    assert Path(damaged).read_bytes().startswith(intact)
     assert logged_ids() == ["a"]
     assert ship("deliveries").segments == 0
 

@@ -107,14 +107,14 @@ def wait_for_paused(client: Any, count: int) -> list[Any]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
 
     state = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Paused"]))
-    found: list[Any] = []
+    runs: list[Any] = []
 
     def waiting() -> bool:
-        found[:] = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state))
-        return len(found) == count and all(form(run) for run in found)
+        runs[:] = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state))
+        return len(runs) == count and all(form(run) for run in runs)
 
     wait_until(waiting, 60, "a paused run")
-    return found
+    return runs
 
 
 def form(run: Any) -> str:

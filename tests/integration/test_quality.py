@@ -132,9 +132,9 @@ def test_a_repeated_label_counts_once_with_its_latest_value(quality_check: Calla
     assert [[one[name] for name in shown] for one in again] == [[one[name] for name in shown] for one in plain]
     assert not any("corrected" in one for one in again)
     report = quality_check(CORRECTED)(moment(2, 28))
-    found = report.figures["timeline"]
-    assert [[one[name] for name in shown] for one in found] == [[one[name] for name in shown] for one in plain]
-    assert 0 < report.figures["corrected"] <= 0.1 * sum(one["labelled"] for one in found)
+    corrected = report.figures["timeline"]
+    assert [[one[name] for name in shown] for one in corrected] == [[one[name] for name in shown] for one in plain]
+    assert 0 < report.figures["corrected"] <= 0.1 * sum(one["labelled"] for one in corrected)
 
 
 def test_a_check_at_an_earlier_time_ignores_later_counts(quality_check: Callable[[str], Check]) -> None:

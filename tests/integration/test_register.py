@@ -97,14 +97,14 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
 def test_mlflow_describes_runs_and_versions(problems: Path) -> None:
     run, version = train(), register()
     mlflow = mlflow_runs.connect_mlflow()
-    found = mlflow.get_run(run.run_id)
-    tags = found.data.tags
-    assert found.info.run_name.startswith("train diabetes ")
+    mlflow_run = mlflow.get_run(run.run_id)
+    tags = mlflow_run.data.tags
+    assert mlflow_run.info.run_name.startswith("train diabetes ")
     assert f"snapshot `{run.snapshot.sha256}`" in tags["mlflow.note.content"]
     assert tags["mlflow.source.name"] == "truecourse run train --problem diabetes"
     assert tags["mlflow.source.type"] == "LOCAL"
     assert tags["mlflow.user"]
-    experiment = mlflow.get_experiment(found.info.experiment_id)
+    experiment = mlflow.get_experiment(mlflow_run.info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     described = mlflow.get_model_version("diabetes", str(version.version)).description
     assert run.model_sha256 in described

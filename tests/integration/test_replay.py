@@ -142,9 +142,9 @@ def test_planted_faults_reach_requests_features_labels_and_the_serving_code(inst
     aucs = {month["month"]: month["maintained"]["auc"]["value"] for month in document["months"]}
     assert set(aucs) == {"2024-03"}
     assert [fault["fault"] for fault in document["detections"]] == list(inject)
-    found = {fault["fault"]: fault for fault in document["detections"]}
-    assert found[inject[2]]["days"] == 0.25  # found by the first morning's check
-    assert "hour" in found[inject[2]]["sentence"]
+    detections = {fault["fault"]: fault for fault in document["detections"]}
+    assert detections[inject[2]]["days"] == 0.25  # found by the first morning's check
+    assert "hour" in detections[inject[2]]["sentence"]
     assert [alarm["subject"] for alarm in document["alarms"] if alarm["check"] == "skew"] == ["hour"]
 
 
@@ -164,12 +164,12 @@ def test_the_historic_reader_has_the_values_of_the_training_frame(installed: Pat
         reader = HistoricReader(problem)
         reader.open(tables, versions, start, start + timedelta(days=30))
         times = columns_of(rows, ["decision_time"])["decision_time"]
-        found = reader.read(columns_of(rows, list(problem.request_fields)), times, len(rows))
+        lookup = reader.read(columns_of(rows, list(problem.request_fields)), times, len(rows))
         assert registry.champion("deliveries") is not None
-    wanted = columns_of(rows, list(found.values))
+    wanted = columns_of(rows, list(lookup.values))
     for name, values in wanted.items():
-        np.testing.assert_array_equal(found.values[name], values)
-        events = np.array(found.events[name]).view("datetime64[us]")
+        np.testing.assert_array_equal(lookup.values[name], values)
+        events = np.array(lookup.events[name]).view("datetime64[us]")
         held = ~np.isnat(events)
         assert (events[held] <= times[held]).all()
     assert np.isfinite(wanted["courier_late_7d"]).mean() > 0.9

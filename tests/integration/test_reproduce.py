@@ -43,13 +43,13 @@ def test_a_model_is_rebuilt_byte_for_byte_after_edits(wine: ModelVersion, tmp_pa
     file = tmp_path / "wine" / "problem.py"
     file.write_text("# a comment\n" + file.read_text().replace("max_depth=3", "max_depth=4"))
     open_store().delete(run.snapshot.frame_key)  # it is rebuilt, not read, and reported as missing
-    found = reproduce("wine", wine.version)
-    assert found["identical"]
-    assert found["rebuilt_sha256"] == found["recorded_sha256"] == wine.model_sha256
-    assert found["snapshot"]["identical"]
-    assert found["environment"] == {}
+    result = reproduce("wine", wine.version)
+    assert result["identical"]
+    assert result["rebuilt_sha256"] == result["recorded_sha256"] == wine.model_sha256
+    assert result["snapshot"]["identical"]
+    assert result["environment"] == {}
     assert json.loads(registry.artifact(wine.run_id, "training.json"))["parameters"]["max_depth"] == 3
-    assert [(link["link"], link["state"]) for link in found["links"] if not link["verified"]] == [
+    assert [(link["link"], link["state"]) for link in result["links"] if not link["verified"]] == [
         ("snapshot", "missing")
     ]
 
@@ -91,12 +91,12 @@ def test_a_moved_home_is_reproduced_from_its_source_bytes(
     tables, name = Tables(), clean_table("deliveries", "deliveries")
     for _ in range(2):  # later versions of the table
         tables.append(name, tables.read(tables.version(name)).slice(0, 1), {})  # type: ignore[arg-type]
-    found = reproduce("deliveries", trained.version.version, "source")
-    assert found["identical"], [link for link in found["links"] if not link["verified"]]
-    kinds = [link["link"] for link in found["links"] if link["link"].startswith("rebuilt")]
+    result = reproduce("deliveries", trained.version.version, "source")
+    assert result["identical"], [link for link in result["links"] if not link["verified"]]
+    kinds = [link["link"] for link in result["links"] if link["link"].startswith("rebuilt")]
     assert kinds.count("rebuilt clean table") == 2
     assert kinds.count("rebuilt feature table") == 3
-    assert found["state"] == "verified", [link for link in found["links"] if not link["verified"]]
+    assert result["state"] == "verified", [link for link in result["links"] if not link["verified"]]
     _change_one_cell(tables, name)
     changed = trace_model("deliveries", trained.version.version)
     assert [link["link"] for link in changed["links"] if link["state"] == "changed"] == ["clean table"]

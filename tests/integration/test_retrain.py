@@ -46,8 +46,8 @@ def look(hours: float) -> dict[str, object]:
 
 def test_a_finding_triggers_one_retraining_whose_outcome_is_recorded(problems: Path) -> None:
     assert retrain()["because"] == "no open finding triggers it"
-    found = look(0)
-    assert found["retraining"]["retrain"]  # type: ignore[index]
+    recorded = look(0)
+    assert recorded["retraining"]["retrain"]  # type: ignore[index]
     file = problems / "diabetes" / "problem.py"
     file.write_text(file.read_text().replace("rounds=", "rounds=9, seed=", 1))
     done = retrain()
@@ -57,7 +57,7 @@ def test_a_finding_triggers_one_retraining_whose_outcome_is_recorded(problems: P
     current = record.load_record(open_store(), "diabetes")
     assert current is not None
     (attempt,) = current.attempts
-    assert (attempt.alarms, attempt.version) == (tuple(found["opened"]), done["version"].version)  # type: ignore[arg-type]
+    assert (attempt.alarms, attempt.version) == (tuple(recorded["opened"]), done["version"].version)  # type: ignore[arg-type]
     assert "cool-down" in retrain()["because"]
     kinds = [event.kind for event in record.history(open_store(), "diabetes")]
     assert kinds.count("retraining") == kinds.count("retrained") == 1

@@ -48,11 +48,11 @@ class Guarded:
         return httpx.Client(base_url=url, timeout=30, headers={"authorization": f"Bearer {key or self.key}"})
 
     def workers(self) -> set[int]:
-        found = set()
+        pids = set()
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):  # it was just killed
-                found |= {child.pid} if "_bentoml_impl.worker.service" in child.cmdline() else set()
-        return found
+                pids |= {child.pid} if "_bentoml_impl.worker.service" in child.cmdline() else set()
+        return pids
 
 
 @pytest.fixture(scope="module")

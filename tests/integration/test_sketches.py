@@ -109,14 +109,14 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
     score(champion, change_from(rows, FIRST + timedelta(days=65), *BROKEN[1][:2]))
     score(champion, rows.slice(100, 50))  # scored again
     problem = load_problem("deliveries")
-    frozen = load_profile(problem, champion)
+    profile = load_profile(problem, champion)
     span = (FIRST + timedelta(days=60), FIRST + timedelta(days=70))
-    whole = read_daily_counts(problem, Tables(), frozen, *span)
-    assert sum(one.rows for one in whole) == len(rows)
+    in_one_part = read_daily_counts(problem, Tables(), profile, *span)
+    assert sum(one.rows for one in in_one_part) == len(rows)
     shutil.rmtree(get_settings().home / "storage" / "sketches")
     monkeypatch.setattr("truecourse.monitoring.predictions.observed.PART_ROWS", 7)
     spans = record_reads(monkeypatch)
-    assert read_daily_counts(problem, Tables(), frozen, *span) == whole
+    assert read_daily_counts(problem, Tables(), profile, *span) == in_one_part
     assert len(spans) == 10
     assert all(len(parts) > 5 and max(parts) <= 14 for parts in spans.values())
 

@@ -153,8 +153,8 @@ def _edit_values(world: World) -> None:
         (row,) = kept.to_pylist()
         edit(row)
         tables.replace(name, pa.Table.from_pylist([row], kept.schema), {})
-        found = set(broken(world.logged))
-        assert wanted <= found, (what, found)
+        unverified = set(broken(world.logged))
+        assert wanted <= unverified, (what, unverified)
     tables.replace(name, kept, {})
     assert broken(world.logged) == []
 

@@ -95,11 +95,11 @@ def test_a_failed_run_is_marked_and_not_reused(wine: None, monkeypatch: pytest.M
         patch.setattr("tasks.training.train.train", broken)
         with pytest.raises(ModelError, match="broken"):
             train()
-    found = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("wine")])
-    assert [run.info.status for run in found] == ["FAILED"]
+    logged_runs = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("wine")])
+    assert [run.info.status for run in logged_runs] == ["FAILED"]
     with pytest.raises(ModelError, match="no model was trained yet"):
         runs.trained_run("wine")
-    assert train().run_id != found[0].info.run_id
+    assert train().run_id != logged_runs[0].info.run_id
 
 
 def test_a_model_with_changed_bytes_is_refused(wine: None) -> None:
@@ -128,27 +128,27 @@ def test_tuning_resumes_after_a_kill_and_train_uses_its_result(diabetes: None, m
         with pytest.raises(KeyboardInterrupt):
             tuning.search_parameters.fn("diabetes", plain.snapshot, 4)
     assert not open_store().exists(tuning_key(plain.snapshot))
-    found = tune(trials=4)
-    assert len(found["trials"]) == 4
-    parameters = [json.dumps(trial["parameters"], sort_keys=True) for trial in found["trials"]]
+    result = tune(trials=4)
+    assert len(result["trials"]) == 4
+    parameters = [json.dumps(trial["parameters"], sort_keys=True) for trial in result["trials"]]
     assert len(set(parameters)) == 4
-    assert found["trials"][0]["parameters"] == {"max_depth": 3, "learning_rate": 0.05}
-    assert found["loss"] == min(trial["loss"] for trial in found["trials"])
-    assert tune(trials=4) == found
+    assert result["trials"][0]["parameters"] == {"max_depth": 3, "learning_rate": 0.05}
+    assert result["loss"] == min(trial["loss"] for trial in result["trials"])
+    assert tune(trials=4) == result
     tuned = train(tune=True, trials=4)
     assert tuned.snapshot == plain.snapshot
     assert mlflow_runs.connect_mlflow().get_run(tuned.run_id).data.params["max_depth"] == str(
-        found["best"]["max_depth"]
+        result["best"]["max_depth"]
     )
-    _check_child_runs(found)
+    _check_child_runs(result)
 
 
-def _check_child_runs(found: dict) -> None:
-    found_runs = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("diabetes")])
-    (parent,) = [run for run in found_runs if run.data.tags.get("truecourse.step") == "tune"]
-    children = [run for run in found_runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+def _check_child_runs(result: dict) -> None:
+    logged_runs = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("diabetes")])
+    (parent,) = [run for run in logged_runs if run.data.tags.get("truecourse.step") == "tune"]
+    children = [run for run in logged_runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     finished = [run for run in children if run.info.status == "FINISHED"]
-    assert {round(run.data.metrics["rmse"], 9) for run in finished} == {round(t["loss"], 9) for t in found["trials"]}
+    assert {round(run.data.metrics["rmse"], 9) for run in finished} == {round(t["loss"], 9) for t in result["trials"]}
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
 
 

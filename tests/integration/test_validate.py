@@ -89,8 +89,8 @@ def test_bad_rows_go_to_quarantine_with_every_reason(home, tmp_path):
     assert counts(result) == (7, 2, 0, 0, 5)
     assert [row["id"] for row in world.rows()] == [1, 4]
     reasons = {row["_tc_row"]: json.loads(row["_tc_reasons"]) for row in world.rows("quarantine")}
-    found = {row: [(r["column"], r["expectation"], r["value"]) for r in items] for row, items in reasons.items()}
-    assert found == {
+    failures = {row: [(r["column"], r["expectation"], r["value"]) for r in items] for row, items in reasons.items()}
+    assert failures == {
         1: [("name", "pattern", "B2"), ("size", "range", "11.0")],
         2: [("name", "max_length", "toolong")],
         4: [("size", "not_null", None)],

@@ -44,7 +44,7 @@ def report(day: float, *subjects: str, page: bool = True) -> Report:
 
 
 def notify_of(*reports: Report) -> dict[str, Any]:
-    recorded = record_findings.fn("diabetes", report_store, reports[-1].at)
+    recorded = record_findings.fn("diabetes", list(reports), reports[-1].at)
     return recorded | {"notified": notify.fn("diabetes", reports[-1].at)}
 
 

@@ -55,7 +55,7 @@ def test_without_drift_no_attribution_drifts(champion: ModelVersion) -> None:
     contributions = report.figures["contributions"]
     assert (contributions["rows"][1], contributions["moved"]) == (report.figures["data"]["rows"][1], [])
     assert report.findings == ()
-    assert "What the predictions rest on" in open_store().get(report.page).decode()
+    assert "Feature attributions" in open_store().get(report.page).decode()
 
 
 def test_attribution_drift_of_an_important_feature_is_a_warning(champion: ModelVersion) -> None:

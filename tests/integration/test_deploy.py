@@ -179,7 +179,7 @@ def test_a_batch_is_scheduled_with_its_version(port: int, trained: Trained, tmp_
 def test_container_files_are_kept_and_written(port: int, trained: Trained, tmp_path: Path) -> None:
     config = "environment: cluster\ntarget: container\n"
     (tmp_path / "cluster.yaml").write_text(config)
-    with pytest.raises(DeploymentError, match="a container can be reached by others"):
+    with pytest.raises(DeploymentError, match="a container is reachable from other machines"):
         deploy("cluster")
     (tmp_path / "cluster.yaml").write_text(config + "authentication: {kind: keys}\n")
     entry = deploy("cluster")

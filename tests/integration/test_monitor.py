@@ -233,7 +233,7 @@ def test_evidentlys_report_opens_offline_and_its_figures_are_shown_with_ours(cha
     drifted = [name for name, one in opinions.items() if one["drifted"]]
     assert len(drifted) == results[-1]["value"]["count"]
     assert "distance" in drifted
-    assert f"calls {len(drifted)} of {len(opinions)} drifted" in " ".join(ours.split())
+    assert f"finds {len(drifted)} of {len(opinions)} columns drifted" in " ".join(ours.split())
 
 
 def test_a_check_without_champion_is_an_error(tmp_path: Path, configure: Callable[..., None]) -> None:

@@ -50,7 +50,11 @@ class World:
 @pytest.fixture
 def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> World:
     """A copy of the trained home with a logged prediction, two batches and a deployment."""
-    ignored = shutil.ignore_patterns("bentoml-*", "*.log", "spool", "predictions_log", "predictions")
+    left_out = shutil.ignore_patterns("bentoml-*", "*.log", "spool", "predictions_log", "predictions")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        return set() if "src" in Path(folder).relative_to(trained.home).parts else left_out(folder, names)  # a Bento's
+
     shutil.copytree(trained.home, tmp_path / "moved", ignore=ignored)
     configure(home=tmp_path / "moved")
     problem, version = load_problem(), trained.version

@@ -41,6 +41,9 @@ def _models() -> tuple[Array, Array, Array]:
 
 _MODELS = _models()
 _DRAWS, _CANDIDATES = 1000, 64
+_LONGEST = 2.0
+"""Half widths that an interval reaches at most. Without a limit intervals of skewed days are 1.6 times as long, for one
+percent more coverage."""
 
 
 def half_width(influence: Array, coverage: float = COVERAGE, successive: bool = True) -> float:
@@ -71,7 +74,8 @@ def sides(influence: Array, coverage: float = COVERAGE, successive: bool = True)
     error = half / quantile
     skewness = float(((series - series.mean()) ** 3).mean()) / spread**3 * sqrt(count * (count - 1)) / (count - 2)
     of_mean = skewness * (error * len(influence) / count) / (spread * sqrt(count / (count - 1)))
-    return error * _unskewed(quantile, of_mean), -error * _unskewed(-quantile, of_mean)
+    below, above = error * _unskewed(quantile, of_mean), -error * _unskewed(-quantile, of_mean)
+    return min(below, _LONGEST * half), min(above, _LONGEST * half)
 
 
 def _unskewed(quantile: float, skewness: float) -> float:

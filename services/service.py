@@ -35,7 +35,7 @@ class Predictions:
 
     def __init__(self) -> None:
         log_redaction.install()
-        logging.getLogger("uvicorn.access").propagate = False  # else every request formats a line that nobody reads
+        logging.getLogger("uvicorn.access").propagate = False  # else every request formats an unused line
         ROUTER.metrics = GUARD.metrics
         ROUTER.open(init(watch=GUARD.metrics).predictor)
         if SETTINGS.follow:

@@ -21,7 +21,7 @@ LOCAL = "truecourse.local"
 class Exchange:
     """One request. `started`: by time.perf_counter(). `caller`: id of the key, or address. `status`: of the reply, 0
     before there is one. `is_complete`: the body was received. `is_refused`: it will be refused. `is_late`: it took
-    too long and was given up. `is_gone`: nobody waits for the reply. `receive`: yields the rest of the body."""
+    too long and was given up. `is_gone`: the client has disconnected. `receive`: yields the rest of the body."""
 
     __slots__ = (
         "caller", "is_complete", "is_gone", "is_late", "is_refused", "path", "receive", "scope", "started", "status",

@@ -26,7 +26,7 @@ def per_worker(settings: Settings) -> Settings:
 
 
 class Buckets:
-    """A token bucket for each caller: `burst` tokens, refilled at `rate` a second. A rate of 0 limits nobody.
+    """A token bucket for each caller: `burst` tokens, refilled at `rate` a second. A rate of 0 is no limit.
 
     At most `most` callers are kept. The longest idle is dropped first: its bucket is full again, unless more than
     `most` callers came within the time that a bucket takes to fill."""

@@ -66,7 +66,7 @@ class MicroBatcher:
             at = datetime.now(UTC)
             self._score(split, [one], split.champion.rows.accept_rows(one.rows, at), at)
         except Exception as error:
-            if isinstance(error, RequestError):  # a client's error, whose traceback nobody needs
+            if isinstance(error, RequestError):  # a client's error needs no traceback
                 error.__traceback__ = None  # its frames hold this request: a reference cycle
             one.answer(error)
 

@@ -1,17 +1,20 @@
 """The scoring script: `init` and `run` from the registry, in a Bento without server, and as the endpoint."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from services.model.scoring_script import init, run
-from services.process import launch
+from services.process import launch, smoke_test
 from tests.integration.conftest import Endpoint, Trained
 from truecourse.arrays import columns_of
-from truecourse.errors import IntegrityError, RequestError
+from truecourse.deployment.inference_config import INFERENCE_FILE, InferenceConfig
+from truecourse.errors import IntegrityError, PlatformError, RequestError
 from truecourse.modeling.snapshot import load_frame
 from truecourse.registry.runs import trained_run
 from truecourse.storage.object_store import open_store
@@ -38,6 +41,34 @@ def test_rows_are_answered_alike_everywhere(endpoint: Endpoint, trained: Trained
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert scores(json.loads(done.stdout)) == served
+
+
+def test_a_bento_is_tested_by_the_script_that_its_configuration_names(endpoint: Endpoint, tmp_path: Path) -> None:
+    """A Bento of an earlier release has its script elsewhere."""
+    folder = tmp_path / "bento"
+    shutil.copytree(endpoint.folder / "src", folder / "src")
+    model = folder / "src" / "services" / "model"
+    (model / "scoring_script.py").rename(model / "earlier_script.py")
+    document = folder / "src" / "model" / INFERENCE_FILE
+    config = InferenceConfig.model_validate_json(document.read_bytes())
+    environment = launch.environment(endpoint.folder, 1)
+    with pytest.raises(PlatformError, match="scoring_script"):
+        smoke_test.examples(folder, environment)
+    changed = config.model_copy(update={"script": "services/model/earlier_script.py"})
+    document.write_text(changed.model_dump_json())
+    found = smoke_test.examples(folder, environment)
+    assert len(found.answer["predictions"]) == len(found.rows) > 0
+
+
+def test_an_inherited_socket_leaves_none_of_our_service_modules_in_memory() -> None:
+    """The Bento's own code is imported afterwards, not that of the installation that starts it."""
+    code = (
+        "import sys, bentoml_cli.cli, services.process.inherited_socket as inherited\n"
+        "bentoml_cli.cli.cli.main = lambda **words: print([m for m in sys.modules if m.split('.')[0] == 'services'])\n"
+        "inherited.main(0, [])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_table_of_features_is_scored_with_attributions(trained: Trained) -> None:

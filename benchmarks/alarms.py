@@ -110,7 +110,7 @@ def _frame(problem: str) -> tuple[pa.Table, list[str]]:
     from truecourse.modeling.snapshot import load_frame
     from truecourse.registry import versions as registry
     from truecourse.registry.runs import trained_run
-    from truecourse.storage.tables import Tables
+    from truecourse.storage.delta_tables import Tables
 
     version = registry.champion(problem)
     assert version is not None

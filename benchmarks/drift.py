@@ -16,8 +16,8 @@ from benchmarks.home import ensure_steps
 from truecourse.problem.loader import load_problem
 from truecourse.serving.batch_scoring import CHUNK_ROWS, predictions_table
 from truecourse.settings import override_settings
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 ROWS, WINDOW, COLUMNS, A_DAY = 336_776, 100_000, 30, 1000
 LARGE = 10_000_000
@@ -106,7 +106,7 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
 
 def count_days(problem: str, storage: str) -> Callable[[], dict[str, int]]:
     """Update the daily histograms, as `score` and `ship` do at their end."""
-    from truecourse.monitoring.drift.check import update_daily_counts
+    from truecourse.monitoring.drift.drift_check import update_daily_counts
 
     def run() -> dict[str, int]:
         with override_settings(storage=storage):
@@ -119,7 +119,7 @@ def count_days(problem: str, storage: str) -> Callable[[], dict[str, int]]:
 
 
 def check(problem: str, storage: str) -> Callable[[], str]:
-    from truecourse.monitoring.drift.check import check_drift
+    from truecourse.monitoring.drift.drift_check import check_drift
 
     def run() -> str:
         with override_settings(storage=storage):

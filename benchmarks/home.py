@@ -7,7 +7,7 @@ from truecourse.errors import NotFound, TruecourseError
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 
 def ensure_steps(until: str) -> Problem:

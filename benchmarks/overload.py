@@ -1,10 +1,11 @@
 """Overload: throughput and latency of the endpoint under more requests than it can serve, from clients that never back
 off. Successful responses per second matter most: an endpoint that refuses every request is fast, and useless.
 
-Capacity is the throughput of 16 closed-loop clients. One load generator (benchmarks/hammer.py) measures everything, in
-separate processes; where `wrk` is installed, its throughput is reported too. Closed loop: each connection sends its
-next request after a response. Open loop: requests of a Poisson process over at most 1,000 connections; a request that
-finds no free connection is not sent, and is counted. All of it runs once alone, and once beside two busy processes.
+Capacity is the throughput of 16 closed-loop clients. One load generator (benchmarks/load_generator.py) measures
+everything, in separate processes; where `wrk` is installed, its throughput is reported too. Closed loop: each
+connection sends its next request after a response. Open loop: requests of a Poisson process over at most
+1,000 connections; a request that finds no free connection is not sent, and is counted. All of it runs once alone, and
+once beside two busy processes.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import serve_world
+from benchmarks import serve_data
 from benchmarks.harness import Row
 from benchmarks.load import HOST
 from truecourse.addresses import free_port
@@ -55,7 +56,7 @@ class Result:
 
 
 def rows(quick: bool) -> list[Row]:
-    serve_world.build("bare")
+    serve_data.build("bare")
     seconds = 1.0 if quick else 5.0
     with _server() as port:
         test = OverloadTest(port, seconds)
@@ -77,7 +78,7 @@ class OverloadTest:
 
     def __init__(self, port: int, seconds: float) -> None:
         self._port, self._seconds = port, seconds
-        self._body = json.dumps({"rows": serve_world.rows_of(load_problem("bare", serve_world.PROBLEMS), 1, seed=7)})
+        self._body = json.dumps({"rows": serve_data.rows_of(load_problem("bare", serve_data.PROBLEMS), 1, seed=7)})
 
     def table(self, where: str) -> list[Row]:
         capacity = self.closed(CLIENTS)
@@ -117,7 +118,7 @@ class OverloadTest:
         }  # fmt: skip
         started = [
             subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "benchmarks.hammer", json.dumps(options | {"seed": seed})],
+                [sys.executable, "-m", "benchmarks.load_generator", json.dumps(options | {"seed": seed})],
                 cwd=REPOSITORY, stdout=subprocess.PIPE,
             )
             for seed in range(processes)
@@ -170,10 +171,10 @@ def _rows(what: str, result: Result, capacity: Result) -> list[Row]:
 @contextmanager
 def _server() -> Iterator[int]:
     """Run our endpoint with default settings: the limit is the problem's objective."""
-    from services.process import launch
+    from services.process import endpoint_process
 
     port, log = free_port(HOST), get_settings().home / "logs" / "overload.log"
     with supervised() as children:
-        children.append(launch.start(serve_world.folder_of("bare") / "bento", port, log, pinned=True))
-        launch.wait_ready(children[0], port)
+        children.append(endpoint_process.start(serve_data.folder_of("bare") / "bento", port, log, pinned=True))
+        endpoint_process.wait_ready(children[0], port)
         yield port

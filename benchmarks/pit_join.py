@@ -17,12 +17,12 @@ from benchmarks.harness import Row, measure
 from benchmarks.home import ensure_steps
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.features.asof import CREATED, EVENT
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 TIMES = 10
 Versions = dict[str, TableVersion]
@@ -122,7 +122,7 @@ def stock(problem: str, every: int) -> Callable[[], int]:
     import pandas as pd
     from feast import FeatureStore, RepoConfig
 
-    from feature_repo.compiled import feast_objects
+    from feature_repo.feast_objects import feast_objects
 
     spec, tables = load_problem(problem), Tables()
     spine = _every_nth(spine_of(spec, tables), every).drop_columns("id")

@@ -51,7 +51,7 @@ def _faults() -> list[Row]:
 
 
 def run_replay(first: str, last: str, inject: tuple[str, ...] = ()) -> Callable[[], dict[str, Any]]:
-    from tasks.replay.run import Plan, play
+    from tasks.replay.replay_history import Plan, play
 
     plan = Plan(load_problem().name, date.fromisoformat(first), date.fromisoformat(last), tuple(inject))
     return lambda: play(plan)

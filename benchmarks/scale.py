@@ -22,7 +22,7 @@ from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Integer, Table, Time
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables, raw_table
+from truecourse.storage.delta_tables import Tables, raw_table
 
 STEPS = {"validate": "validation", "views": "feature views", "frame": "training frame"}
 

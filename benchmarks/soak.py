@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.harness import Row
 from benchmarks.soak_faults import Fault, Faults
 from services.process.flow_runs import FlowRuns
-from services.process.platform import last_platform
+from services.process.platform_state import last_platform
 from truecourse import processes
 from truecourse.addresses import free_port
 from truecourse.client import Client
@@ -316,7 +316,7 @@ class _Soak:
         """Numbers of answered predictions missing in the log: in general, and shortly before a kill of the endpoint."""
         from truecourse.serving.log_shipping import ship
         from truecourse.serving.prediction_log import log_table
-        from truecourse.storage.tables import Tables
+        from truecourse.storage.delta_tables import Tables
 
         ship(NAME)
         tables = Tables()

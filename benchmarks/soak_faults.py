@@ -18,7 +18,7 @@ import psutil
 
 from services.process import flow_runs
 from services.process.flow_runs import FlowRuns
-from services.process.platform import Platform, running_platform
+from services.process.platform_state import Platform, running_platform
 from truecourse import processes
 from truecourse.addresses import listen, open_url
 from truecourse.errors import PlatformError

@@ -8,7 +8,7 @@ from truecourse.problem import Problem, TimeSplit
 from truecourse.problem.definition import midnight
 from truecourse.problem.loader import load_problem
 from truecourse.references import Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 Step = Callable[[Problem], Any]
 
@@ -30,7 +30,7 @@ def validate(problem: Problem) -> None:
 
 
 def compute_views(problem: Problem) -> None:
-    from tasks.features.compute import compute_view
+    from tasks.features.compute_features import compute_view
 
     for view in problem.views:
         compute_view.fn(problem.name, view.name)
@@ -38,7 +38,7 @@ def compute_views(problem: Problem) -> None:
 
 def materialize(problem: Problem) -> None:
     from tasks.features.load_online import apply_definitions, load_view
-    from truecourse.features.compute import newest_event
+    from truecourse.features.feature_tables import newest_event
 
     compute_views(problem)
     if problem.views:
@@ -49,7 +49,7 @@ def materialize(problem: Problem) -> None:
 
 
 def train(problem: Problem) -> None:
-    from tasks.training.snapshot import take_snapshot
+    from tasks.training.build_snapshot import take_snapshot
     from tasks.training.train import train_model
 
     train_model.fn(problem.name, take_snapshot.fn(problem.name, None), tuned=False)
@@ -57,7 +57,7 @@ def train(problem: Problem) -> None:
 
 def register(problem: Problem) -> None:
     from tasks.release.register import register_model
-    from tasks.training.evaluate import evaluate_model
+    from tasks.training.evaluate_model import evaluate_model
     from truecourse.registry.runs import trained_run
 
     run = trained_run(problem.name)
@@ -71,13 +71,13 @@ def package(problem: Problem) -> None:
 
 
 def score(problem: Problem) -> None:
-    from tasks.scoring.decisions import score_decisions
+    from tasks.scoring.score_decisions import score_decisions
 
     score_decisions.fn(problem.name, None, Window(start=first_unseen(problem)), False)
 
 
 def monitor(problem: Problem) -> None:
-    from tasks.monitoring.drift import check_drift
+    from tasks.monitoring.check_drift import check_drift
 
     check_drift.fn(problem.name)
 

@@ -136,7 +136,7 @@ def synthetic_table(name: str, rows: int = 3000) -> Any:
 
 def compare(name: str) -> dict[str, Any]:
     """Losses of the three models on test rows, and the lower bound (95%) of our excess over the better reference."""
-    from tasks.training.snapshot import take_snapshot
+    from tasks.training.build_snapshot import take_snapshot
 
     problem = load_problem(name)
     steps.ingest(problem)

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness import Row
 from truecourse.arrays import Array
-from truecourse.evaluation.tries import coverage_of
+from truecourse.evaluation.multiple_comparisons import coverage_of
 from truecourse.problem.definition import Kind
 from truecourse.statistics.intervals import Estimate, estimate, sum_of_absolutes
 from truecourse.statistics.metrics import (

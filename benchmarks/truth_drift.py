@@ -17,16 +17,16 @@ import pyarrow.compute as pc
 from benchmarks.harness import Row, measure
 from benchmarks.home import ensure_steps
 from truecourse.monitoring.drift import breakage
-from truecourse.monitoring.drift.check import DATA
 from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, count_day
+from truecourse.monitoring.drift.drift_check import DATA
 from truecourse.monitoring.drift.histograms import Array, learn_bins, to_numbers
-from truecourse.monitoring.drift.novelty import count_unseen, seen_values
 from truecourse.monitoring.drift.profile_builder import _daily_sums, _unseen_shares, count_by_day
 from truecourse.monitoring.drift.reference_profile import ReferenceProfile
 from truecourse.monitoring.drift.relations import Relations
-from truecourse.monitoring.drift.windows import WindowDays, build_findings, compute_feature_drift
+from truecourse.monitoring.drift.unseen_values import count_unseen, seen_values
+from truecourse.monitoring.drift.window_drift import WindowDays, build_findings, compute_feature_drift
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.predictions.observed import VERSION, monitored_features
+from truecourse.monitoring.predictions.observed_predictions import VERSION, monitored_features
 from truecourse.monitoring.predictions.silence import detect_silence
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot
@@ -84,7 +84,7 @@ class YearOfDecisions:
         from truecourse.modeling.snapshot import load_frame
         from truecourse.registry import versions as registry
         from truecourse.registry.runs import trained_run
-        from truecourse.storage.tables import Tables
+        from truecourse.storage.delta_tables import Tables
 
         problem, champion = load_problem(name), registry.champion(name)
         assert champion is not None

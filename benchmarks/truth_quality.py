@@ -25,7 +25,7 @@ from truecourse.arrays import Array
 from truecourse.errors import AlreadyExists, NotFound
 from truecourse.hashing import sha256
 from truecourse.monitoring import report_store
-from truecourse.monitoring.alerts.lifecycle import update_alerts
+from truecourse.monitoring.alerts.alert_lifecycle import update_alerts
 from truecourse.monitoring.dashboard import control_page
 from truecourse.monitoring.findings import Check, Finding, Report
 from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, decisions_by_bin, sums_by_bin

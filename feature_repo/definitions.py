@@ -5,7 +5,7 @@ Feast collects module-level objects only; it silently ignores objects in a list 
 
 from pathlib import Path
 
-from feature_repo.compiled import feast_objects
+from feature_repo.feast_objects import feast_objects
 from truecourse.problem.loader import load_problem
 from truecourse.settings import Settings, get_settings
 

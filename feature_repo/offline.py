@@ -24,7 +24,7 @@ from truecourse.errors import FeatureError
 from truecourse.features.asof import asof_join
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 BLOCK = 500_000
 """Decisions per join, in order of time; each block reads only the feature rows that its times can see."""

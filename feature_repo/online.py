@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from feature_repo.online_reader import Stored, store_reader
 from feature_repo.protos import entity_keys, value_field
-from feature_repo.reading import Stored, store_reader
 from feature_repo.store import repo_config
 from truecourse.arrays import Values
 from truecourse.errors import PlatformError

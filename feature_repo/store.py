@@ -5,17 +5,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_repo.compiled import feast_objects
-from feature_repo.places import feast_folder, feast_project, online_config
+from feature_repo.feast_objects import feast_objects
+from feature_repo.online_location import feast_folder, feast_project, online_config
 from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.errors import FeatureError
 from truecourse.features.asof import EVENT, NO_TIME
-from truecourse.features.definitions import view_digest
+from truecourse.features.definition_digests import view_digest
 from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 
 def repo_config(problem: Problem, versions: Mapping[str, TableVersion] | None = None) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.monitoring.skew import check_skew
+from tasks.monitoring.check_skew import check_skew
 from tasks.naming import run_name
 from tasks.process import note_process
 from truecourse.features.clock import clip_to_now

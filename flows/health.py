@@ -5,8 +5,8 @@ from typing import Any
 from prefect import flow
 
 from tasks.monitoring.alerts import notify, record_findings
-from tasks.monitoring.control_page import publish_control
-from tasks.monitoring.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
+from tasks.monitoring.check_health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
+from tasks.monitoring.publish_control_page import publish_control
 from tasks.monitoring.summarize import require_unbroken, run_check
 from tasks.naming import run_name
 from tasks.process import note_process

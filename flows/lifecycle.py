@@ -17,7 +17,7 @@ from tasks.data.validate import accepted_versions, raw_versions
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.state import current_state
-from truecourse.authoring.checks.run import require_valid
+from truecourse.authoring.checks.run_checks import require_valid
 from truecourse.deployment.bento import changed_parts
 from truecourse.errors import SourceError, TruecourseError, ValidationFailed
 from truecourse.problem import Problem, TimeSplit

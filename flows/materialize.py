@@ -4,15 +4,15 @@ from datetime import datetime
 
 from prefect import flow
 
-from tasks.features.compute import compute_view
+from tasks.features.compute_features import compute_view
 from tasks.features.load_online import apply_definitions, load_for_models, load_view
 from tasks.naming import run_name
 from tasks.process import note_process
 from truecourse.features.clock import data_end
-from truecourse.features.compute import newest_event
+from truecourse.features.feature_tables import newest_event
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 
 @flow(name="materialize", flow_run_name=run_name, on_running=[note_process])

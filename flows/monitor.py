@@ -6,12 +6,12 @@ from typing import Any
 from prefect import flow
 
 from tasks.monitoring.alerts import notify, record_findings
+from tasks.monitoring.check_drift import check_drift
+from tasks.monitoring.check_health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
+from tasks.monitoring.check_quality import check_quality
+from tasks.monitoring.check_skew import check_skew
 from tasks.monitoring.clean_up import clean_up
-from tasks.monitoring.control_page import publish_control
-from tasks.monitoring.drift import check_drift
-from tasks.monitoring.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
-from tasks.monitoring.quality import check_quality
-from tasks.monitoring.skew import check_skew
+from tasks.monitoring.publish_control_page import publish_control
 from tasks.monitoring.summarize import require_unbroken, run_check, summary
 from tasks.naming import run_name
 from tasks.process import note_process

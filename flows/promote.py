@@ -4,13 +4,13 @@ from datetime import datetime
 
 from prefect import flow
 
-from tasks.monitoring.control_page import publish_control
+from tasks.monitoring.publish_control_page import publish_control
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.release.approve import request_approval
 from tasks.release.promote import candidate, evaluate_version, make_champion, require_passed_gates
 from tasks.release.start_canary import start_canary, starts_as_canary
-from tasks.training.snapshot import take_snapshot
+from tasks.training.build_snapshot import take_snapshot
 from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
 from truecourse.registry import aliases

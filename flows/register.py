@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from tasks.monitoring.control_page import publish_control
+from tasks.monitoring.publish_control_page import publish_control
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.release.register import find_registered, register_model
-from tasks.training.evaluate import evaluate_model
+from tasks.training.evaluate_model import evaluate_model
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.registry.runs import trained_run

@@ -10,10 +10,10 @@ from flows.register import register
 from flows.train import train
 from tasks.naming import run_name
 from tasks.process import note_process
+from tasks.training.build_snapshot import newest_decision
 from tasks.training.retrain import begin_retraining, end_retraining, fail_retraining
-from tasks.training.snapshot import newest_decision
 from truecourse.errors import TruecourseError
-from truecourse.monitoring.alerts.history import Decision
+from truecourse.monitoring.alerts.alert_record import Decision
 from truecourse.problem.loader import load_problem
 
 

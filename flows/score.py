@@ -4,15 +4,15 @@ from datetime import datetime, timedelta
 
 from prefect import flow
 
-from tasks.monitoring.drift import update_daily_histograms
+from tasks.monitoring.check_drift import update_daily_histograms
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.scoring.decisions import score_decisions
-from tasks.scoring.files import score_file
+from tasks.scoring.score_decisions import score_decisions
+from tasks.scoring.score_files import score_file
 from truecourse.features.clock import data_end
 from truecourse.problem.loader import load_problem
 from truecourse.references import FileScores, TableVersion, Window, naive_utc
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 
 @flow(name="score", flow_run_name=run_name, on_running=[note_process])

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from tasks.monitoring.drift import update_daily_histograms
+from tasks.monitoring.check_drift import update_daily_histograms
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.scoring.ship_log import gather_files, ship_log

@@ -6,10 +6,10 @@ from prefect import flow
 
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.training.snapshot import take_snapshot
+from tasks.training.build_snapshot import take_snapshot
 from tasks.training.train import train_model
 from tasks.training.tune import search_parameters
-from truecourse.authoring.checks.run import require_valid
+from truecourse.authoring.checks.run_checks import require_valid
 from truecourse.problem.loader import load_problem
 from truecourse.references import TrainedRun
 

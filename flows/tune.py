@@ -7,7 +7,7 @@ from prefect import flow
 
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.training.snapshot import take_snapshot
+from tasks.training.build_snapshot import take_snapshot
 from tasks.training.tune import search_parameters
 from truecourse.problem.loader import load_problem
 

@@ -9,9 +9,9 @@ import bentoml
 
 from services.http import fast_path
 from services.http.authentication import require_safe
-from services.http.guard import Guard
 from services.http.limits import per_worker
 from services.http.middleware import protect
+from services.http.request_guard import Guard
 from services.http.routes import Endpoint
 from services.log.recorder import open_log
 from services.model.model_router import ModelRouter
@@ -67,7 +67,7 @@ service: Any = bentoml.service(
     name="truecourse",
     workers=SETTINGS.workers,
     metrics={"enabled": False},  # ours have bounded labels
-    logging={"access": {"enabled": False}},  # ours is services/http/guard.py's
+    logging={"access": {"enabled": False}},  # ours is services/http/request_guard.py's
     tracing={"excluded_urls": ["."]},  # an unexported span for each request costs more than parsing it
 )(Predictions)
 protect(service, GUARD, Endpoint(ROUTER, GUARD.load), SETTINGS)

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from feature_repo.places import loaded_marks
+from feature_repo.online_location import loaded_marks
 from truecourse.deployment.bento import load_package
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.problem import Problem
 from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
 from truecourse.serving.batch_scoring import predictions_table
-from truecourse.storage.tables import Tables, clean_table, quarantine_table, raw_table
+from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
 
 
 def current_state(problem: Problem) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pyarrow as pa
 from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Tables, clean_table
+from truecourse.storage.delta_tables import Tables, clean_table
 
 ALWAYS = pd.Timestamp("1970-01-01", tz="UTC")
 

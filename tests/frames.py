@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from tests.plain import install_diabetes, install_wine
+from tests.static_tables import install_diabetes, install_wine
 from truecourse.data.arrow_types import arrow_type
 from truecourse.data.deliveries import Delivery, archive, shape_digest
 from truecourse.data.validation_report import Counts, ValidationResult, result_bytes, save_result
@@ -17,7 +17,7 @@ from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.registry.mlflow_runs import connect_mlflow
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables, clean_table, raw_table
+from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 
 UTC = pa.timestamp("us", tz="UTC")
 

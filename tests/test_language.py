@@ -42,21 +42,26 @@ DIALECT = {
 ALLOWED = {
     "told": (
         "the stored field Alarm.told, and plain English in `are told to stop`",
-        "alerts.py config.py endpoint.py guard.py health.py history.py kubernetes.py lifecycle.py monitor.py",
+        " ".join(
+            (
+                "alert_lifecycle.py alert_record.py alerts.py config.py endpoint_health.py",
+                "guard.py health.py kubernetes.py monitor.py",
+            )
+        ),
     ),
-    "said": ("the stored field State.said of a part of the platform", "platform.py platform_supervisor.py"),
+    "said": ("the stored field State.said of a part of the platform", "platform_state.py platform_supervisor.py"),
     "withdraw": (
         "the stored action of the alias ledger and of canary decisions",
-        "aliases.py decision.py evaluate_canary.py quality.py register.py retraining_runs.py service_level.py",
+        "aliases.py canary_quality.py decision.py evaluate_canary.py register.py retraining_runs.py service_level.py",
     ),
     "judged": (
         "stored fields of validation results and canary reports, and an MLflow tag",
-        "decision.py deliveries.py quality.py register.py service_level.py validate.py validation_report.py",
+        "canary_quality.py decision.py deliveries.py register.py service_level.py validate.py validation_report.py",
     ),
     "judge": ("the stored action of the gate ledger", "versions.py"),
     "settled": (
         "a key of the JSON result of monitoring flows, and a stored action of alerts",
-        "guard.py health.py lifecycle.py monitor.py",
+        "alert_lifecycle.py guard.py health.py monitor.py",
     ),
     "keeper": ("the file by which a running supervisor is found", "supervisor.py supervisor_client.py"),
     "cure": ("the field by which older endpoints name a hint", "client.py"),
@@ -69,11 +74,14 @@ ALLOWED = {
         "the prefix of stored daily counts",
         "daily_attributions.py daily_counts.py monitoring.md profile_builder.py retention.py",
     ),
-    "outbox": ("a stored field of the alert record", "delivery.py history.py lifecycle.py retraining_policy.py"),
-    "owed": ("a stored field of notifications", "delivery.py history.py lifecycle.py retraining_policy.py"),
+    "outbox": (
+        "a stored field of the alert record",
+        "alert_lifecycle.py alert_record.py delivery.py retraining_policy.py",
+    ),
+    "owed": ("a stored field of notifications", "alert_lifecycle.py alert_record.py delivery.py retraining_policy.py"),
     "spoilers": (
         "a field of Retraining, which users write",
-        "model_lifecycle.py monitoring.md monitoring.py retraining_policy.py training.py",
+        "model_lifecycle.py monitoring.md monitoring.py retraining_policy.py training_checks.py",
     ),
     "nameless": ("a stored field of cohorts", "cohort_closing.py cohorts.py label_delay.py"),
 }

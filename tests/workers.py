@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.model.model_router import LoggedResult, ModelRouter
-from services.process import launch
+from services.process import endpoint_process
 from services.process.alias_follower import AliasFollower
 from truecourse.references import Package
 from truecourse.registry import aliases
@@ -25,7 +25,7 @@ class Worker:
     """The objects that services/service.py creates, used without a server."""
 
     def __init__(self) -> None:
-        folder = launch.prepare("deliveries")
+        folder = endpoint_process.prepare("deliveries")
         self.router = ModelRouter()
         self.router.open(self.router.open_predictor(folder / "src" / "model"))
         self.follower = AliasFollower(self.router, folder / "src")

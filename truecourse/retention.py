@@ -21,17 +21,17 @@ from truecourse import processes
 from truecourse.deployment.bento import load_package, package_key
 from truecourse.errors import MirrorError, ModelError, NotFound
 from truecourse.monitoring import report_store
-from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.findings import Check
 from truecourse.references import ModelVersion, Reference, UtcTime
-from truecourse.registry import aliases, mirror, mlflow_runs, runs
+from truecourse.registry import aliases, mlflow_mirror, mlflow_runs, runs
 from truecourse.registry import versions as registry
 from truecourse.registry.runs import RunRecord
 from truecourse.serving.batch_scoring import MODEL_VERSION, predictions_table
 from truecourse.serving.prediction_log import PARTITION, log_table
 from truecourse.settings import Settings, get_settings
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore, open_store
-from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.retention")
 PERIOD = timedelta(hours=20)
@@ -152,11 +152,11 @@ def _clean_mlflow(problem: str, old: Iterable[ModelVersion], loose: Iterable[Run
         return 0
     client, going = mlflow_runs.connect_mlflow(), {one.run.run_id for one in loose}
     for version in old:
-        there = mirror.find_entry(client, version)
+        there = mlflow_mirror.find_entry(client, version)
         if there is not None:
             client.delete_model_version(problem, there.version)
     for run_id in going:
-        run = mirror.mlflow_run(client, run_id)
+        run = mlflow_mirror.mlflow_run(client, run_id)
         if run is not None and run.info.lifecycle_stage == "active":
             client.delete_run(run.info.run_id)
     place = client.get_experiment_by_name(problem)

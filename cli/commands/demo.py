@@ -15,7 +15,7 @@ from cli.terminal.flow_results import seconds
 from cli.terminal.output import Answer, Json, ProblemName, command, stderr
 from cli.terminal.progress import Progress
 from cli.terminal.tables import contributions, pairs, prediction_view, request_view
-from services.process import launch
+from services.process import endpoint_process
 from truecourse.addresses import free_port
 from truecourse.errors import GateFailed
 from truecourse.problem import Problem
@@ -70,9 +70,9 @@ def _serve_once(champion: ModelVersion, progress: Progress) -> Document:
     url, rows = endpoint_url(port), example_rows(champion, 1)
     with supervised() as children:
         with progress.step("serve") as set_result:
-            folder = launch.prepare(problem, champion.version)
+            folder = endpoint_process.prepare(problem, champion.version)
             children.append(start_endpoint(folder, port, pinned=True))
-            launch.wait_ready(children[0], port)
+            endpoint_process.wait_ready(children[0], port)
             set_result(f"{url}, version {champion.version}")
         answers = {}
         for path in ("predict", "explain"):

@@ -11,10 +11,10 @@ from cli.commands.run import run_flow
 from cli.terminal.output import Answer, Json, ProblemName, command
 from cli.terminal.progress import Progress
 from cli.terminal.tables import pairs, table
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment import inference_config
 from truecourse.deployment.config import schema
-from truecourse.deployment.loader import environment_names, load_deployment
+from truecourse.deployment.config_loader import environment_names, load_deployment
 from truecourse.errors import DeploymentError
 from truecourse.references import ModelVersion
 from truecourse.storage.object_store import open_store

@@ -16,11 +16,11 @@ from cli.commands.status_report import history_view, pages, quality, refusals, t
 from cli.platform.endpoint import endpoint_url, is_ours, served_model
 from cli.terminal.output import Answer, Json, ProblemName, command
 from cli.terminal.tables import links_view, pairs, table
-from services.process import platform
+from services.process import platform_state
 from truecourse.authoring.data_check import DataCheck, check_frame, check_source
 from truecourse.errors import ProblemError, RequestError, SettingsError
 from truecourse.monitoring import report_store
-from truecourse.monitoring.health import page as healthpage
+from truecourse.monitoring.health import health_page as healthpage
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem, problem_names
 from truecourse.registry import aliases
@@ -56,7 +56,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "canary": _canary(spec.name),
         "mirror": mirror_differences(spec.name),
         "schedules": schedule_differences(),
-        "platform": platform.state(),
+        "platform": platform_state.state(),
         "pages": [str(path) for path in pages(spec.name)],
     }
     return Answer(document, _status_view(document))
@@ -173,7 +173,7 @@ def _platform_warnings(found: dict[str, Any] | None) -> list[RenderableType]:
     now = datetime.now(UTC)
     shown = [part for part in found["parts"] if part["standing"] != "up" or part["restarts"]]
     lines: list[RenderableType] = [
-        Text(platform.sentence(part, now), style="" if part["standing"] in ("up", "waiting") else "red")
+        Text(platform_state.sentence(part, now), style="" if part["standing"] in ("up", "waiting") else "red")
         for part in shown
     ]
     lines += [Text(f"{one['sentence']} Free it: {one['command']}", style="red") for one in found["stuck"]]
@@ -230,7 +230,7 @@ def check(
     json: Json = False,
 ) -> Answer:
     """Check a problem's specification: every fault with place and hint; with --data, warnings about its rows too."""
-    from truecourse.authoring.checks.run import require_valid
+    from truecourse.authoring.checks.run_checks import require_valid
 
     spec = load_problem(problem)
     require_valid(spec)
@@ -260,7 +260,7 @@ def _check_data(spec: Problem) -> DataCheck:
     prefect_environment()
     from tasks.features.decision_frame import decision_frame, feature_versions
     from truecourse.data.sql import clean_versions
-    from truecourse.storage.tables import Tables
+    from truecourse.storage.delta_tables import Tables
 
     tables = Tables()
     clean = clean_versions(spec, tables)

@@ -14,7 +14,7 @@ from cli.platform.endpoint_parts import EndpointParts, end_leftovers, log_to_std
 from cli.terminal.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.terminal.tables import explanation_view, pairs, prediction_view, request_view
 from services.http.authentication import require_servable
-from services.process import launch
+from services.process import endpoint_process
 from services.process.platform_supervisor import Supervisor
 from truecourse.addresses import require_free
 from truecourse.errors import ModelError, PlatformError, RequestError
@@ -42,7 +42,7 @@ def serve(
     settings, name = get_settings(), load_problem(problem).name
     port = port or settings.endpoint_port
     require_servable(settings)
-    end_leftovers([one for one in leftovers(settings.home) if one.name == launch.NAME and one.port == port])
+    end_leftovers([one for one in leftovers(settings.home) if one.name == endpoint_process.NAME and one.port == port])
     require_free(settings.host, port, "the endpoint", PORT)
     url = endpoint_url(port)
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ from cli.commands.run import run_flow
 from cli.terminal.output import Answer, Json, ProblemName, command, stderr
 from cli.terminal.progress import Progress
 from cli.terminal.tables import pairs, table
-from services.process.platform import running_platform
+from services.process.platform_state import running_platform
 from truecourse.deployment.bento import load_package
 from truecourse.errors import ModelError, PlatformError
 from truecourse.problem import Problem

@@ -7,7 +7,7 @@ import typer
 from cli.platform.flow_deployments import POOL
 from cli.terminal.output import Answer, Json, command
 from services.process.flow_runs import FlowRuns
-from services.process.platform import running_platform
+from services.process.platform_state import running_platform
 from truecourse.errors import PlatformError
 from truecourse.settings import prefect_api_url
 from truecourse.wording import counted

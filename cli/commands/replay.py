@@ -35,7 +35,7 @@ def replay(
     if last < first:
         raise ReplayError(spec.name, [Fault("--to", "is before --from", "name the first day, then the last")])
     prefect_environment()
-    from tasks.replay.run import Plan, play
+    from tasks.replay.replay_history import Plan, play
 
     plan = Plan(spec.name, first.date(), last.date(), tuple(inject or ()), tick)
     started = time.monotonic()

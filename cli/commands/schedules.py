@@ -7,7 +7,7 @@ from rich.text import Text
 
 from cli.platform import flow_deployments
 from cli.terminal.output import Answer, Json, command
-from services.process.platform import running_platform
+from services.process.platform_state import running_platform
 from tasks.release.prefect_deployments import Api
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.settings import prefect_api_url

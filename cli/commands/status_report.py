@@ -8,14 +8,14 @@ from rich.console import RenderableType
 
 from cli.terminal.tables import table
 from truecourse.data.validation_report import standing_refusals
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.monitoring.dashboard import index
 from truecourse.problem import Problem
 from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
 from truecourse.statistics.metrics import unit_of
+from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables, clean_table, quarantine_table
 from truecourse.wording import with_unit
 
 Document = dict[str, Any]

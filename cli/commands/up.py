@@ -20,9 +20,9 @@ from cli.terminal.output import Answer, Json, ProblemName, command, print_json, 
 from cli.terminal.progress import Progress
 from cli.terminal.tables import pairs
 from services.http.authentication import require_servable
-from services.process import flow_runs, launch
+from services.process import endpoint_process, flow_runs
 from services.process.flow_runs import ENGINE, FlowRuns
-from services.process.platform import Platform, platform_file, running_platform, write_platform
+from services.process.platform_state import Platform, platform_file, running_platform, write_platform
 from services.process.platform_supervisor import Part, Supervisor
 from truecourse import processes
 from truecourse.addresses import bind_address, local_url, require_free
@@ -78,7 +78,7 @@ def _end_leftovers() -> None:
     """End processes that a killed `truecourse up` of this home left; endpoints of `serve` at other ports go on."""
     settings = get_settings()
     left = processes.leftovers(settings.home)
-    end_leftovers([one for one in left if one.name != launch.NAME or one.port == settings.endpoint_port])
+    end_leftovers([one for one in left if one.name != endpoint_process.NAME or one.port == settings.endpoint_port])
 
 
 def _require_ports() -> None:

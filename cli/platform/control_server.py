@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from cli.terminal.output import jsonable
-from services.process import platform
+from services.process import platform_state
 from truecourse.addresses import bind_address, reachable_host
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.html import render
@@ -119,12 +119,12 @@ def _document(name: str) -> Any:
 
 def _platform() -> dict[str, Any] | None:
     """The current state of the platform, with a sentence for each part that is not up or was restarted."""
-    found = platform.state()
+    found = platform_state.state()
     if found is None:
         return None
     now = datetime.now(UTC)
     faults = [part for part in found["parts"] if part["standing"] != "up" or part["restarts"]]
-    return found | {"sentences": platform.sentences(faults, now)}
+    return found | {"sentences": platform_state.sentences(faults, now)}
 
 
 def _trace_page(name: str, id: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.process import launch
+from services.process import endpoint_process
 from services.process.client_url import address
 from truecourse.client import Client
 from truecourse.errors import ModelError, PlatformError, RequestError
@@ -20,7 +20,7 @@ from truecourse.registry import versions as registry
 from truecourse.serving.batch_scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
 from truecourse.serving.contract import Contract, RequestField, example
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 from truecourse.wording import suggestion
 
 Rows = Sequence[Mapping[str, Any]]
@@ -34,12 +34,12 @@ def start_endpoint(folder: Path, port: int, *, pinned: bool) -> Child:
     """Start an endpoint process of an unpacked Bento (launch.prepare()); `launch.wait_ready()` waits for it.
 
     `pinned`: it serves this version until it ends; otherwise it follows the champion."""
-    return launch.start(folder, port, get_settings().home / "logs" / f"endpoint-{port}.log", pinned=pinned)
+    return endpoint_process.start(folder, port, get_settings().home / "logs" / f"endpoint-{port}.log", pinned=pinned)
 
 
 def start_shipper(problem: str) -> Child:
     """Start the process that ships the problem's prediction logs to object storage."""
-    return launch.start_shipper(problem, get_settings().home / "logs" / f"shipper-{problem}.log")
+    return endpoint_process.start_shipper(problem, get_settings().home / "logs" / f"shipper-{problem}.log")
 
 
 def client(url: str) -> Client:
@@ -150,7 +150,7 @@ def _answer_in_process(problem: str, path: str, rows: Rows) -> dict[str, Any]:
     from services.model.predictor import open_predictor
 
     require_champion(problem)
-    predictor = open_predictor(_model_folder(launch.prepare(problem)))
+    predictor = open_predictor(_model_folder(endpoint_process.prepare(problem)))
     try:
         read = predictor.rows.read_request(json.dumps({"rows": list(rows)}).encode(), datetime.now(UTC))
     except RequestError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.platform.endpoint import endpoint_url, start_endpoint, start_shipper
 from cli.terminal.output import stderr
-from services.process import launch
+from services.process import endpoint_process
 from services.process.platform_supervisor import Part
 from truecourse.addresses import require_free
 from truecourse.deployment import endpoints
@@ -32,7 +32,7 @@ class EndpointParts:
         self.url = ""
 
     def endpoint(self) -> Part:
-        return Part("endpoint", self._start, lambda _: launch.is_ready(self._port))
+        return Part("endpoint", self._start, lambda _: endpoint_process.is_ready(self._port))
 
     def shipper(self) -> Part:
         return Part("shipper", lambda: start_shipper(self._problem), lambda child: child.alive, needs="endpoint")
@@ -49,7 +49,7 @@ class EndpointParts:
     def _prepare(self) -> Path:
         """Unpack the Bento to serve; if that fails, reuse the last one."""
         try:
-            return launch.prepare(self._problem, self._version)
+            return endpoint_process.prepare(self._problem, self._version)
         except (ModelError, PlatformError, StorageError):
             if self._folder is None or not self._folder.is_dir():
                 raise

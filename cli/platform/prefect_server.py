@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 
 from cli.platform.server_logs import prefect_logging
-from services.process.platform import running_platform, serving_since
+from services.process.platform_state import running_platform, serving_since
 from truecourse.addresses import bind_address, free_port, local_url, open_url
 from truecourse.errors import PlatformError
 from truecourse.processes import Child, interrupted_by_signals, require_writable, start, supervised

@@ -30,7 +30,7 @@ def seconds(value: float) -> str:
 
 
 def _rows(version: TableVersion) -> int:
-    from truecourse.storage.tables import Tables
+    from truecourse.storage.delta_tables import Tables
 
     return int(Tables().dataset(version).count_rows())
 
@@ -38,7 +38,7 @@ def _rows(version: TableVersion) -> int:
 def _ingest(versions: Mapping[str, TableVersion]) -> str:
     """Rows in the sources now; raw tables also keep rows of replaced deliveries."""
     from truecourse.data import deliveries
-    from truecourse.storage.tables import Tables
+    from truecourse.storage.delta_tables import Tables
 
     tables, rows = Tables(), 0
     for name, version in versions.items():
@@ -50,7 +50,7 @@ def _ingest(versions: Mapping[str, TableVersion]) -> str:
 
 def _validate(versions: Mapping[str, TableVersion]) -> str:
     from truecourse.data import validation_report
-    from truecourse.storage.tables import Tables
+    from truecourse.storage.delta_tables import Tables
 
     tables, total = Tables(), dict[str, int]()
     refused = 0

@@ -3,4 +3,4 @@
 Depends on `services.model` and `services.telemetry`; `truecourse.serving` defines the requests themselves.
 """
 
-__all__ = ["authentication", "fast_path", "guard", "limits", "middleware", "rollout_gate", "routes"]
+__all__ = ["authentication", "fast_path", "limits", "middleware", "request_guard", "rollout_gate", "routes"]

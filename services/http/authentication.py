@@ -4,7 +4,7 @@ import hmac
 import time
 from collections.abc import Iterable
 
-from services.http import docs
+from services.http import swagger_ui
 from services.http.peers import parse_networks
 from truecourse.addresses import is_loopback
 from truecourse.errors import PlatformError, RequestError, SettingsError
@@ -60,7 +60,7 @@ class Access:
 
         Raises RequestError with status 401 without a valid key and 403 without the scope; PlatformError until the keys
         were read."""
-        if not self.requires_keys or path in docs.PATHS:
+        if not self.requires_keys or path in swagger_ui.PATHS:
             return None
         text = _read_key(headers)
         if self._keyring is None:

@@ -15,9 +15,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from services.http.certificates import Certificates
 from services.http.exchange import LAST, App, Exchange, Reply
-from services.http.guard import LIMITED_PATHS, Guard
 from services.http.protocol import BoundedProtocol
 from services.http.refusals import Refusal
+from services.http.request_guard import LIMITED_PATHS, Guard
 
 EXCHANGE = "truecourse.exchange"
 """The key of a scope that holds an exchange that was started here."""

@@ -8,11 +8,11 @@ import orjson
 from services.http import fast_path
 from services.http.authentication import OPEN
 from services.http.exchange import App, Exchange, Message, Receive, Reply, Send
-from services.http.guard import Guard
 from services.http.refusals import Refusal
+from services.http.request_guard import Guard
 from services.http.rollout_gate import RolloutGate
 from services.http.routes import Endpoint
-from services.telemetry.metrics import CONTENT_TYPE
+from services.telemetry.prometheus_metrics import CONTENT_TYPE
 from truecourse.settings import Settings
 
 GUARD_PATHS = {"/metrics", "/healthz"}

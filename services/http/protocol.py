@@ -13,8 +13,8 @@ from uvicorn.protocols.utils import is_ssl
 from services.http import peers
 from services.http.certificates import Certificates, start_tls
 from services.http.exchange import LOCAL, Reply
-from services.http.guard import Guard
 from services.http.refusals import Refusal
+from services.http.request_guard import Guard
 
 LONGEST_LINE = 8192
 """Most bytes of a request's target."""

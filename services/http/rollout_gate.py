@@ -18,7 +18,7 @@ import uvicorn
 
 from services.http import fast_path
 from services.http.exchange import App, Message, Receive, Send
-from services.http.guard import Guard
+from services.http.request_guard import Guard
 from truecourse.errors import PlatformError
 
 OPEN, LEAVING = "open", "leaving"

@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from services.http import docs
+from services.http import swagger_ui
 from services.http.exchange import JSON, Done, Exchange, Headers, Message, Reply
 from services.http.landing_page import page
+from services.http.load_shedding import Load, Task
 from services.http.micro_batching import MicroBatcher, PendingRequest
-from services.http.overload import Load, Task
 from services.http.refusals import OVERLOAD
 from services.http.scheduling import Scheduler
 from services.model.model_router import ModelRouter
@@ -35,7 +35,7 @@ DOCUMENTS = ("/model", "/openapi.json", "/docs.json", "/")
 METHODS = {
     "/predict": "POST",
     "/explain": "POST",
-    **dict.fromkeys((*DOCUMENTS, *docs.PATHS, "/healthz", "/metrics"), "GET"),
+    **dict.fromkeys((*DOCUMENTS, *swagger_ui.PATHS, "/healthz", "/metrics"), "GET"),
 }
 HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 FEW = 4
@@ -91,8 +91,8 @@ class Endpoint:
             raise RequestError(f"no such path: {path[:80]}", status=404, hint=_path_hint(path))
         if requested != method and not (requested == "HEAD" and method == "GET"):
             raise RequestError(f"{path} takes {method}, not {requested}", status=405)
-        if path in docs.PATHS:
-            return Reply(200, docs.body(path), docs.headers(path))
+        if path in swagger_ui.PATHS:
+            return Reply(200, swagger_ui.body(path), swagger_ui.headers(path))
         split = self._current_split()
         if method == "GET":
             return Reply(200, self._documents.get(path, self._router, split.champion), HTML if path == "/" else JSON)
@@ -197,7 +197,7 @@ def _read_rows(split: TrafficSplit, task: Task) -> list[Any]:
 
 
 def _path_hint(path: str) -> str:
-    paths = sorted(set(METHODS) - (docs.PATHS - {"/docs"}))
+    paths = sorted(set(METHODS) - (swagger_ui.PATHS - {"/docs"}))
     close = suggestion(path[:80], paths)
     return f"{close} the paths are {', '.join(paths)}".strip()
 

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 from services.http.exchange import Done, Exchange, Reply
-from services.http.overload import Lane, Load, Task
+from services.http.load_shedding import Lane, Load, Task
 
 TURN = 0.004
 """Expected seconds of work in one turn of the event loop; a health check waits at most about so long."""

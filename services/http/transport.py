@@ -1,7 +1,7 @@
 """Connections of a worker: their number, and limits on the time and size of incoming requests.
 
-The guard's limits (services/http/guard.py) apply once a request is known. These bound what occupies a worker before
-that, or without ever sending a request, of any caller: bytes of a header; seconds of a TLS handshake, a header,
+The guard's limits (services/http/request_guard.py) apply once a request is known. These bound what occupies a worker
+before that, or without ever sending a request, of any caller: bytes of a header; seconds of a TLS handshake, a header,
 a body and the pause between requests; connections in total and by address.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Any, Protocol
 
 from services.http import peers
-from services.telemetry.metrics import Metrics
+from services.telemetry.prometheus_metrics import Metrics
 from truecourse.settings import Settings
 
 log = logging.getLogger("truecourse.serving")

@@ -12,7 +12,7 @@ from typing import Any
 from services.model.predictor import Answer, Predictor, open_predictor, response_document
 from services.model.results import PREDICTION_ID, ChallengerFailure, Identity, PredictionResult
 from services.model.traffic_split import TrafficSplit
-from services.telemetry.metrics import Metrics
+from services.telemetry.prometheus_metrics import Metrics
 from truecourse.serving.rows import Rows
 
 log = logging.getLogger("truecourse.serving")

@@ -246,7 +246,7 @@ def registered_predictor(version: ModelVersion, model: Model) -> Predictor:
 
 def _online_store_time(problem: Problem) -> datetime | None:
     """The time up to which the online store was loaded; None if it cannot be read or holds nothing."""
-    from feature_repo.places import loaded_marks
+    from feature_repo.online_location import loaded_marks
 
     try:
         marks = loaded_marks(problem)

@@ -13,7 +13,7 @@ from services.http.rollout_gate import OPEN
 from services.model.model_router import ModelRouter
 from services.model.predictor import Predictor
 from services.model.traffic_split import TrafficSplit, is_challenger_active
-from services.process import launch
+from services.process import endpoint_process
 from truecourse.deployment.bento import running_code
 from truecourse.errors import IntegrityError, ModelError, PlatformError, RequestError, StorageError, TruecourseError
 from truecourse.references import Aliases, ModelVersion
@@ -127,11 +127,11 @@ class AliasFollower:
         return None
 
     def _open(self, version: ModelVersion) -> Predictor:
-        package = launch.find_package(version.problem, version.version)
+        package = endpoint_process.find_package(version.problem, version.version)
         if package.code != self._code:
             what = "its Bento has other code or another environment than this server: deploy it"
             raise ModelError(what, where=package.bento.key, hint="truecourse deploy")
-        folder = launch.unpack(package.bento, package.version)
+        folder = endpoint_process.unpack(package.bento, package.version)
         predictor = self._router.open_predictor(folder / "src" / "model")
         if predictor.identity.sha256 != version.model_sha256:
             raise IntegrityError("its Bento has another model", where=package.bento.key, hint="package it again")

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services.http.rollout_gate import LEAVING, OPEN
-from services.process import launch, smoke_test, supervisor_client
+from services.process import endpoint_process, smoke_test, supervisor_client
 from services.process.supervisor_client import SupervisorClient
 from truecourse.addresses import local_url
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment.config import DeploymentConfig
-from truecourse.deployment.history import RunningServer
-from truecourse.deployment.loader import server_variables
+from truecourse.deployment.config_loader import server_variables
+from truecourse.deployment.deployment_history import RunningServer
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.references import ArtifactRef, ModelVersion
 from truecourse.registry import aliases
@@ -120,7 +120,9 @@ def _start(
     gate = _gate_folder(servers.place, number)
     gate.mkdir(parents=True)
     environment = server_environment(config, folder, gate) | _follow_variable(version)
-    servers.start(number, launch.command(folder, config.port)[3:], environment, servers.place / f"server-{number}.log")
+    servers.start(
+        number, endpoint_process.command(folder, config.port)[3:], environment, servers.place / f"server-{number}.log"
+    )
     tested = smoke_test.examples(folder, environment)
     for port in _ports(servers, number, config):
         smoke_test.test(f"http://127.0.0.1:{port}", version.model_sha256, tested)
@@ -131,7 +133,9 @@ def _ports(servers: SupervisorClient, number: int, config: DeploymentConfig) -> 
     gate, deadline = _gate_folder(servers.place, number), time.monotonic() + config.timeouts.ready_seconds
     while True:
         ports = [int(file.read_text()) for file in gate.glob("*.port")]
-        if len(ports) == config.workers and all(launch.is_ready(port, f"http://127.0.0.1:{port}") for port in ports):
+        if len(ports) == config.workers and all(
+            endpoint_process.is_ready(port, f"http://127.0.0.1:{port}") for port in ports
+        ):
             return ports
         server, late = servers.servers()[number], time.monotonic() > deadline
         if not server["alive"] or FAILED in server["tail"] or late:
@@ -153,7 +157,7 @@ def _admit(servers: SupervisorClient, number: int, config: DeploymentConfig) -> 
         time.sleep(PERIOD)
     tls = config.authentication.tls
     url = local_url(config.host, config.port, "https" if tls else "http")
-    if not launch.is_ready(config.port, url, tls.certificate if tls else ""):
+    if not endpoint_process.is_ready(config.port, url, tls.certificate if tls else ""):
         raise PlatformError(f"no answer at {url}", where="the new server")
 
 
@@ -161,7 +165,7 @@ def server_environment(config: DeploymentConfig, folder: Path, gate: Path) -> di
     """The environment variables of a server. Raises SettingsError that names every secret whose variable is not set."""
     home = gate / "bentoml"
     (home / "tmp").mkdir(parents=True, exist_ok=True)
-    return launch.environment(folder, config.port) | {
+    return endpoint_process.environment(folder, config.port) | {
         **server_variables(config),
         **_secrets(config),
         "TRUECOURSE_ADMISSION": str(gate),

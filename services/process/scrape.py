@@ -6,7 +6,7 @@ from services.process.client_url import open_url
 from truecourse.deployment.endpoints import ExpectedEndpoint
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.monitoring.health import counters
-from truecourse.monitoring.health.endpoint import Probe
+from truecourse.monitoring.health.endpoint_health import Probe
 
 _HINTS = {
     401: "set TRUECOURSE_API_KEY to a valid key",

@@ -3,4 +3,4 @@
 Depends on no other package of `services`.
 """
 
-__all__ = ["log_redaction", "metrics", "preallocated_metrics"]
+__all__ = ["log_redaction", "preallocated_metrics", "prometheus_metrics"]

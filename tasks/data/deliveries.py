@@ -22,7 +22,7 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import problem_document
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Tables, clean_table, quarantine_table, raw_table
+from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
 from truecourse.wording import counted, counted_of
 
 

@@ -24,8 +24,8 @@ from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
+from truecourse.storage.delta_tables import Tables, raw_table
 from truecourse.storage.locks import locked
-from truecourse.storage.tables import Tables, raw_table
 
 log = logging.getLogger("truecourse.ingest")
 PATIENCE = 600

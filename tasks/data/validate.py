@@ -25,8 +25,8 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
+from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
 from truecourse.storage.locks import locked
-from truecourse.storage.tables import Tables, clean_table, quarantine_table, raw_table
 
 log = logging.getLogger("truecourse.validate")
 PATIENCE = 600

@@ -3,4 +3,4 @@
 Depends on `truecourse.features` and `feature_repo`.
 """
 
-__all__ = ["compute", "decision_frame", "load_online", "trained_features"]
+__all__ = ["compute_features", "decision_frame", "load_online", "trained_features"]

@@ -7,10 +7,10 @@ import pyarrow as pa
 from feature_repo.store import historical_features
 from truecourse.errors import FeatureError, NotFound
 from truecourse.features import frame as frames
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 Versions = Mapping[str, TableVersion]
 

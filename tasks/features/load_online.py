@@ -13,13 +13,13 @@ from tasks.features.trained_features import (
 )
 from tasks.retry import RETRY
 from truecourse.errors import TruecourseError
-from truecourse.features.compute import compute_view
-from truecourse.features.definitions import changed_features, feature_definitions
+from truecourse.features.definition_digests import changed_features, feature_definitions
+from truecourse.features.feature_tables import compute_view
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.registry import aliases
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 log = logging.getLogger("truecourse.online")
 
@@ -35,7 +35,7 @@ def apply_definitions(problem: str) -> None:
 @task(name="load view", task_run_name="load {view}", **RETRY)
 def load_view(problem: str, view: str, until: datetime) -> int:
     """Write the values as of `until` (UTC) for keys that changed since the last load; returns the number of keys."""
-    from feature_repo.loading import load_online
+    from feature_repo.online_loading import load_online
 
     rows = load_online(load_problem(problem), Tables(), view, until)
     log.info("%s: %s keys as of %s", view, f"{rows:,}", until)
@@ -55,7 +55,7 @@ def load_for_models(problem: str, until: datetime) -> list[int]:
 
 def _load_trained_views(problem: Problem, version: ModelVersion, until: datetime) -> bool:
     """Load the views as the version was trained on them; returns False if they are the same as today's."""
-    from feature_repo.loading import load_online
+    from feature_repo.online_loading import load_online
 
     number = version.version
     try:

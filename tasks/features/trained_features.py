@@ -16,15 +16,15 @@ from truecourse.data.sql import clean_versions
 from truecourse.errors import ModelError, TruecourseError
 from truecourse.evaluation.paired_comparison import FeatureLookup
 from truecourse.features import frame as frames
-from truecourse.features.compute import compute_view
-from truecourse.features.definitions import changed_features, feature_definitions, label_definition
+from truecourse.features.definition_digests import changed_features, feature_definitions, label_definition
+from truecourse.features.feature_tables import compute_view
 from truecourse.features.view_sql import tables_read
 from truecourse.lineage.prediction_links import archived_problem
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TrainedRun, Window, naive_utc
 from truecourse.registry import runs
 from truecourse.serving.contract import Contract
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 from truecourse.wording import counted, counted_of
 
 

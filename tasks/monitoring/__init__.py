@@ -3,4 +3,13 @@
 Depends on `truecourse.monitoring` and the tasks that checks start.
 """
 
-__all__ = ["alerts", "clean_up", "control_page", "drift", "health", "quality", "skew", "summarize"]
+__all__ = [
+    "alerts",
+    "check_drift",
+    "check_health",
+    "check_quality",
+    "check_skew",
+    "clean_up",
+    "publish_control_page",
+    "summarize",
+]

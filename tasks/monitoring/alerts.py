@@ -12,10 +12,10 @@ from prefect.context import FlowRunContext
 from tasks.artifacts import artifact_key
 from tasks.monitoring.events import send_events
 from tasks.retry import RETRY
+from truecourse.monitoring.alerts.alert_lifecycle import EVENTS, AlertChanges, update_alerts
+from truecourse.monitoring.alerts.alert_record import Decision
 from truecourse.monitoring.alerts.channels import configured_channels
 from truecourse.monitoring.alerts.delivery import Channel, deliver
-from truecourse.monitoring.alerts.history import Decision
-from truecourse.monitoring.alerts.lifecycle import EVENTS, AlertChanges, update_alerts
 from truecourse.monitoring.alerts.retraining_policy import record_decision
 from truecourse.monitoring.alerts.retraining_runs import follow
 from truecourse.monitoring.findings import Report

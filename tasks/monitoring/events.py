@@ -10,7 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.events import Event
 
 from truecourse.errors import DeliveryFailed
-from truecourse.monitoring.alerts.history import Notification
+from truecourse.monitoring.alerts.alert_record import Notification
 
 FINDING, RECOVERY = "truecourse.finding", "truecourse.recovery"
 _NAMESPACE = uuid.UUID("6d7f0f0e-0a53-4b0c-9a55-3f6f4f6b1f01")

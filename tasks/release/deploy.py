@@ -7,14 +7,14 @@ from typing import Any
 
 from prefect import task
 
-from services.process import blue_green, launch
+from services.process import blue_green, endpoint_process
 from tasks.release.deploy_batch import schedule, unschedule
 from tasks.release.deploy_container import write_manifests
 from tasks.release.package import find_version
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment.bento import load_package
 from truecourse.deployment.config import DeploymentConfig
-from truecourse.deployment.loader import load_deployment
+from truecourse.deployment.config_loader import load_deployment
 from truecourse.errors import ModelError, PlatformError, TruecourseError
 from truecourse.problem.loader import load_problem
 from truecourse.references import ArtifactRef, Deployment, ModelVersion
@@ -40,7 +40,7 @@ def deploy_version(environment: str, problem: str | None, number: int | None, re
     with deployments.deployment_lock(environment):
         started = _record_start(config, version, bento, reason)
         try:
-            folder = launch.prepare(name, version.version)
+            folder = endpoint_process.prepare(name, version.version)
             detail = TARGETS[config.target](config, version, bento, folder)
         except BaseException as error:
             what = error.what if isinstance(error, TruecourseError) else f"{type(error).__name__}: {error}"

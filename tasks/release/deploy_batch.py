@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from services.process import launch, smoke_test
+from services.process import endpoint_process, smoke_test
 from tasks.release.prefect_deployments import Api
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment.config import DeploymentConfig
 from truecourse.errors import PlatformError
 from truecourse.references import ArtifactRef, ModelVersion
@@ -24,7 +24,7 @@ def schedule(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef
     """Test the Bento's scoring script, and schedule `score` in Prefect at the configured times.
 
     Raises PlatformError if either fails; the schedule is not changed then."""
-    smoke_test.examples(folder, launch.environment(folder, get_settings().endpoint_port))
+    smoke_test.examples(folder, endpoint_process.environment(folder, get_settings().endpoint_port))
     place = deployments.environment_folder(config.environment)
     place.mkdir(parents=True, exist_ok=True)
     file = place / "prefect.yaml"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment.compose import DATABASES, compose
 from truecourse.deployment.config import DeploymentConfig
 from truecourse.deployment.kubernetes import manifests

@@ -7,7 +7,7 @@ from prefect import task
 
 from tasks.release.promote import evaluate_version
 from tasks.retry import RETRY
-from tasks.training.snapshot import take_snapshot
+from tasks.training.build_snapshot import take_snapshot
 from truecourse.errors import ModelError
 from truecourse.monitoring import report_store
 from truecourse.monitoring.canary import decision as guarding
@@ -18,8 +18,8 @@ from truecourse.references import Aliases
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
 from truecourse.registry.aliases import WIDEN, WITHDRAW
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore, open_store
-from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.problem.promotion")
 

@@ -9,10 +9,10 @@ from prefect.context import FlowRunContext
 
 from tasks.artifacts import artifact_key
 from tasks.retry import RETRY
-from tasks.training.evaluate import open_rival
+from tasks.training.evaluate_model import open_rival
 from truecourse.errors import GateFailed, ModelError
-from truecourse.evaluation.evaluate import HeldOut, collect_evidence
 from truecourse.evaluation.gates import apply_gates, failed_gates, summarize, unknown_gates
+from truecourse.evaluation.model_evaluation import HeldOut, collect_evidence
 from truecourse.evaluation.paired_comparison import shortage, unseen_rows
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import rows_of

@@ -3,4 +3,4 @@
 Depends on every other package of `tasks`.
 """
 
-__all__ = ["run"]
+__all__ = ["replay_history"]

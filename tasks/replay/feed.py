@@ -10,12 +10,12 @@ from tasks.data.ingest import ingest_sources
 from tasks.data.validate import validate_new
 from tasks.replay.worker_process import WorkerProcess
 from truecourse.data.validation_report import in_order_of_reference
-from truecourse.features.compute import compute_view
+from truecourse.features.feature_tables import compute_view
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Objects, Problem
 from truecourse.replay.problem_copy import batch_key
-from truecourse.replay.world import SourceData, as_delivered
-from truecourse.storage.tables import Tables
+from truecourse.replay.source_data import SourceData, as_delivered
+from truecourse.storage.delta_tables import Tables
 
 
 class Feed:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.replay.requests import RequestSimulator, ServedRequests
-from tasks.replay.retrain import RetrainingResult, evaluate_candidate, train_candidate
+from tasks.replay.retraining import RetrainingResult, evaluate_candidate, train_candidate
 from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import clean_versions
@@ -20,13 +20,13 @@ from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.lookahead_result import Proof
 from truecourse.modeling.snapshot import load_manifest
 from truecourse.monitoring.alerts import retraining_runs
-from truecourse.monitoring.alerts.history import Alarm, Attempt
+from truecourse.monitoring.alerts.alert_record import Alarm, Attempt
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TrainedRun, Window
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
 from truecourse.replay import outcome
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 PROBATION = timedelta(days=28)
 """Time after a promotion during which the previous champion is scored as well."""

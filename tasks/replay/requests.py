@@ -24,14 +24,14 @@ from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
 from truecourse.replay.faults import PlantedFault
-from truecourse.replay.world import naive
+from truecourse.replay.source_data import naive
 from truecourse.serving import log_shipping
 from truecourse.serving.contract import DECISION_TIME, example
 from truecourse.serving.rows import Rows
 from truecourse.settings import get_settings
 
 if TYPE_CHECKING:
-    from feature_repo.historic import HistoricReader
+    from feature_repo.historical_reads import HistoricReader
     from feature_repo.online import OnlineReader
 
 

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +59,6 @@ def _call(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _warm_up(problem: Problem, tables: Tables) -> int:
-    from truecourse.monitoring.quality import check as quality  # noqa: F401
+    from truecourse.monitoring.quality import quality_check as quality  # noqa: F401
 
     return os.getpid()

@@ -3,4 +3,4 @@
 Depends on `tasks.features` and `truecourse.serving`.
 """
 
-__all__ = ["decisions", "files", "ship_log"]
+__all__ = ["score_decisions", "score_files", "ship_log"]

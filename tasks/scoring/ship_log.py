@@ -7,7 +7,7 @@ from prefect import task
 from tasks.retry import RETRY
 from truecourse.serving import log_shipping
 from truecourse.serving.prediction_log import log_table
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 log = logging.getLogger("truecourse.log")
 

@@ -14,20 +14,20 @@ from pydantic import Field
 
 from tasks.data.validate import check_and_write
 from tasks.features.decision_frame import feature_versions
-from tasks.training.snapshot import build_snapshot
+from tasks.training.build_snapshot import build_snapshot
 from truecourse.data.deliveries import Delivery, accepted_deliveries
 from truecourse.data.pending_batch import PendingBatch
 from truecourse.data.reread import restore
 from truecourse.data.sql import clean_versions
 from truecourse.errors import SourceError, TruecourseError
-from truecourse.features.compute import compute_view
+from truecourse.features.feature_tables import compute_view
 from truecourse.hashing import sha256
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import library_versions, train, with_parameters
 from truecourse.problem import Problem, RandomSplit, TimeSplit
 from truecourse.problem.loader import load_problem
 from truecourse.references import Reference, Snapshot, TableVersion
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 Start = Literal["source", "clean", "features"]
 

@@ -23,9 +23,9 @@ from truecourse.references import ModelVersion, TableVersion, TrainedRun
 from truecourse.registry import run_archive, runs
 from truecourse.registry import versions as registry
 from truecourse.settings import REPOSITORY, Settings, child_environment
+from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 from truecourse.storage.lineage_links import Link, combined_state, link, unknown_link
 from truecourse.storage.object_store import LocalStore
-from truecourse.storage.tables import Tables, clean_table, raw_table
 from truecourse.wording import counted
 
 SAME = "byte for byte the recorded one"

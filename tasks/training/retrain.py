@@ -7,7 +7,7 @@ from prefect import task
 
 from tasks.retry import RETRY
 from truecourse.monitoring.alerts import retraining_runs
-from truecourse.monitoring.alerts.history import Attempt, Decision
+from truecourse.monitoring.alerts.alert_record import Attempt, Decision
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry

@@ -17,8 +17,8 @@ from truecourse.serving import prediction_log
 from truecourse.serving.batch_scoring import find_scored_rows, predictions_table
 from truecourse.serving.log_shipping import damaged_segments, ship
 from truecourse.storage import file_digests
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.lineage_links import Link, combined_state, unknown_link, verify_object
-from truecourse.storage.tables import Tables
 
 
 def trace_model(problem: str, number: int) -> dict[str, Any]:

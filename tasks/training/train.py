@@ -16,7 +16,7 @@ from prefect import task
 
 from tasks.retry import RETRY
 from truecourse.errors import NotFound
-from truecourse.features.definitions import contract_definitions
+from truecourse.features.definition_digests import contract_definitions
 from truecourse.hashing import sha256
 from truecourse.modeling.boosting import LOSSES, parameters
 from truecourse.modeling.rolling_split import problem_of
@@ -37,8 +37,8 @@ from truecourse.registry import lineage_record, mlflow_runs, run_archive, runs
 from truecourse.registry.runs import RunRecord
 from truecourse.serving.contract import contract_bytes
 from truecourse.settings import get_settings
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore, open_store
-from truecourse.storage.tables import Tables
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.modeling.training")

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests import deliveries
+from tests import simulated_deliveries
 from tests.conftest import REPOSITORY, free_ports, wait_until
 from truecourse.settings import get_settings
 
@@ -27,7 +27,7 @@ World = dict[str, str]
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The environment of a home in which `truecourse run lifecycle --json` of a small problem has run."""
     folder = tmp_path_factory.mktemp("cli")
-    deliveries.install(folder / "problems")
+    simulated_deliveries.install(folder / "problems")
     prefect, mlflow, control, endpoint = free_ports(4)
     variables = {
         "TRUECOURSE_HOME": str(folder / "home"),

@@ -11,7 +11,7 @@ from tests.e2e.conftest import FinishedRun
 from truecourse.problem import MetricGate
 from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
-from truecourse.storage.tables import Tables, clean_table, quarantine_table
+from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table
 
 pytestmark = pytest.mark.timeout(900)
 

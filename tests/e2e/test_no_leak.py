@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from tasks.data.ingest import ingest_table
 from tasks.data.validate import validate_table
-from tasks.features.compute import compute_view
+from tasks.features.compute_features import compute_view
 from tasks.features.decision_frame import decision_frame, feature_versions, with_view_features
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import clean_versions
 from truecourse.features.asof import CREATED, EVENT
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.problem.loader import load_problem
 from truecourse.settings import REPOSITORY
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 NAME = "flight_delays"
 FLIGHT_KEY = ["carrier", "flight", "origin", "time_hour"]

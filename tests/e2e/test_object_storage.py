@@ -9,18 +9,18 @@ import pytest
 from flows.ingest import ingest
 from flows.lifecycle import lifecycle
 from tasks.training.trace import trace_model, trace_prediction
-from tests import deliveries
+from tests import simulated_deliveries
 from tests.conftest import S3Server
 from truecourse.errors import AccessDenied
 from truecourse.registry import versions as registry
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 
 def test_the_lifecycle_runs_on_s3(
     tmp_path: Path, home: Path, configure: Callable[..., None], seaweed: S3Server, prefect_server: str
 ) -> None:
-    deliveries.install(tmp_path)
+    simulated_deliveries.install(tmp_path)
     configure(problems=tmp_path, problem="deliveries", **seaweed.settings(f"life-{uuid.uuid4().hex[:8]}"))
     summary = lifecycle()
     assert summary["champion"] is not None
@@ -49,7 +49,7 @@ def _trace_a_prediction(id: str) -> None:
 def test_bad_credentials_are_refused_with_a_hint(
     tmp_path: Path, home: Path, configure: Callable[..., None], seaweed: S3Server, prefect_server: str
 ) -> None:
-    deliveries.install(tmp_path)
+    simulated_deliveries.install(tmp_path)
     settings = seaweed.settings("denied") | {"s3_secret_access_key": "wrong"}
     configure(problems=tmp_path, problem="deliveries", **settings)
     with pytest.raises(AccessDenied, match="TRUECOURSE_S3_ACCESS_KEY_ID"):

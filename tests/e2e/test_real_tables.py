@@ -20,7 +20,7 @@ from truecourse.problem import RandomSplit, TimeSplit
 from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
 from truecourse.serving.batch_scoring import BATCH, ROW, SCORE, decisions_batch, predictions_table
-from truecourse.storage.tables import Tables, clean_table
+from truecourse.storage.delta_tables import Tables, clean_table
 
 pytestmark = pytest.mark.timeout(900)
 ONLINE_ROWS = 12

@@ -11,7 +11,7 @@ from cli.platform.endpoint import example_rows, request_predictions
 from flows.lifecycle import lifecycle
 from flows.register import register
 from flows.train import train
-from tests.deliveries import deliveries, install
+from tests.simulated_deliveries import deliveries, install
 from truecourse.errors import SourceError
 from truecourse.registry import versions as registry
 

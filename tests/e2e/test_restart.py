@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import deliveries
+from tests import simulated_deliveries
 from tests.conftest import REPOSITORY
 from truecourse.registry import versions as registry
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 SCRIPT = "from flows.lifecycle import lifecycle; print(lifecycle()['register'].model_sha256)"
 KILLED_AT = ("tables/deliveries/clean/", "snapshots/", "predictions/")
@@ -59,7 +59,7 @@ def rows(name: str) -> list[dict[str, object]]:
 def test_a_killed_lifecycle_loses_and_duplicates_no_row(
     tmp_path: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
-    deliveries.install(tmp_path / "problems")
+    simulated_deliveries.install(tmp_path / "problems")
     compared = ("tables/deliveries/clean/deliveries", "tables/deliveries/raw/deliveries", "predictions/deliveries")
     ends = {}
     for name, kills in (("undisturbed", ()), ("killed", KILLED_AT)):

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.process import launch
-from tests import deliveries
+from services.process import endpoint_process
+from tests import simulated_deliveries
 from tests.bentos import build_variant
 from tests.conftest import free_ports, stop
 from tests.workers import MakeVersion
@@ -35,7 +35,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> T
     from flows.validate import validate
 
     home, problems = tmp_path_factory.mktemp("trained") / ".truecourse", tmp_path_factory.mktemp("problems")
-    deliveries.install(problems)
+    simulated_deliveries.install(problems)
     with pytest.MonkeyPatch.context() as patch:
         _set_environment(patch, home, problems)
         for flow in (ingest, validate, materialize, train):
@@ -86,11 +86,11 @@ def _endpoint(_trained: Trained) -> Iterator[Endpoint]:
     with pytest.MonkeyPatch.context() as patch:  # only for the start: each test has its own settings
         _set_environment(patch, _trained.home, _trained.problems)
         package("deliveries")
-        folder = launch.prepare("deliveries")
-        server = launch.start(folder, port, log)
+        folder = endpoint_process.prepare("deliveries")
+        server = endpoint_process.start(folder, port, log)
     get_settings.cache_clear()
     try:
-        launch.wait_ready(server, port)
+        endpoint_process.wait_ready(server, port)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield Endpoint(client, folder, log)
     finally:

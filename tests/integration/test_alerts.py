@@ -16,7 +16,7 @@ from tests.frames import store_diabetes
 from tests.receivers import Mailbox, Webhook, mail_server, webhook
 from truecourse.errors import CheckBroken, FeatureError
 from truecourse.monitoring import report_store
-from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.alerts.delivery import deliver, redact
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem.loader import load_problem

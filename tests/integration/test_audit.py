@@ -16,12 +16,12 @@ import pytest
 from services.log.spool import Spool
 from services.model.predictor import Predictor, registered_predictor
 from tests.cleaned import write_clean
-from tests.deliveries import deliveries
 from tests.integration.conftest import Trained
-from truecourse.features.compute import compute_view
+from tests.simulated_deliveries import deliveries
+from truecourse.features.feature_tables import compute_view
 from truecourse.modeling.model import Model
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.skew.check import check_skew
+from truecourse.monitoring.skew.skew_check import check_skew
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import Window
@@ -29,7 +29,7 @@ from truecourse.registry import versions as registry
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry
 from truecourse.serving.privacy import Masks
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 FIRST = datetime(2024, 2, 20, 9, tzinfo=UTC)
 MOMENTS = [FIRST + timedelta(hours=7 * i) for i in range(4)]
@@ -47,7 +47,7 @@ class World:
     encode: Any = encode_entry
 
     def load(self, until: datetime, views: Iterable[str] | None = None) -> None:
-        from feature_repo.loading import load_online
+        from feature_repo.online_loading import load_online
 
         for view in self.problem.views if views is None else map(self.problem.view, views):
             load_online(self.problem, self.tables, view.name, until)
@@ -97,13 +97,13 @@ def finding_of(report: Report, subject: str) -> Finding:
 
 
 def store(problem: Problem) -> closing[sqlite3.Connection]:
-    from feature_repo.places import feast_folder
+    from feature_repo.online_location import feast_folder
 
     return closing(sqlite3.connect(feast_folder(problem) / "online.db"))
 
 
 def test_clean_traffic_has_no_finding_and_a_report_page(world: World) -> None:
-    from tasks.monitoring.skew import run_audit
+    from tasks.monitoring.check_skew import run_audit
     from truecourse.monitoring import report_store
 
     world.serve()

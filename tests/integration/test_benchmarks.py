@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from benchmarks import harness, pit_join, scale, score, tables
 from benchmarks.__main__ import main, table
 from benchmarks.harness import Row, growth, measure
-from tests.deliveries import install
+from tests.simulated_deliveries import install
 from truecourse.errors import PlatformError
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Tables, raw_table
+from truecourse.storage.delta_tables import Tables, raw_table
 
 
 def fills(megabytes: int) -> Callable[[], int]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks import steps
-from tasks.training.snapshot import take_snapshot
-from truecourse.authoring.checks.run import check_problem
+from tasks.training.build_snapshot import take_snapshot
+from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.authoring.scaffold.create import scaffold
 from truecourse.errors import TruecourseError
 from truecourse.modeling.encoding import Vocabulary
@@ -20,8 +20,8 @@ from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import matrix_of, train
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
+from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables, clean_table, quarantine_table
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.deliveries import install
-from tests.monitored import (
+from tests.monitored_champion import (
     FIRST,
     LAST,
     change_from,
@@ -20,14 +19,15 @@ from tests.monitored import (
     shift_column,
     trained_champion,
 )
+from tests.simulated_deliveries import install
 from truecourse.arrays import columns_of
 from truecourse.monitoring.drift.daily_attributions import MAX_ROWS_A_DAY, DailyAttributions, Explainer
 from truecourse.monitoring.drift.profile_builder import load_profile
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_contributions_are_the_models_own_and_of_the_champions_rows_alone(champi
 def test_days_are_explained_once_and_again_when_their_rows_change(
     champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.monitoring.drift import update_daily_histograms
+    from tasks.monitoring.check_drift import update_daily_histograms
 
     rows = decisions(60, 14, seed=2, a_day=250)
     score(champion, rows)
@@ -126,7 +126,7 @@ def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(
     for key in list(open_store().list("sketches/deliveries/")):
         if "/contributions/2" in key:
             open_store().delete(key)
-    monkeypatch.setattr("truecourse.monitoring.predictions.observed.PART_ROWS", 7)
+    monkeypatch.setattr("truecourse.monitoring.predictions.observed_predictions.PART_ROWS", 7)
     assert explainer.days(*span).dump() == in_one_part.dump()
 
 

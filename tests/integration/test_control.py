@@ -14,13 +14,13 @@ from tests.conftest import wait_until
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_service import ROW
 from truecourse.monitoring import report_store
-from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.dashboard import control_page, index
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem.loader import load_problem
 from truecourse.serving import log_shipping, prediction_log
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import LocalStore, open_store
-from truecourse.storage.tables import Tables
 
 START = datetime(2024, 5, 6, 6, tzinfo=UTC)
 

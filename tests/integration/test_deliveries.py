@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from tests.onetable import COLUMNS, World
+from tests.one_table import COLUMNS, World
 from truecourse.data import deliveries, validation_report
 from truecourse.data.validation_report import TableResult, require_accepted
 from truecourse.errors import SourceError, ValidationFailed
 from truecourse.features.frame import add_split
 from truecourse.problem import Boolean, Float, Integer, Objects, Sql, Text, Time
 from truecourse.registry.lineage_record import verify_sources
-from truecourse.storage.tables import Tables, clean_table
+from truecourse.storage.delta_tables import Tables, clean_table
 
 DATA = Path(__file__).parents[1] / "data" / "cases"
 

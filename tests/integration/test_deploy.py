@@ -17,11 +17,11 @@ from flows.package import package
 from services.http.rollout_gate import LEAVING
 from services.process import blue_green, supervisor_client
 from services.process.scrape import scrape_all
-from tests.certificates import make_certificate
 from tests.conftest import free_ports, wait_until
 from tests.integration.conftest import Trained
+from tests.tls_certificates import make_certificate
+from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment import endpoints, inference_config
-from truecourse.deployment import history as deployments
 from truecourse.errors import DeploymentError, IntegrityError, ModelError, PlatformError, SettingsError
 from truecourse.references import Deployment
 from truecourse.registry import versions as registry

@@ -19,9 +19,9 @@ from tests.bentos import build_variant
 from tests.conftest import REPOSITORY, free_ports, wait_until
 from tests.integration.conftest import Trained
 from tests.integration.test_deploy import CONFIG, NO_KEEPALIVE, history, load
-from tests.office import register_untrained
+from tests.unevaluated_versions import register_untrained
 from tests.workers import ROW, move
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.registry import aliases
 from truecourse.settings import child_environment
 

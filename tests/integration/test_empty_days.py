@@ -11,26 +11,26 @@ import pytest
 
 from tasks.data.ingest import ingest_table
 from tasks.data.validate import validate_table
-from tasks.features.compute import compute_view
+from tasks.features.compute_features import compute_view
 from tasks.features.load_online import apply_definitions, load_view
-from tasks.monitoring.drift import run_drift_check, update_daily_histograms
-from tasks.monitoring.health import check_pipelines
-from tasks.monitoring.quality import check_quality
-from tasks.monitoring.skew import check_skew
+from tasks.monitoring.check_drift import run_drift_check, update_daily_histograms
+from tasks.monitoring.check_health import check_pipelines
+from tasks.monitoring.check_quality import check_quality
+from tasks.monitoring.check_skew import check_skew
 from tasks.release.register import register_model
-from tasks.scoring.decisions import score_decisions
-from tasks.training.evaluate import evaluate_model
-from tasks.training.snapshot import take_snapshot
+from tasks.scoring.score_decisions import score_decisions
+from tasks.training.build_snapshot import take_snapshot
+from tasks.training.evaluate_model import evaluate_model
 from tasks.training.train import train_model
-from truecourse.authoring.checks.run import check_problem
+from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.features.clock import data_end
 from truecourse.modeling.snapshot import load_manifest
 from truecourse.monitoring.drift.daily_counts import split_days
 from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 from truecourse.registry import versions as registry
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 PROBLEM = """
 from truecourse.problem import *

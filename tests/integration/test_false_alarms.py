@@ -10,7 +10,7 @@ from benchmarks.alarms import RATE, alarm, halves, shifted
 from tasks.data.ingest import ingest_sources
 from truecourse.monitoring.drift import permutation_test
 from truecourse.problem.loader import load_problem
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 TRIALS = 60
 TABLES = ("flights", "weather", "planes")

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from tests.cleaned import write_clean
 from tests.conftest import REPOSITORY
-from tests.deliveries import deliveries, install
+from tests.simulated_deliveries import deliveries, install
 from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
-from truecourse.features.compute import compute_view
+from truecourse.features.feature_tables import compute_view
 from truecourse.features.frame import read_spine
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 START = datetime(2024, 1, 1)
 

@@ -21,7 +21,7 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.settings import REPOSITORY, get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 START = datetime(2024, 1, 1)
 NAME = "flight_delays"
@@ -101,7 +101,7 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tabl
     """The version of each view's feature table, of the shipped problem with one week of flights."""
     from tasks.data.ingest import ingest_table
     from tasks.data.validate import validate_table
-    from tasks.features.compute import compute_view
+    from tasks.features.compute_features import compute_view
 
     folder = tmp_path_factory.mktemp("flights")
     _install(folder / "problems" / NAME)
@@ -175,7 +175,7 @@ def _stock_answers(
     """Features from the stock store, in the order of the decisions. It reads Parquet copies of the Delta tables."""
     from feast import FileSource
 
-    from feature_repo.compiled import feast_objects
+    from feature_repo.feast_objects import feast_objects
 
     objects = feast_objects(problem, get_settings())
     for view in problem.views:

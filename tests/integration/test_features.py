@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cleaned import write_clean
-from tests.deliveries import deliveries, install
+from tests.simulated_deliveries import deliveries, install
 from truecourse.errors import FeatureError
-from truecourse.features.compute import compute_view, newest_event
+from truecourse.features.feature_tables import compute_view, newest_event
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 Start = Callable[[pd.DataFrame], tuple[Problem, Tables]]
 

@@ -16,16 +16,16 @@ import pytest
 from flows.guard import guard
 from flows.promote import promote
 from flows.register import register
-from services.process import launch
+from services.process import endpoint_process
 from tasks.release.deploy import split_traffic
 from tasks.release.evaluate_canary import apply_canary_decision, evaluate_canary
 from tasks.release.register import DONE, register_model
 from tasks.release.start_canary import start_canary
-from tasks.training.snapshot import take_snapshot
+from tasks.training.build_snapshot import take_snapshot
 from tasks.training.train import train_model
 from tests.conftest import free_ports, stop, wait_until
 from tests.integration.conftest import Endpoint, Trained
-from truecourse.deployment.loader import load_deployment
+from truecourse.deployment.config_loader import load_deployment
 from truecourse.errors import ModelError
 from truecourse.monitoring import report_store
 from truecourse.references import ModelVersion, TrainedRun
@@ -101,9 +101,9 @@ def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Calla
     (tmp_path / "here.yaml").write_text("environment: here\ntarget: process\ntraffic: {share: 0.5}\n")
     configure(home=home, problems=problems, deployments=tmp_path)
     (port,) = free_ports(1)
-    server = launch.start(launch.prepare("deliveries"), port, home / "endpoint.log")
+    server = endpoint_process.start(endpoint_process.prepare("deliveries"), port, home / "endpoint.log")
     try:
-        launch.wait_ready(server, port)
+        endpoint_process.wait_ready(server, port)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield World(client, problems / "deliveries")
     finally:

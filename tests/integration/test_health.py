@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from services.process import launch
+from services.process import endpoint_process
 from services.process.scrape import scrape_all
 from tests.conftest import free_ports, stop, valkey_server
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_service import ROW
 from truecourse.deployment.endpoints import ExpectedEndpoint
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.health.endpoint import check_endpoint
+from truecourse.monitoring.health.endpoint_health import check_endpoint
 from truecourse.problem import Problem, Serving, seconds
 from truecourse.problem.loader import load_problem
 from truecourse.problem.objectives import Objectives
@@ -59,9 +59,9 @@ def predict(client: httpx.Client, count: int, row: dict[str, Any], rows: int = 1
 
 @contextmanager
 def run_server(folder: Path, port: int, log: Path) -> Iterator[Child]:
-    server = launch.start(folder, port, log)
+    server = endpoint_process.start(folder, port, log)
     try:
-        launch.wait_ready(server, port)
+        endpoint_process.wait_ready(server, port)
         yield server
     finally:
         stop(server.process)

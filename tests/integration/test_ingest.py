@@ -15,7 +15,7 @@ from tasks.data.ingest import ingest_sources
 from truecourse.data.parsing import unreadable_texts
 from truecourse.errors import SourceError
 from truecourse.problem import Csv, Files, Float, Integer, Label, Objects, PackageData, Problem, Sql, Table, Text, Time
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 COLUMNS = {"id": Integer(), "name": Text(nulls=True), "size": Float(nulls=True), "at": Time()}
 ROWS = "id,name,size,at,extra\n1,ann,1.5,2024-01-01,x\n2,NA,,2024-01-02T03:04:05Z,y\n"

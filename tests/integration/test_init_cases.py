@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from truecourse.authoring.checks.run import check_problem
+from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.authoring.data_check import check_frame, check_source
 from truecourse.authoring.scaffold.create import Draft, scaffold
 from truecourse.data.readers import read_batches

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY, S3Server, wait_until
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import log_table
 from truecourse.settings import child_environment
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 SYNC = 0.02
 PARENT = """
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from services.log.spool import Spool
 from services.log.spool_types import Limits
-from tests.records import Answers
+from tests.log_records import Answers
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry
 

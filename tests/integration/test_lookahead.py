@@ -10,18 +10,18 @@ import pandas as pd
 import pytest
 
 from tasks.features.decision_frame import feature_versions
-from tasks.training.snapshot import build_snapshot
+from tasks.training.build_snapshot import build_snapshot
 from tests.cleaned import write_clean
-from tests.deliveries import deliveries, install
+from tests.simulated_deliveries import deliveries, install
 from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
-from truecourse.features.compute import compute_view
+from truecourse.features.feature_tables import compute_view
 from truecourse.features.lookahead_proof import LookAheadError
 from truecourse.modeling.lookahead_result import Proof
 from truecourse.modeling.snapshot import load_manifest
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 COURIER, DEPOT, FACTS = (f"features/{name}.sql" for name in ("courier_history", "depot_history", "courier_facts"))
 WEEK = "INTERVAL 7 DAY PRECEDING AND CURRENT ROW"

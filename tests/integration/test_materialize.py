@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.places import feast_folder
+from feature_repo.online_location import feast_folder
 from flows.materialize import materialize
 from tasks.features.load_online import load_view
 from tests.cleaned import write_clean
-from tests.deliveries import deliveries, install
-from tests.plain import install_wine
+from tests.simulated_deliveries import deliveries, install
+from tests.static_tables import install_wine
 from truecourse.arrays import Values
 from truecourse.errors import FeatureError
-from truecourse.features.compute import newest_event
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
+from truecourse.features.feature_tables import newest_event
 from truecourse.problem.loader import load_problem
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 VIEWS = ["courier_history", "depot_history", "courier_facts"]
 ROWS = deliveries(days=20, a_day=20)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cli.main import execute
-from tasks.training.snapshot import build_snapshot
+from tasks.training.build_snapshot import build_snapshot
 from tasks.training.trace import trace_model
 from tasks.training.train import train_model
 from tests.frames import store_wine
@@ -26,13 +26,13 @@ from truecourse.monitoring.dashboard import control_page
 from truecourse.monitoring.health.registry import check_registry
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot
-from truecourse.registry import aliases, mirror, mirror_check, mlflow_runs
+from truecourse.registry import aliases, mirror_check, mlflow_mirror, mlflow_runs
 from truecourse.registry import versions as registry
 from truecourse.registry.mirror_check import FOREIGN
 from truecourse.registry.runs import artifact_key
 from truecourse.settings import get_settings
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 Configure = Callable[..., None]
 Wines = tuple[Path, Path, list[ModelVersion], Snapshot]
@@ -156,7 +156,7 @@ def test_an_edit_in_mlflow_is_a_finding_that_can_be_reverted(
     client = mlflow_runs.connect_mlflow()
     champion = client.get_model_version_by_alias("wine", "champion")
     assert champion.tags["truecourse.version"] == "2"
-    shown = mirror.mlflow_run(client, wines[2][1].run_id)
+    shown = mlflow_mirror.mlflow_run(client, wines[2][1].run_id)
     assert shown.data.params["max_depth"] == "4"
     assert Path(champion.source, "model.ubj").is_file()
     assert shown.info.status == "FINISHED"

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.deliveries import install
-from tests.monitored import (
+from tests.log_records import entry, record
+from tests.monitored_champion import (
     BROKEN,
     FIRST,
     LAST,
@@ -28,7 +28,7 @@ from tests.monitored import (
     shift_column,
     trained_champion,
 )
-from tests.records import entry, record
+from tests.simulated_deliveries import install
 from truecourse.errors import FeatureError, ModelError, NotFound
 from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
@@ -36,8 +36,8 @@ from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TableVersion, Window
 from truecourse.serving import prediction_log
 from truecourse.settings import get_settings
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_logged_predictions_are_monitored_as_batches_are(champion: ModelVersion)
 
 
 def test_private_fields_are_not_monitored(champion: ModelVersion) -> None:
-    from tasks.monitoring.drift import run_drift_check as check
+    from tasks.monitoring.check_drift import run_drift_check as check
 
     score(champion, change_from(decisions(60, 36, seed=2), LAST, "promised", lambda v: v * 60))
     problem = load_problem("deliveries")

@@ -14,13 +14,13 @@ import pytest
 from feature_repo.online import NEVER, PAUSE
 from tests.cleaned import write_clean
 from tests.conftest import free_ports, valkey_server
-from tests.deliveries import deliveries, install
+from tests.simulated_deliveries import deliveries, install
 from truecourse.arrays import Array, Values, columns_of
 from truecourse.errors import PlatformError, SettingsError
-from truecourse.features.compute import compute_view, newest_event
+from truecourse.features.feature_tables import compute_view, newest_event
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 ROWS = deliveries(days=20, a_day=20)
 DEPOTS = ["north", "south", "east", "nowhere", None]
@@ -45,7 +45,7 @@ def world(
 
 
 def load(problem: Problem, tables: Tables, until: datetime) -> dict[str, int]:
-    from feature_repo.loading import load_online
+    from feature_repo.online_loading import load_online
 
     for view in problem.views:
         compute_view(problem, tables, view.name)

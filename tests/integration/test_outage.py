@@ -15,15 +15,15 @@ import psutil
 import pytest
 
 from flows.package import package
-from services.process import launch
+from services.process import endpoint_process
 from tests.conftest import S3Server, free_ports, seaweed_server, stop, wait_until
 from tests.integration.conftest import Trained
 from tests.workers import ROW
 from truecourse.processes import Child
 from truecourse.serving.prediction_log import log_table
 from truecourse.settings import get_settings
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 UP = 'truecourse_dependency_up{dependency="prediction_log"}'
 ENDLESS = resource.RLIM_INFINITY
@@ -106,7 +106,7 @@ def storage(
         for prefix in ("bentos", "aliases"):
             for path in (trained.home / "storage" / prefix).rglob("*.*"):
                 open_store().upload(path.relative_to(trained.home / "storage").as_posix(), path)
-        launch.prepare("deliveries")
+        endpoint_process.prepare("deliveries")
     return lambda: seaweed_server(folder, ports[:8])
 
 
@@ -120,9 +120,11 @@ def test_the_endpoint_answers_during_outages_reports_them_and_catches_up(
     children: list[Child] = []
     try:
         with storage():
-            children.append(launch.start(launch.prepare("deliveries"), port, tmp_path / "endpoint.log"))
-            children.append(launch.start_shipper("deliveries", tmp_path / "shipper.log"))
-            launch.wait_ready(children[0], port)
+            children.append(
+                endpoint_process.start(endpoint_process.prepare("deliveries"), port, tmp_path / "endpoint.log")
+            )
+            children.append(endpoint_process.start_shipper("deliveries", tmp_path / "shipper.log"))
+            endpoint_process.wait_ready(children[0], port)
             assert_metrics_files_are_preallocated()
             thread.start()
             load.wait_for_health(lambda health: health["status"] == "ok" and health["log"]["written"], "a written log")

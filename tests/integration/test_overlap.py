@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.onetable import World
+from tests.one_table import World
 from truecourse.data import validation_report
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 
 def csv_of_rows(first: int, last: int) -> str:

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.hammer import LoadGenerator
-from services.http.guard import Guard
+from benchmarks.load_generator import LoadGenerator
+from services.http.request_guard import Guard
 from services.http.routes import Endpoint
-from tests.echo import run_server
+from tests.echo_server import run_server
 from tests.workers import ROW, MakeVersion, Worker
 from truecourse.settings import REPOSITORY, Settings
 

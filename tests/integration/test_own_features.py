@@ -10,15 +10,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tasks.features.compute import compute_view
+from tasks.features.compute_features import compute_view
 from tasks.features.load_online import load_for_models, load_view
 from tasks.features.trained_features import archived_problem_of, rows_as_trained
-from tasks.training.evaluate import open_rival
-from tasks.training.snapshot import take_snapshot
+from tasks.training.build_snapshot import take_snapshot
+from tasks.training.evaluate_model import open_rival
 from tasks.training.train import train_model
 from tests.cleaned import write_clean
-from tests.deliveries import deliveries, install
-from tests.office import set_champion
+from tests.simulated_deliveries import deliveries, install
+from tests.unevaluated_versions import set_champion
 from truecourse.errors import ModelError
 from truecourse.evaluation.paired_comparison import compare, unchanged
 from truecourse.modeling.snapshot import load_frame
@@ -26,7 +26,7 @@ from truecourse.modeling.training import rows_of
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot
 from truecourse.registry import versions as registry
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 SINCE = '"since": Integer(nulls=True)'
 NAME, UNTIL = "deliveries", datetime(2024, 3, 10, tzinfo=UTC)

@@ -12,7 +12,7 @@ import pytest
 
 from flows.package import package
 from services.model.predictor import open_predictor
-from services.process import launch
+from services.process import endpoint_process
 from tests.conftest import free_ports, stop
 from tests.integration.conftest import Endpoint, Trained
 from truecourse.deployment.bento import bento_files
@@ -60,7 +60,7 @@ def test_the_server_runs_the_code_of_the_bento(endpoint: Endpoint) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {script}", str(endpoint.folder)],
-        env=launch.environment(endpoint.folder, free_ports(1)[0]),
+        env=endpoint_process.environment(endpoint.folder, free_ports(1)[0]),
         capture_output=True,
         text=True,
         check=True,
@@ -115,13 +115,15 @@ def test_no_version_is_a_clear_error(trained: Trained, home: Path) -> None:
     with pytest.raises(ModelError, match="no version 7"):
         package("deliveries", version=7)
     with pytest.raises(ModelError, match="no champion"):
-        launch.prepare("deliveries")
+        endpoint_process.prepare("deliveries")
 
 
 def test_a_bento_whose_bytes_were_changed_is_not_unpacked(endpoint: Endpoint, trained: Trained, tmp_path: Path) -> None:
-    forged = launch.find_package("deliveries", trained.version.version).bento.model_copy(update={"sha256": "0" * 64})
+    forged = endpoint_process.find_package("deliveries", trained.version.version).bento.model_copy(
+        update={"sha256": "0" * 64}
+    )
     with pytest.raises(IntegrityError, match="bytes were changed"):
-        launch.unpack(forged, trained.version)
+        endpoint_process.unpack(forged, trained.version)
     assert not list((trained.home / "serving").glob(".unpacking-*"))
     assert not (trained.home / "serving" / forged.sha256).exists()
 
@@ -153,10 +155,10 @@ def test_a_server_that_cannot_start_is_an_error_with_its_status(unpacked: Path, 
     shutil.copytree(unpacked, tmp_path / "bento" / "src")
     (tmp_path / "bento" / "src" / "services" / "service.py").write_text("raise RuntimeError('broken on purpose')\n")
     (port,) = free_ports(1)
-    server = launch.start(tmp_path / "bento" / "src", port, tmp_path / "log")
+    server = endpoint_process.start(tmp_path / "bento" / "src", port, tmp_path / "log")
     try:
         with pytest.raises(PlatformError) as caught:
-            launch.wait_ready(server, port)
+            endpoint_process.wait_ready(server, port)
     finally:
         stop(server.process)
     assert "ended with status" in str(caught.value)
@@ -164,8 +166,8 @@ def test_a_server_that_cannot_start_is_an_error_with_its_status(unpacked: Path, 
 
 def test_one_interrupt_stops_the_server_and_its_worker(endpoint: Endpoint, tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    server = launch.start(endpoint.folder, port, tmp_path / "log")
-    launch.wait_ready(server, port)
+    server = endpoint_process.start(endpoint.folder, port, tmp_path / "log")
+    endpoint_process.wait_ready(server, port)
     process = server.process
     group = os.getpgid(process.pid)
     process.send_signal(signal.SIGINT)
@@ -175,7 +177,7 @@ def test_one_interrupt_stops_the_server_and_its_worker(endpoint: Endpoint, tmp_p
 
 
 def test_bentoml_itself_can_read_the_archive(endpoint: Endpoint, trained: Trained, tmp_path: Path) -> None:
-    reference = launch.find_package("deliveries", trained.version.version).bento
+    reference = endpoint_process.find_package("deliveries", trained.version.version).bento
     open_store().download(reference.key, tmp_path / "archive.bento")
     script = "import bentoml, sys; print(bentoml.import_bento(sys.argv[1]).tag.name)"
     environment = child_environment(BENTOML_HOME=str(tmp_path / "bentoml"), TMPDIR=str(tmp_path))

@@ -10,26 +10,26 @@ import pyarrow as pa
 import pytest
 from prefect import flow
 
-from feature_repo.places import loaded_marks, mark_name
-from tasks.monitoring.health import check_pipelines as check_pipelines_task
-from tasks.monitoring.schedules import scheduled_flows
-from tests import deliveries
+from feature_repo.online_location import loaded_marks, mark_name
+from tasks.monitoring.check_health import check_pipelines as check_pipelines_task
+from tasks.monitoring.flow_schedules import scheduled_flows
+from tests import simulated_deliveries
 from tests.conftest import free_ports, valkey_server
 from tests.integration.conftest import Trained
 from truecourse.errors import PlatformError
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.health import page as healthpage
-from truecourse.monitoring.health.flow_runs import GRACE, ScheduledFlow
+from truecourse.monitoring.health import health_page as healthpage
+from truecourse.monitoring.health.flow_run_health import GRACE, ScheduledFlow
 from truecourse.monitoring.health.freshness import Clock, TableState, Version, ViewState
 from truecourse.monitoring.health.pipelines import check_pipelines
 from truecourse.problem import Problem, Table
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import days
 from truecourse.serving import log_segments, log_shipping
+from truecourse.storage.delta_tables import Tables, clean_table
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables, clean_table
 
 DAY = timedelta(days=1)
 START = datetime(2024, 5, 6, tzinfo=UTC)
@@ -38,7 +38,7 @@ CLOCK = Clock(START, simulated=True)
 
 @pytest.fixture
 def problem(home: Path, tmp_path: Path, configure: Callable[..., None]) -> Problem:
-    deliveries.install(tmp_path)
+    simulated_deliveries.install(tmp_path)
     configure(problems=tmp_path, problem="deliveries")
     return load_problem("deliveries")
 

@@ -10,14 +10,14 @@ from services.log.spool_types import Limits
 from tasks.training.trace import trace_prediction
 from tests.conftest import S3Server, wait_until
 from tests.integration.conftest import Endpoint, Trained
-from tests.records import Answers, entry, record
+from tests.log_records import Answers, entry, record
 from truecourse.errors import ModelError, StorageError
 from truecourse.serving import log_segments, log_shipping, prediction_log
 from truecourse.serving.log_segments import SEALED, list_segments
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry, log_table
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 
 def logged_ids() -> list[str]:

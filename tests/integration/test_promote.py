@@ -17,7 +17,7 @@ from flows.train import train
 from tasks.release.promote import make_champion
 from tests.conftest import wait_until
 from tests.frames import store_diabetes
-from tests.office import set_champion
+from tests.unevaluated_versions import set_champion
 from truecourse.errors import GateFailed, ModelError
 from truecourse.references import Aliases, ModelVersion
 from truecourse.registry import aliases, mlflow_runs

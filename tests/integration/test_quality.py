@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from flows.score import score
-from tasks.monitoring.quality import check_quality as check_task
+from tasks.monitoring.check_quality import check_quality as check_task
 from tests.integration.conftest import Trained
 from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.quality.check import check_quality
+from truecourse.monitoring.quality.quality_check import check_quality
 from truecourse.problem.loader import load_problem
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 Check = Callable[[datetime], Report]
 CHANGED = """SELECT delivery AS id, known_at,

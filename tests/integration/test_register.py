@@ -12,9 +12,9 @@ import sklearn.metrics as reference
 from flows.register import register
 from flows.train import train
 from tasks.release.register import register_model
-from tasks.training.evaluate import evaluate_model, page_key
+from tasks.training.evaluate_model import evaluate_model, page_key
 from tests.frames import store_diabetes, store_wine
-from tests.office import set_champion
+from tests.unevaluated_versions import set_champion
 from truecourse.arrays import columns_of
 from truecourse.errors import ModelError
 from truecourse.html import remove_breadcrumbs

@@ -15,36 +15,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from feature_repo.historic import HistoricReader
+from feature_repo.historical_reads import HistoricReader
+from tasks.replay.replay_history import Plan, isolated_settings, play, replay_home
 from tasks.replay.requests import prediction_id
-from tasks.replay.run import Plan, isolated_settings, play, replay_home
-from tests import deliveries
+from tests import simulated_deliveries
 from tests.conftest import REPOSITORY, wait_until
 from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
 from truecourse.serving.prediction_log import log_table
 from truecourse.settings import child_environment, get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 FIRST, LAST = date(2024, 3, 1), date(2024, 3, 12)
 
 
 KILLED = """
 from datetime import date
-from tasks.replay.run import Plan, play
+from tasks.replay.replay_history import Plan, play
 if __name__ == "__main__":
     play(Plan("deliveries", date(2024, 3, 1), date(2024, 3, 12), tick=5), lambda now: print(now.done, flush=True))
 """
 
 
 def world(days: int = 80) -> pd.DataFrame:
-    return deliveries.deliveries(days=days, a_day=60)
+    return simulated_deliveries.deliveries(days=days, a_day=60)
 
 
 @pytest.fixture
 def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
     problems = tmp_path / "problems"
-    deliveries.install(problems, world())
+    simulated_deliveries.install(problems, world())
     configure(home=tmp_path / ".truecourse", problems=problems, problem="deliveries")
     return problems
 
@@ -104,7 +104,7 @@ def test_a_replay_serves_all_rows_is_repeatable_and_ignores_the_future(installed
 
     # A replay that was killed does not affect the next one.
     _kill_after(4)
-    deliveries.install(installed, world())
+    simulated_deliveries.install(installed, world())
     assert play(plan)["digest"] == document["digest"]
 
 

@@ -10,19 +10,19 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from tasks.training.build_snapshot import build_snapshot
 from tasks.training.reproduce import reproduce
-from tasks.training.snapshot import build_snapshot
 from tasks.training.trace import trace_model
 from tasks.training.train import train_model
 from tests.frames import store_wine
 from tests.integration.conftest import Trained
-from tests.office import set_champion
+from tests.unevaluated_versions import set_champion
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TableVersion
 from truecourse.registry import aliases, mlflow_runs, run_archive, runs
 from truecourse.registry import versions as registry
+from truecourse.storage.delta_tables import Tables, clean_table
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables, clean_table
 
 Configure = Callable[..., None]
 

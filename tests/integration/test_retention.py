@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.training.snapshot import build_snapshot
+from tasks.training.build_snapshot import build_snapshot
 from tasks.training.trace import trace_model
 from tasks.training.train import train_model
 from tests.frames import store_wine
-from tests.records import entry, record
+from tests.log_records import entry, record
 from truecourse import retention
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.errors import StorageError
 from truecourse.modeling.snapshot import load_frame, load_manifest, save
 from truecourse.monitoring import report_store
@@ -28,8 +28,8 @@ from truecourse.registry import versions as registry
 from truecourse.serving import prediction_log
 from truecourse.serving.prediction_log import encode_entry, log_table
 from truecourse.settings import prefect_retention
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=200)

@@ -18,7 +18,7 @@ from tasks.monitoring.alerts import notify, record_findings
 from tests.conftest import REPOSITORY, wait_until
 from tests.frames import store_diabetes
 from truecourse.errors import TruecourseError
-from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.registry import versions as registry
 from truecourse.storage.object_store import open_store

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import deliveries
+from tests import simulated_deliveries
 from tests.conftest import REPOSITORY, stop, wait_until
-from truecourse.storage.tables import Tables, raw_table
+from truecourse.storage.delta_tables import Tables, raw_table
 
 SERVE = "from flows.ingest import ingest; ingest.serve(name='soon', interval=5, limit=1)"
 
@@ -22,7 +22,7 @@ def test_a_scheduled_run_starts_and_completes(
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 
     soon = DeploymentFilter(name=DeploymentFilterName(any_=["soon"]))
-    deliveries.install(tmp_path)
+    simulated_deliveries.install(tmp_path)
     configure(problems=tmp_path, problem="deliveries")
     process = subprocess.Popen([sys.executable, "-c", SERVE], cwd=REPOSITORY)
 

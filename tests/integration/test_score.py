@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 from tests.integration.conftest import Trained
 from truecourse.errors import FeatureError, SourceError
 from truecourse.serving import batch_scoring
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 HEADER = "id,courier,depot,promised,distance,decision_time\n"
 KILLED = """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from services.model.scoring_script import init, run
-from services.process import launch, smoke_test
+from services.process import endpoint_process, smoke_test
 from tests.integration.conftest import Endpoint, Trained
 from truecourse.arrays import columns_of
 from truecourse.deployment.inference_config import INFERENCE_FILE, InferenceConfig
@@ -37,7 +37,7 @@ def test_rows_are_answered_alike_everywhere(endpoint: Endpoint, trained: Trained
     done = subprocess.run(
         [sys.executable, "-m", "services.model.scoring_script"], input=json.dumps({"rows": ROWS}),
         cwd=endpoint.folder / "src",
-        env=launch.environment(endpoint.folder, 1) | {"PYTHONPATH": str(endpoint.folder / "src")},
+        env=endpoint_process.environment(endpoint.folder, 1) | {"PYTHONPATH": str(endpoint.folder / "src")},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert scores(json.loads(done.stdout)) == served
@@ -51,7 +51,7 @@ def test_a_bento_is_tested_by_the_script_that_its_configuration_names(endpoint: 
     (model / "scoring_script.py").rename(model / "earlier_script.py")
     document = folder / "src" / "model" / INFERENCE_FILE
     config = InferenceConfig.model_validate_json(document.read_bytes())
-    environment = launch.environment(endpoint.folder, 1)
+    environment = endpoint_process.environment(endpoint.folder, 1)
     with pytest.raises(PlatformError, match="scoring_script"):
         smoke_test.examples(folder, environment)
     changed = config.model_copy(update={"script": "services/model/earlier_script.py"})

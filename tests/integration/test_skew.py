@@ -7,7 +7,7 @@ import numpy as np
 from flows.score import score
 from tests.integration.conftest import Endpoint, Trained
 from truecourse.problem.loader import load_problem
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 AFTER = "2024-03-01T06:30:00Z"
 """After all data and within every ttl: the online store has the values of an as-of join."""

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import S3Server
 from truecourse.errors import AccessDenied, AlreadyExists, NotFound, SettingsError, StorageError
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore, open_store
-from truecourse.storage.tables import Tables
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from tasks.release.register import register_model
-from tasks.training.evaluate import evaluate_gates
-from tasks.training.snapshot import build_snapshot
+from tasks.training.build_snapshot import build_snapshot
+from tasks.training.evaluate_model import evaluate_gates
 from tasks.training.trace import trace_model
 from tasks.training.train import train_model
 from tests.frames import store_wine
@@ -23,8 +23,8 @@ from truecourse.registry import run_archive, runs
 from truecourse.registry.mlflow_runs import run_artifact_key
 from truecourse.registry.runs import artifact_key
 from truecourse.settings import get_settings
+from truecourse.storage.delta_tables import Tables, quarantine_table
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables, quarantine_table
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def test_values_missing_in_mlflow_are_unknown_links(lineage: Lineage) -> None:
 
 
 def test_missing_or_replaced_entries_break_their_ledger(lineage: Lineage) -> None:
-    from tests.office import set_champion
+    from tests.unevaluated_versions import set_champion
     from truecourse.registry import aliases
 
     for _ in range(2):

@@ -13,15 +13,15 @@ import pytest
 
 from services.log.spool import Spool
 from services.model.predictor import registered_predictor
-from tasks.scoring.decisions import score_decisions
-from tasks.scoring.files import score_file
-from tasks.training.snapshot import build_snapshot
+from tasks.scoring.score_decisions import score_decisions
+from tasks.scoring.score_files import score_file
+from tasks.training.build_snapshot import build_snapshot
 from tasks.training.trace import trace_prediction
 from tasks.training.train import train_model
 from tests.frames import store_diabetes, store_wine
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_trace import flip_byte, only, stored
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment.bento import load_package
 from truecourse.errors import IntegrityError, ModelError
 from truecourse.problem.loader import load_problem
@@ -32,7 +32,7 @@ from truecourse.serving.batch_scoring import predictions_table
 from truecourse.serving.log_segments import SEALED
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry, log_table
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 ROW = {"id": 7, "courier": "c03", "depot": "north", "promised": 42, "distance": 6.5}
 AT = datetime(2024, 2, 29, 12, tzinfo=UTC)

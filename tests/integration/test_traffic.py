@@ -10,7 +10,7 @@ import pytest
 from services.model.model_router import LoggedResult
 from tests.bentos import break_request_function
 from tests.conftest import wait_until
-from tests.records import logged_records
+from tests.log_records import logged_records
 from tests.workers import ROW, MakeVersion, Worker, move
 from truecourse.serving import prediction_log
 

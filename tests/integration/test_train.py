@@ -15,7 +15,7 @@ from tasks.training import tune as tuning
 from tasks.training.train import chosen_parameters, tuning_key
 from tests.conftest import S3Server
 from tests.frames import store_diabetes, store_wine
-from tests.office import set_champion
+from tests.unevaluated_versions import set_champion
 from truecourse.arrays import columns_of
 from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.hashing import sha256

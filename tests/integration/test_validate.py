@@ -20,7 +20,7 @@ from truecourse.data.validation_report import (
 )
 from truecourse.errors import ProblemError, ValidationFailed
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text, Time, hours
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 NOW = datetime(2024, 2, 1)
 COLUMNS = {
@@ -262,7 +262,7 @@ def test_the_flows_write_a_page_and_link_it(home, tmp_path, configure, prefect_s
 
     from flows.ingest import ingest
     from flows.validate import validate
-    from tests.deliveries import install
+    from tests.simulated_deliveries import install
 
     install(tmp_path / "problems")
     configure(problems=tmp_path / "problems", problem="deliveries")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from services.http.guard import Guard
+from services.http.request_guard import Guard
 from services.http.rollout_gate import LEAVING, OPEN, RolloutGate
 from services.model.model_router import ModelRouter
 from truecourse.errors import PlatformError

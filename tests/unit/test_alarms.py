@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truecourse.monitoring.alerts import history as record
-from truecourse.monitoring.alerts.lifecycle import AlertChanges, update_alerts
+from truecourse.monitoring.alerts import alert_record as record
+from truecourse.monitoring.alerts.alert_lifecycle import AlertChanges, update_alerts
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem import Alerts, Boolean, Files, Label, Monitoring, Problem, Table, days
 from truecourse.storage.object_store import LocalStore

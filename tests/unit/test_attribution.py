@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xgboost
 
-from tests.unit.test_direct import CATEGORIES, OBJECTIVES, TYPES, booster, inputs
+from tests.unit.test_direct_prediction import CATEGORIES, OBJECTIVES, TYPES, booster, inputs
 from truecourse.arrays import Array
 from truecourse.modeling.compiled_forest import Forest, compile_forest
 

@@ -6,7 +6,7 @@ import pytest
 
 from truecourse.monitoring.drift import breakage
 from truecourse.monitoring.drift.daily_counts import DayCounts
-from truecourse.monitoring.drift.novelty import UnseenValues
+from truecourse.monitoring.drift.unseen_values import UnseenValues
 from truecourse.problem.loader import load_problem
 
 PROBLEM = load_problem("flight_delays")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from tests.cleaned import write_clean
-from tests.deliveries import deliveries
-from tests.records import entry, record
-from tests.unit.test_guarding import STEPS, CanaryHistory, Log, history, problem, version
-from truecourse.monitoring.canary.quality import FIRST, Labelled, compare_losses
+from tests.log_records import entry, record
+from tests.simulated_deliveries import deliveries
+from tests.unit.test_canary_decisions import STEPS, CanaryHistory, Log, history, problem, version
+from truecourse.monitoring.canary.canary_quality import FIRST, Labelled, compare_losses
 from truecourse.monitoring.canary.service_level import ALPHA, TESTS
 from truecourse.problem.promotion import BeatsChampion
 from truecourse.serving import prediction_log
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 __all__ = ["history"]
 COUNT = 1200

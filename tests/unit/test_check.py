@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.deliveries import install
-from tests.faults import PROBLEM, Case, assert_found, faults_after
-from tests.plain import install_diabetes, install_wine
-from truecourse.authoring.checks.run import check_problem, require_valid
+from tests.planted_errors import PROBLEM, Case, assert_found, faults_after
+from tests.simulated_deliveries import install
+from tests.static_tables import install_diabetes, install_wine
+from truecourse.authoring.checks.run_checks import check_problem, require_valid
 from truecourse.errors import ProblemError
 from truecourse.problem import Files, Label, Problem, Table, TimeSplit
 from truecourse.problem.loader import load_problem

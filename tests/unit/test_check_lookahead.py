@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deliveries import install
-from truecourse.authoring.checks.run import check_problem
+from tests.simulated_deliveries import install
+from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.problem.loader import load_problem
 
 VIEW = "features/courier_history.sql"

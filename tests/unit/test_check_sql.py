@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deliveries import install
-from tests.faults import PROBLEM, Case, assert_found, faults_after
+from tests.planted_errors import PROBLEM, Case, assert_found, faults_after
+from tests.simulated_deliveries import install
 
 VIEW = "features/courier_history.sql"
 DEPOT = "features/depot_history.sql"

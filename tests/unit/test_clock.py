@@ -8,12 +8,12 @@ import pytest
 from truecourse.errors import SettingsError
 from truecourse.features.clock import clip_to_now, require_past
 from truecourse.monitoring import report_store
-from truecourse.monitoring.alerts.lifecycle import update_alerts
+from truecourse.monitoring.alerts.alert_lifecycle import update_alerts
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.health.pipelines import check_pipelines
 from truecourse.problem.loader import load_problem
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 FOUND = Finding(check="drift", subject="distance", cause="unit change", page=True, sentence="The unit changed.")
 

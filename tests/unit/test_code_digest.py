@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.deliveries import install
+from tests.simulated_deliveries import install
 from truecourse.errors import ProblemError
 from truecourse.problem.loader import load_problem, problem_digest
 

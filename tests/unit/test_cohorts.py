@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.judged import FIRST, cohort_of
+from tests.closed_cohorts import FIRST, cohort_of
 from truecourse.arrays import Array
 from truecourse.monitoring.quality.cohort_closing import COHORTS
 from truecourse.monitoring.quality.cohorts import (

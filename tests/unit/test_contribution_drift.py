@@ -7,7 +7,7 @@ import pytest
 from truecourse.arrays import Array
 from truecourse.monitoring.drift.attribution_drift import AttributionDrift, compare
 from truecourse.monitoring.drift.daily_attributions import DailyAttributions
-from truecourse.monitoring.predictions.observed import MOMENT
+from truecourse.monitoring.predictions.observed_predictions import MOMENT
 from truecourse.problem import Boolean, Files, Label, Problem, Table
 
 PROBLEM = Problem(

@@ -10,7 +10,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.telemetry.metrics import REASONS, Metrics
+from services.telemetry.prometheus_metrics import REASONS, Metrics
 from tests.conftest import REPOSITORY
 
 RULES = REPOSITORY / "deployments" / "prometheus" / "rules.yml"

@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.deliveries import install
-from truecourse.features.definitions import changed_features, feature_definitions, feature_table, label_definition
+from tests.simulated_deliveries import install
+from truecourse.features.definition_digests import (
+    changed_features,
+    feature_definitions,
+    feature_table,
+    label_definition,
+)
 from truecourse.problem.loader import load_problem
 
 REQUEST, CLOCK = {"depot", "distance", "promised"}, {"hour", "weekend", "km_a_minute"}

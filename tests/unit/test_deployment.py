@@ -10,7 +10,7 @@ import yaml
 
 from tests.conftest import REPOSITORY
 from truecourse.deployment.config import schema
-from truecourse.deployment.loader import environment_names, load_deployment, server_variables
+from truecourse.deployment.config_loader import environment_names, load_deployment, server_variables
 from truecourse.errors import DeploymentError
 
 Configure = Callable[..., None]

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 
 from services.log.spool import Spool
-from tests.records import Answers
+from tests.log_records import Answers
 from truecourse.serving.log_segments import SEALED, Segment, list_segments
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry, log_table
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.fsync import CHECKPOINT, LOG, remove_torn_commits
 from truecourse.storage.object_store import LocalStore
-from truecourse.storage.tables import Tables
 
 
 def put(*ids: str) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from services.process.scrape import scrape_endpoint
 from tests.conftest import free_ports
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
+from truecourse.deployment.deployment_history import RunningServer
 from truecourse.deployment.endpoints import ExpectedEndpoint, announce_endpoint, expected_endpoints
-from truecourse.deployment.history import RunningServer
 from truecourse.errors import PlatformError
 from truecourse.references import ArtifactRef, ModelVersion
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.http.exchange import Exchange
-from services.http.overload import BYTE, REQUEST, Kind, Load, Pace, Task, Waits
+from services.http.load_shedding import BYTE, REQUEST, Kind, Load, Pace, Task, Waits
 from services.http.scheduling import ONE_REQUEST, TURN
 
 LIMIT = 0.1

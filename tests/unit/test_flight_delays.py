@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from truecourse.authoring.checks.run import check_problem
+from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.data import sql
 from truecourse.features.frame import compute_request_features
 from truecourse.problem import Problem

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truecourse.monitoring.health.flow_runs import GRACE, Outcome, Run, ScheduledFlow
+from truecourse.monitoring.health.flow_run_health import GRACE, Outcome, Run, ScheduledFlow
 from truecourse.monitoring.robust_stats import MIN_HISTORY, is_unusual, longest_gap
 
 NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)

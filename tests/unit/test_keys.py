@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.http import docs
+from services.http import swagger_ui
 from services.http.authentication import Access, Keyring, require_keys_beyond_loopback
 from truecourse.errors import NotFound, PlatformError, RequestError, SettingsError, StorageError
 from truecourse.serving import api_keys
@@ -168,7 +168,7 @@ def test_a_public_endpoint_requires_keys() -> None:
 
 
 def test_the_documentation_page_needs_no_key(access: Access) -> None:
-    for path in docs.PATHS:
+    for path in swagger_ui.PATHS:
         assert access.holder(path, []) is None
     with pytest.raises(PlatformError):
         access.holder("/openapi.json", bearer("tc_x"))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import truth_quality
-from tests.judged import FIRST, cohort_of
+from tests.closed_cohorts import FIRST, cohort_of
 from truecourse.arrays import Array
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows

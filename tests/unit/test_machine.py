@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import deliveries
+from tests import simulated_deliveries
 from truecourse.monitoring.findings import Report
 from truecourse.monitoring.health.machine import check_machine
 from truecourse.problem.loader import load_problem
@@ -15,7 +15,7 @@ from truecourse.settings import get_settings
 
 @pytest.fixture
 def checked(home: Path, tmp_path: Path, configure: Callable[..., None]) -> Callable[..., Report]:
-    deliveries.install(tmp_path)
+    simulated_deliveries.install(tmp_path)
 
     def check(**limits: float) -> Report:
         configure(problems=tmp_path, problem="deliveries", **limits)

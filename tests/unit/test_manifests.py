@@ -14,8 +14,8 @@ from tasks.release.deploy_container import files
 from tests.conftest import REPOSITORY
 from truecourse.deployment.compose import compose
 from truecourse.deployment.config import DeploymentConfig
+from truecourse.deployment.config_loader import load_deployment
 from truecourse.deployment.kubernetes import manifests
-from truecourse.deployment.loader import load_deployment
 from truecourse.references import ArtifactRef, ModelVersion
 
 VERSION = ModelVersion(problem="wine", version=3, run_id="r", model_sha256="a" * 64)

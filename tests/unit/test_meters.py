@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.telemetry.metrics import Metrics
+from services.telemetry.prometheus_metrics import Metrics
 from truecourse.errors import PlatformError
 from truecourse.monitoring.health.counters import PROBES, UNANSWERED, CounterHistory, parse_metrics
 

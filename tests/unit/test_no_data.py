@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from truecourse.monitoring import report_store
-from truecourse.monitoring.health import page as healthpage
+from truecourse.monitoring.health import health_page as healthpage
 from truecourse.monitoring.health.counters import Reading
-from truecourse.monitoring.health.endpoint import Probe, check_endpoint
+from truecourse.monitoring.health.endpoint_health import Probe, check_endpoint
 from truecourse.monitoring.health.pipelines import check_pipelines
-from truecourse.monitoring.skew.check import check_skew
+from truecourse.monitoring.skew.skew_check import check_skew
 from truecourse.problem.loader import load_problem
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-from truecourse.storage.tables import Tables
 
 AT = datetime(2013, 11, 5, tzinfo=UTC)
 

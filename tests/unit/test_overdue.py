@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
-from tasks.monitoring.schedules import moments_before
-from truecourse.monitoring.health.flow_runs import EARLY, GRACE, LEAST, Run, ScheduledFlow
+from tasks.monitoring.flow_schedules import moments_before
+from truecourse.monitoring.health.flow_run_health import EARLY, GRACE, LEAST, Run, ScheduledFlow
 
 START = datetime(2024, 5, 6, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

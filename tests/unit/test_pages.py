@@ -19,10 +19,10 @@ from truecourse.html import marked, render
 from truecourse.monitoring import report_store
 from truecourse.monitoring.dashboard import control_page, index
 from truecourse.monitoring.drift import permutation_test
-from truecourse.monitoring.drift.windows import DriftResult
+from truecourse.monitoring.drift.window_drift import DriftResult
 from truecourse.monitoring.findings import BROKEN, Finding, Report
-from truecourse.monitoring.health import page as healthpage
-from truecourse.monitoring.quality import page as qualitypage
+from truecourse.monitoring.health import health_page as healthpage
+from truecourse.monitoring.quality import quality_page as qualitypage
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
 from truecourse.problem.schema import Severity
 from truecourse.references import TableVersion

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from services.http.authentication import require_keys_beyond_loopback, require_servable
-from services.http.guard import Guard
 from services.http.peers import counted_as, is_local, is_within, parse_networks
+from services.http.request_guard import Guard
 from services.model.model_router import ModelRouter
 from tests.conftest import REPOSITORY
-from tests.echo import Echo, post
-from tests.unit.test_wire import Transport, connections
+from tests.echo_server import Echo, post
+from tests.unit.test_fast_path import Transport, connections
 from truecourse.errors import SettingsError
 from truecourse.settings import Settings
 

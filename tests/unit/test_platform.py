@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.process import platform
-from services.process.platform import Platform
+from services.process import platform_state
+from services.process.platform_state import Platform
 from services.process.platform_supervisor import State
 from truecourse.processes import started_at
 
@@ -25,7 +25,7 @@ def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platf
     home.mkdir(exist_ok=True)
     process = pid or os.getpid()
     made = Platform(process, started_at(os.getpid()) or "", "http://p", "", "", "", NOW.isoformat(), list(parts))
-    platform.write_platform(made)
+    platform_state.write_platform(made)
     return made
 
 
@@ -43,13 +43,13 @@ def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platf
     ],
 )  # fmt: skip
 def test_each_state_is_described_by_a_sentence(state: dict[str, Any], sentence: str) -> None:
-    assert platform.sentence(state, NOW) == sentence.replace("3.0 minutes", "3 minutes")
+    assert platform_state.sentence(state, NOW) == sentence.replace("3.0 minutes", "3 minutes")
 
 
 def test_only_parts_that_are_down_or_silent_are_findings(home: Path) -> None:
     faults = [part("down", cause="ended with status 1"), part("silent", cause="it does not answer")]
     running(home, *faults, part("up", restarts=3), part("waiting"), part("starting"))
-    found = platform.findings(NOW, "")
+    found = platform_state.findings(NOW, "")
     assert [(one.subject, one.cause, one.page) for one in found] == [
         ("platform mlflow", "down", True), ("platform mlflow", "silent", True),
     ]  # fmt: skip
@@ -57,15 +57,15 @@ def test_only_parts_that_are_down_or_silent_are_findings(home: Path) -> None:
 
 
 def test_killed_and_running_platforms_are_recognised(home: Path) -> None:
-    assert platform.state() is None
+    assert platform_state.state() is None
     made = running(home, part("up"))
-    assert platform.running_platform() == made
-    assert platform.serving_since("http://p/api") == NOW
-    assert platform.serving_since("http://another/api") is None
+    assert platform_state.running_platform() == made
+    assert platform_state.serving_since("http://p/api") == NOW
+    assert platform_state.serving_since("http://another/api") is None
     running(home, part("up"), pid=2**22 + 1)
-    assert platform.running_platform() is None
-    assert platform.findings(NOW, "") == []
-    state = platform.state()
+    assert platform_state.running_platform() is None
+    assert platform_state.findings(NOW, "") == []
+    state = platform_state.state()
     assert state is not None
     assert (state["alive"], state["left"], state["parts"]) == (False, [], [])
     assert asdict(made)["parts"], "what it said last is of no use any more"

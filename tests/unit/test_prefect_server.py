@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from cli.platform import prefect_server
-from services.process import platform
-from services.process.platform import Platform
+from services.process import platform_state
+from services.process.platform_state import Platform
 from tests.conftest import free_ports
 from truecourse.errors import PlatformError
 from truecourse.processes import started_at
@@ -34,7 +34,7 @@ def url(home: Path) -> str:
     home.mkdir(exist_ok=True)
     place = f"http://127.0.0.1:{port}"
     began = "2024-05-06T12:00:00+00:00"
-    platform.write_platform(Platform(os.getpid(), started_at(os.getpid()) or "", place, "", "", "", began, []))
+    platform_state.write_platform(Platform(os.getpid(), started_at(os.getpid()) or "", place, "", "", "", began, []))
     return f"{place}/api"
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests import deliveries
-from tests.faults import PROBLEM, faults_after
-from tests.records import entry, record
+from tests import simulated_deliveries
+from tests.log_records import entry, record
+from tests.planted_errors import PROBLEM, faults_after
 from truecourse.problem import Problem, Text
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Float
@@ -35,7 +35,7 @@ def read_record(masks: Masks, written: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def problem(tmp_path: Path, configure: Callable[..., None]) -> Problem:
     configure(problems=tmp_path, problem="deliveries")
-    deliveries.install(tmp_path)
+    simulated_deliveries.install(tmp_path)
     return load_problem()
 
 

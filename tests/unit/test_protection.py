@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry
 
 from services.http.exchange import Deadlines, Exchange, Message, Receive, Reply, Send
 from services.http.fast_path import EXCHANGE
-from services.http.guard import Guard
 from services.http.middleware import GuardMiddleware, ReplyingEndpoint
+from services.http.request_guard import Guard
 from services.model.model_router import ModelRouter
 from services.telemetry import log_redaction
-from services.telemetry.metrics import Metrics
+from services.telemetry.prometheus_metrics import Metrics
 from truecourse.settings import Settings
 
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_alarms import PROBLEM, START
-from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.alerts import retraining_runs
-from truecourse.monitoring.alerts.history import Alarm, Attempt, Decision, Record
-from truecourse.monitoring.alerts.lifecycle import update_alerts
+from truecourse.monitoring.alerts.alert_lifecycle import update_alerts
+from truecourse.monitoring.alerts.alert_record import Alarm, Attempt, Decision, Record
 from truecourse.monitoring.alerts.retraining_policy import decide, record_decision
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem import Monitoring, Retraining, days, hours

@@ -13,7 +13,7 @@ import pytest
 
 from services.log.spool import Spool
 from services.log.spool_types import Limits
-from tests.records import Answers
+from tests.log_records import Answers
 from truecourse.serving.log_segments import OPEN, REPORT, SEALED, list_segments, parse_records, sizes
 from truecourse.serving.prediction_log import encode_entry
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from truecourse.settings import Settings
-from truecourse.storage.tables import CHECKPOINT_EVERY, ROW_GROUP, Tables
+from truecourse.storage.delta_tables import CHECKPOINT_EVERY, ROW_GROUP, Tables
 
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -28,7 +28,7 @@ def day(number: int) -> pa.Table:
 @pytest.mark.parametrize("few", [0, 6])
 def test_filters_skip_files_but_no_matching_row(tables: Tables, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of few files is kept open entirely; then the read skips the files."""
-    monkeypatch.setattr("truecourse.storage.tables._FEW_FILES", few)
+    monkeypatch.setattr("truecourse.storage.delta_tables._FEW_FILES", few)
     for number in range(6):
         version = tables.append("log", day(number), {})
     start, end = FIRST + timedelta(days=2), FIRST + timedelta(days=3)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from services.http.certificates import Certificates
-from services.process import launch
+from services.process import endpoint_process
 from services.process.client_url import open_url
-from tests.certificates import Certificate, make_certificate
-from tests.echo import echo_server
+from tests.echo_server import echo_server
+from tests.tls_certificates import Certificate, make_certificate
 from truecourse.client import Client
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.tls import read_certificate
@@ -53,7 +53,7 @@ def test_faults_are_reported_before_anything_starts(
     certificate, key = write_files(tmp_path, files)
     configure(tls_certificate=certificate, tls_key=key)
     with pytest.raises(SettingsError, match=what) as refused:
-        launch.start(tmp_path / "no bento", 1, tmp_path / "log")
+        endpoint_process.start(tmp_path / "no bento", 1, tmp_path / "log")
     assert refused.value.where.startswith(f"TRUECOURSE_TLS_{setting}={tmp_path}")
     assert refused.value.hint or kind == "cut off"
     assert not (tmp_path / "log").exists()
@@ -93,17 +93,17 @@ def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[
     with echo_server(True, certificates=Certificates(certificate, key)) as server:
         url = f"https://127.0.0.1:{server.port}"
         configure(tls_certificate=certificate, tls_key=key, endpoint_port=server.port)
-        assert launch.is_ready(server.port)
-        assert launch.is_ready(1, url, certificate)
+        assert endpoint_process.is_ready(server.port)
+        assert endpoint_process.is_ready(1, url, certificate)
         with pytest.raises(PlatformError, match="another server answers"):
-            launch.is_ready(1, url, other)
+            endpoint_process.is_ready(1, url, other)
         with pytest.raises(urllib.error.URLError):
             open_url(url)
         assert Client(url, pin=certificate)._request("predict", b"abc") == {"length": 3}
         for client in (Client(url, pin=other), Client(url), Client(url, certificate=certificate)):
             with pytest.raises(PlatformError, match="does not answer"):
                 client.about()
-    assert not launch.is_ready(server.port), "nobody listens"
+    assert not endpoint_process.is_ready(server.port), "nobody listens"
 
 
 def test_a_replaced_symlink_is_a_change(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from truecourse.serving.contract import Contract
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.row_files import RowFiles
 from truecourse.serving.rows import Rows
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.training.snapshot import training_frame
-from tests import deliveries
+from tasks.training.build_snapshot import training_frame
+from tests import simulated_deliveries
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import FeatureError
 from truecourse.problem import Problem
@@ -19,7 +19,7 @@ DAYS = [datetime(2024, 2, day, 12, tzinfo=UTC) for day in (1, 5, 12, 15, 22, 25,
 
 @pytest.fixture
 def problem(tmp_path: Path, configure: Callable[..., None]) -> Problem:
-    deliveries.install(tmp_path)
+    simulated_deliveries.install(tmp_path)
     configure(problems=tmp_path)
     return load_problem("deliveries")
 

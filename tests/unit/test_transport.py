@@ -15,9 +15,9 @@ import pytest
 
 from services.http.certificates import Certificates
 from services.http.transport import RESERVED, Connections
-from tests.certificates import make_certificate
 from tests.conftest import wait_until
-from tests.echo import EchoServer, echo_server, head, post
+from tests.echo_server import EchoServer, echo_server, head, post
+from tests.tls_certificates import make_certificate
 from truecourse.settings import Settings
 
 SOON = 0.4

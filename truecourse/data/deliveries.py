@@ -13,8 +13,8 @@ from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
 from truecourse.problem.schema import Files, Table
 from truecourse.references import Reference, UtcTime
+from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 from truecourse.storage.object_store import ObjectStore
-from truecourse.storage.tables import Tables, clean_table, raw_table
 
 
 class Delivery(Reference):

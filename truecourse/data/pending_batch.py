@@ -27,7 +27,7 @@ from truecourse.data.sql import ROW, quote
 from truecourse.problem import Problem
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Tables, clean_table
+from truecourse.storage.delta_tables import Tables, clean_table
 
 CHUNK = 100_000
 

@@ -18,7 +18,7 @@ from truecourse.errors import NotFound, SourceError
 from truecourse.problem import Problem
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Tables, raw_table
+from truecourse.storage.delta_tables import Tables, raw_table
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.ingest")

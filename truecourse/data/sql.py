@@ -16,7 +16,7 @@ from truecourse.problem import Problem
 from truecourse.problem.schema import AnyColumn, Table, Time
 from truecourse.references import TableVersion, Window
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables, clean_table
+from truecourse.storage.delta_tables import Tables, clean_table
 
 ROW, RECORDED, SUPERSEDED = "_tc_row", "_tc_recorded_at", "_tc_superseded_at"
 CURRENT = f"{SUPERSEDED} IS NULL"

@@ -13,8 +13,8 @@ from truecourse.html import render
 from truecourse.problem import Problem
 from truecourse.problem.schema import Severity, Table
 from truecourse.references import Reference, TableVersion
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore
-from truecourse.storage.tables import Tables
 from truecourse.wording import counted, counted_of
 
 

@@ -3,4 +3,13 @@
 Depends on `registry` and `modeling`.
 """
 
-__all__ = ["bento", "compose", "config", "endpoints", "history", "inference_config", "kubernetes", "loader"]
+__all__ = [
+    "bento",
+    "compose",
+    "config",
+    "config_loader",
+    "deployment_history",
+    "endpoints",
+    "inference_config",
+    "kubernetes",
+]

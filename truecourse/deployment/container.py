@@ -1,7 +1,7 @@
 """Settings of the endpoint's container that Compose and Kubernetes share."""
 
 from truecourse.deployment.config import DeploymentConfig
-from truecourse.deployment.loader import server_variables
+from truecourse.deployment.config_loader import server_variables
 from truecourse.references import ArtifactRef, ModelVersion
 
 HOME = "/home/bentoml/truecourse"

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from truecourse.addresses import local_url
-from truecourse.deployment import history as deployments
-from truecourse.deployment.loader import environment_names, load_deployment
+from truecourse.deployment import deployment_history as deployments
+from truecourse.deployment.config_loader import environment_names, load_deployment
 from truecourse.errors import DeploymentError, PlatformError
 from truecourse.references import Reference
 from truecourse.settings import get_settings

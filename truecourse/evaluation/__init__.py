@@ -3,4 +3,4 @@
 Depends on `statistics`, `modeling` and `registry`.
 """
 
-__all__ = ["evaluate", "gates", "model_page", "paired_comparison", "plots", "slices", "tries"]
+__all__ = ["gates", "model_evaluation", "model_page", "multiple_comparisons", "paired_comparison", "plots", "slices"]

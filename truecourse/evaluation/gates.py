@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from truecourse.errors import ModelError
+from truecourse.evaluation.multiple_comparisons import coverage_of
 from truecourse.evaluation.paired_comparison import Comparison
-from truecourse.evaluation.tries import coverage_of
 from truecourse.html import number
 from truecourse.problem.promotion import (
     BeatsBaseline,

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
+from truecourse.evaluation.multiple_comparisons import coverage_of
 from truecourse.evaluation.slices import FEWEST_ROWS, parts_of
-from truecourse.evaluation.tries import coverage_of
 from truecourse.modeling.model import Model
 from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Problem, TimeSplit
@@ -70,7 +70,7 @@ class Champion:
     frame: pa.Table
     lookup: FeatureLookup = unchanged
     count_tries: Callable[[pa.Table], int] = first_try
-    """Counts the versions compared with it on the same rows, including this one: truecourse/evaluation/tries.py."""
+    """Counts the versions compared with it on the same rows, including this one (multiple_comparisons.py)."""
 
 
 def unseen_rows(problem: Problem, rows: pa.Table, *trained: pa.Table) -> pa.Table:

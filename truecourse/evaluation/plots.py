@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from truecourse.arrays import Array
-from truecourse.evaluation.evaluate import HeldOut
+from truecourse.evaluation.model_evaluation import HeldOut
 from truecourse.html import PALETTE, figure
 from truecourse.statistics.metrics import unit_of
 from truecourse.wording import with_unit

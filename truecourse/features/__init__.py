@@ -3,4 +3,13 @@
 Depends on `data` and `modeling`.
 """
 
-__all__ = ["asof", "asof_index", "clock", "compute", "definitions", "frame", "lookahead_proof", "view_sql"]
+__all__ = [
+    "asof",
+    "asof_index",
+    "clock",
+    "definition_digests",
+    "feature_tables",
+    "frame",
+    "lookahead_proof",
+    "view_sql",
+]

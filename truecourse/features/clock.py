@@ -9,10 +9,10 @@ from truecourse.data.sql import clean_versions
 from truecourse.errors import NotFound, SettingsError
 from truecourse.features import frame as frames
 from truecourse.features.asof import EVENT
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 log = logging.getLogger("truecourse.features.clock")
 

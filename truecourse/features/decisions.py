@@ -11,7 +11,7 @@ from truecourse.data.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quote
 from truecourse.features.view_sql import tables_read
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 _EPOCH, _ORDER, _RANK = "_tc_epoch", "_tc_order", "_tc_rank"
 

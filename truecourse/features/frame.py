@@ -16,7 +16,7 @@ from truecourse.modeling.splitting import random_split
 from truecourse.problem import Problem, RandomSplit
 from truecourse.problem.definition import midnight
 from truecourse.references import TableVersion, Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 from truecourse.wording import counted
 
 

@@ -12,7 +12,7 @@ from truecourse.authoring.checks.column_lineage import Lineage, LineageError
 from truecourse.data import sql
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 _CELL = "_tc_cell"
 

@@ -34,7 +34,7 @@ from truecourse.problem import Problem, View
 from truecourse.problem.loader import problem_document
 from truecourse.problem.schema import Float
 from truecourse.references import TableVersion, Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 log = logging.getLogger("truecourse.features.lookahead_proof")
 MOMENTS = 4

@@ -15,7 +15,7 @@ from truecourse.features.view_sql import checked_query
 from truecourse.problem import Problem, View
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion, Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 from truecourse.wording import counted
 
 HISTORY, _FRESH, _NEWEST = "__history", "__fresh", "__newest"

@@ -15,7 +15,7 @@ from truecourse.data.deliveries import archive_key
 from truecourse.errors import TruecourseError
 from truecourse.features import frame as frames
 from truecourse.features.asof import NO_TIME
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_sql import key_columns
 from truecourse.monitoring.skew.causes import equal_values
 from truecourse.monitoring.skew.view_history import read_history
@@ -23,8 +23,8 @@ from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window, naive_utc
 from truecourse.serving import batch_scoring
 from truecourse.serving.batch_scoring import Span, predictions_table
+from truecourse.storage.delta_tables import Tables, clean_table
 from truecourse.storage.lineage_links import Link, link, unknown_link, verify_object
-from truecourse.storage.tables import Tables, clean_table
 
 Record = Mapping[str, Any]
 

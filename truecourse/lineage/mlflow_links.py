@@ -9,7 +9,7 @@ from typing import Any
 
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.references import ModelVersion
-from truecourse.registry import mirror, mlflow_runs, runs
+from truecourse.registry import mlflow_mirror, mlflow_runs, runs
 from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
 from truecourse.storage.lineage_links import Link, link, unknown_link
@@ -39,7 +39,7 @@ def mirror_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
         return
     try:
         shown = _shown(version)
-        wanted = mirror.expected_tags(version, registry.tags(version))
+        wanted = mlflow_mirror.expected_tags(version, registry.tags(version))
     except TruecourseError as error:
         yield unknown_link("MLflow run", version.run_id, error.what)
         return
@@ -79,7 +79,7 @@ def _read_database(database: sqlite3.Connection, version: ModelVersion) -> Shown
     if not database.execute("SELECT 1 FROM runs WHERE run_uuid = ?", [run]).fetchall():
         return None
     tags = pairs("SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", problem, number)
-    if tags.get(mirror.VERSION) != str(number):
+    if tags.get(mlflow_mirror.VERSION) != str(number):
         return None
     metrics: dict[str, list[tuple[float, int]]] = {}
     query = "SELECT key, value, step FROM metrics WHERE run_uuid = ? ORDER BY timestamp, step"
@@ -96,7 +96,7 @@ def _read_database(database: sqlite3.Connection, version: ModelVersion) -> Shown
 
 def _read_client(version: ModelVersion) -> Shown | None:
     client = mlflow_runs.connect_mlflow()
-    run, shown = mirror.mlflow_run(client, version.run_id), mirror.find_entry(client, version)
+    run, shown = mlflow_mirror.mlflow_run(client, version.run_id), mlflow_mirror.find_entry(client, version)
     if run is None:
         return None
     metrics = {}

@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 from truecourse.arrays import Array
 from truecourse.data.sources import scratch
 from truecourse.errors import TruecourseError
-from truecourse.features.definitions import feature_table, view_digest
+from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.lineage.batch_inputs import batch_input_links
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
 from truecourse.modeling.prediction import attributions, predicted_label
 from truecourse.monitoring.predictions.log_sample import COLUMNS, LogSample
-from truecourse.monitoring.skew.audit import Audit, audit_inputs
 from truecourse.monitoring.skew.causes import CODE, MISSING
+from truecourse.monitoring.skew.feature_audit import Audit, audit_inputs
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TrainedRun
@@ -35,8 +35,8 @@ from truecourse.serving.prediction_log import log_table
 from truecourse.serving.privacy import HASHED
 from truecourse.serving.rows import object_array
 from truecourse.storage import file_digests
+from truecourse.storage.delta_tables import Tables
 from truecourse.storage.lineage_links import Link, link, unknown_link
-from truecourse.storage.tables import Tables
 
 Record = Mapping[str, Any]
 

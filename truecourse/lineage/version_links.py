@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment import inference_config
 from truecourse.deployment.bento import BENTO_SHA256, PACKAGE_SHA256, load_package, package_key
 from truecourse.errors import TruecourseError

@@ -8,11 +8,11 @@ __all__ = [
     "canary",
     "dashboard",
     "drift",
+    "finding_summaries",
     "findings",
     "health",
     "predictions",
     "quality",
     "report_store",
     "skew",
-    "wording",
 ]

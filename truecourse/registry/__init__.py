@@ -6,8 +6,8 @@ Depends on `modeling` and `storage`.
 __all__ = [
     "aliases",
     "lineage_record",
-    "mirror",
     "mirror_check",
+    "mlflow_mirror",
     "mlflow_runs",
     "run_archive",
     "runs",

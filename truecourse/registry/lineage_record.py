@@ -13,9 +13,9 @@ from truecourse.hashing import sha256_file
 from truecourse.modeling.snapshot import Manifest
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
+from truecourse.storage.delta_tables import Tables, quarantine_table
 from truecourse.storage.lineage_links import Link, link, unreadable_link, verify_object
 from truecourse.storage.object_store import ObjectStore, open_store
-from truecourse.storage.tables import Tables, quarantine_table
 from truecourse.wording import counted
 
 

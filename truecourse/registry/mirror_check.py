@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from truecourse.errors import MirrorError, ModelError, NotFound
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion
-from truecourse.registry import aliases, mirror, mlflow_runs, runs
+from truecourse.registry import aliases, mlflow_mirror, mlflow_runs, runs
 from truecourse.registry import versions as registry
-from truecourse.registry.mirror import CHALLENGER, CHAMPION, MISSING
+from truecourse.registry.mlflow_mirror import CHALLENGER, CHAMPION, MISSING
 from truecourse.registry.mlflow_runs import RUN
 from truecourse.registry.runs import RunRecord
 from truecourse.storage.object_store import open_store
@@ -74,7 +74,7 @@ def _experiment(client: "MlflowClient", problem: str, some: Sequence[ModelVersio
             what = f"The experiment {problem} was deleted in MLflow; new training runs are not shown there."
             yield Difference("experiment", "deleted", what, f"{write} restores it")
         return
-    run = mirror.mlflow_run(client, some[-1].run_id)
+    run = mlflow_mirror.mlflow_run(client, some[-1].run_id)
     name = client.get_experiment(run.info.experiment_id).name if run else None
     if name is None:
         what = f"The experiment {problem} and its runs are missing from MLflow."
@@ -87,7 +87,7 @@ def _experiment(client: "MlflowClient", problem: str, some: Sequence[ModelVersio
 def _runs(client: "MlflowClient", some: Sequence[ModelVersion], write: str) -> Iterator[Difference]:
     store, by_cause = open_store(), dict[str, list[str]]()
     for version in some:
-        run, entry = mirror.mlflow_run(client, version.run_id), _record(version)
+        run, entry = mlflow_mirror.mlflow_run(client, version.run_id), _record(version)
         if entry is None:
             continue
         for cause in _faults(run, entry, store):
@@ -146,8 +146,8 @@ def _versions(
         if known:
             yield _without_model(client, problem, known, write)
         return
-    found = mirror.list_entries(client, problem)
-    own = mirror.own_entries(found)
+    found = mlflow_mirror.list_entries(client, problem)
+    own = mlflow_mirror.own_entries(found)
     missing = [str(version.version) for version in some if version.version not in own]
     edited = [
         str(version.version)
@@ -169,7 +169,7 @@ def _versions(
 
 
 def _has_expected_tags(there: Any, version: ModelVersion) -> bool:
-    expected = mirror.expected_tags(version, registry.tags(version))
+    expected = mlflow_mirror.expected_tags(version, registry.tags(version))
     return all(there.tags.get(name) == value for name, value in expected.items())
 
 
@@ -196,7 +196,8 @@ def _aliases(client: "MlflowClient", problem: str, entries: Sequence[Aliases], w
     now = entries[-1] if entries else aliases.current(problem)
     there = {name: int(number) for name, number in client.get_registered_model(problem).aliases.items()}
     numbers = {
-        int(item.version): number for number, item in mirror.own_entries(mirror.list_entries(client, problem)).items()
+        int(item.version): number
+        for number, item in mlflow_mirror.own_entries(mlflow_mirror.list_entries(client, problem)).items()
     }
     for alias, version in ((CHAMPION, now.champion), (CHALLENGER, now.challenger)):
         names = numbers.get(there[alias]) if alias in there else None
@@ -239,15 +240,15 @@ def write(problem: Problem) -> list[Difference]:
             if (entry := _record(version)) is not None:
                 _write_run(client, name, entry)
             tags = registry.tags(version)
-            mirror.write_tags(client, version, mirror.ensure_entry(client, version, tags), tags)
+            mlflow_mirror.write_tags(client, version, mlflow_mirror.ensure_entry(client, version, tags), tags)
         if known:
             client.update_registered_model(name, problem.description or name)
-            mirror.write_aliases(client, name, aliases.current(name), registry.tags)
+            mlflow_mirror.write_aliases(client, name, aliases.current(name), registry.tags)
     return differences(name)
 
 
 def _write_run(client: "MlflowClient", problem: str, entry: RunRecord) -> None:
-    run = mirror.mlflow_run(client, entry.run.run_id)
+    run = mlflow_mirror.mlflow_run(client, entry.run.run_id)
     there = run is not None
     if run is None:
         tags = {"mlflow.note.content": entry.note, RUN: entry.run.run_id}

@@ -1,7 +1,8 @@
 """Training runs and their files in object storage, the source for serving, gates, checks and lineage.
 
 `runs/<run>/<file>` are a run's files. `models/<problem>/runs/<run>.json` is its record, written after all files: a run
-without a record was interrupted. MLflow has copies of both (truecourse/registry/mirror.py), which are never read.
+without a record was interrupted. MLflow has copies of both, which are never read
+(truecourse/registry/mlflow_mirror.py).
 """
 
 from collections.abc import Mapping

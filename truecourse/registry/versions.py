@@ -1,7 +1,7 @@
 """The model registry: versions, their tags and gate results, and the aliases champion and challenger.
 
 It is in object storage: `models/<problem>/versions/` is a ledger, `models/<problem>/tags/` holds the tags of each
-version. Changes are copied to MLflow's registry (truecourse/registry/mirror.py), which is never read.
+version. Changes are copied to MLflow's registry (truecourse/registry/mlflow_mirror.py), which is never read.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.hashing import seal, unseal
 from truecourse.references import Aliases, Entry, ModelVersion, TrainedRun
-from truecourse.registry import aliases, mirror
+from truecourse.registry import aliases, mlflow_mirror
 from truecourse.registry.aliases import PROMOTE
 from truecourse.registry.runs import artifact, open_model, record_digest
 from truecourse.storage.ledger import Ledger
@@ -100,7 +100,7 @@ def set_tags(version: ModelVersion, values: Mapping[str, str]) -> None:
     with lock(version.problem):
         now = tags(version) | dict(values)
         open_store().put(tags_key(version.problem, version.version), seal({"tags": now}))
-        mirror.sync_tags(version, now)
+        mlflow_mirror.sync_tags(version, now)
 
 
 def gates(version: ModelVersion) -> list[dict[str, Any]]:
@@ -130,19 +130,19 @@ def create_version(run: TrainedRun) -> ModelVersion:
         if found is None:
             newest = ledger(run.problem).newest()
             entry = RegisteredVersion(
-                number=max(newest.number if newest else 0, mirror.highest_version(run.problem)) + 1, action="register",
-                reason=f"run {run.run_id}", run_id=run.run_id, model_sha256=run.model_sha256,
+                number=1 + max(newest.number if newest else 0, mlflow_mirror.highest_version(run.problem)),
+                action="register", reason=f"run {run.run_id}", run_id=run.run_id, model_sha256=run.model_sha256,
                 record_sha256=record_digest(run.problem, run.run_id), **aliases.signature(),
             )  # fmt: skip
             found = ledger(run.problem).append(entry).of(run.problem)
-        mirror.sync_version(found, tags(found))
+        mlflow_mirror.sync_version(found, tags(found))
     return found
 
 
 def describe(version: ModelVersion, model: str, text: str) -> None:
     """Set the descriptions of the registered model and its version in MLflow, in Markdown."""
-    mirror.describe_model(version.problem, model)
-    set_tags(version, {mirror.DESCRIPTION: text})
+    mlflow_mirror.describe_model(version.problem, model)
+    set_tags(version, {mlflow_mirror.DESCRIPTION: text})
 
 
 def move_aliases(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) -> Aliases:
@@ -160,7 +160,7 @@ def promote(seen: Aliases, version: ModelVersion, reason: str, **changes: Any) -
 def mirror_aliases(problem: str) -> bool:
     """Copy the aliases to MLflow, also those that a killed process did not copy; returns whether it worked."""
     with lock(problem):
-        return mirror.sync_aliases(problem, aliases.current(problem), tags)
+        return mlflow_mirror.sync_aliases(problem, aliases.current(problem), tags)
 
 
 @contextmanager

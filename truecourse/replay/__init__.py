@@ -3,4 +3,4 @@
 Depends on `monitoring` and `data`.
 """
 
-__all__ = ["faults", "outcome", "problem_copy", "timeline_plot", "world"]
+__all__ = ["faults", "outcome", "problem_copy", "source_data", "timeline_plot"]

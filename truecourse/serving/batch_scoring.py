@@ -23,7 +23,7 @@ from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.problem.schema import RESERVED_PREFIX
 from truecourse.references import ModelVersion, TableVersion, Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 CHUNK_ROWS = 200_000
 """Approximate number of rows in memory at once."""

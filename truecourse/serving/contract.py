@@ -99,7 +99,7 @@ class Contract(BaseModel):
     max_rows: int
     unknown_category: Literal["reject", "missing"]
     definitions: dict[str, str] = {}
-    """Digests of the definitions of each feature and of the label: truecourse/features/definitions.py."""
+    """Digests of the definitions of each feature and of the label: truecourse/features/definition_digests.py."""
     label_definition: str = ""
     examples: tuple[dict[str, Any], ...] = ()
 
@@ -151,7 +151,7 @@ def contract_bytes(
     problem: Problem, vocabulary: Vocabulary, frame: pa.Table, defined: Mapping[str, Any] | None = None
 ) -> bytes:
     """Build contract.json of a model trained on this frame, with examples from its last rows. `defined`: definitions,
-    from truecourse/features/definitions.py."""
+    from truecourse/features/definition_digests.py."""
     from truecourse.serving.request_reader import RowReader
 
     bare = Contract.of(problem, vocabulary)

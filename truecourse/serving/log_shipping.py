@@ -27,7 +27,7 @@ from truecourse.serving.log_segments import (
     shipping_lock,
 )
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 log = logging.getLogger("truecourse.log")
 BATCH_BYTES = 32 << 20

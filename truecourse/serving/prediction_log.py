@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.data.arrow_types import UTC_TIME
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 SCHEMA = pa.schema(
     [

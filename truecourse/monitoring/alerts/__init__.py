@@ -3,4 +3,4 @@
 Depends on `monitoring.findings`.
 """
 
-__all__ = ["channels", "delivery", "history", "lifecycle", "retraining_policy", "retraining_runs"]
+__all__ = ["alert_lifecycle", "alert_record", "channels", "delivery", "retraining_policy", "retraining_runs"]

@@ -15,8 +15,8 @@ from email.utils import formatdate
 from truecourse.addresses import proxy_bypass
 from truecourse.errors import DeliveryFailed
 from truecourse.hashing import sha256
+from truecourse.monitoring.alerts.alert_record import Kind, Notification
 from truecourse.monitoring.alerts.delivery import Channel
-from truecourse.monitoring.alerts.history import Kind, Notification
 from truecourse.settings import Settings
 
 log = logging.getLogger("truecourse.alerts")

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from truecourse.errors import DeliveryFailed
-from truecourse.monitoring.alerts.history import Event, Kind, Notification, Record, load_record, write
+from truecourse.monitoring.alerts.alert_record import Event, Kind, Notification, Record, load_record, write
 from truecourse.problem import Problem
 from truecourse.serving.privacy import private_names
 from truecourse.storage.object_store import ObjectStore

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from truecourse.monitoring.alerts.history import Alarm, Decision, Event, Kind, Notification, Record, write
-from truecourse.monitoring.alerts.lifecycle import EVENTS
+from truecourse.monitoring.alerts.alert_lifecycle import EVENTS
+from truecourse.monitoring.alerts.alert_record import Alarm, Decision, Event, Kind, Notification, Record, write
 from truecourse.problem import Problem
 from truecourse.problem.monitoring import Retraining
 from truecourse.references import aware_utc

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from truecourse.evaluation.gates import summarize
-from truecourse.monitoring.alerts.history import Attempt, Change, Decision, Event, Kind, Record, load_record, write
+from truecourse.monitoring.alerts.alert_record import Attempt, Change, Decision, Event, Kind, Record, load_record, write
 from truecourse.monitoring.alerts.retraining_policy import decide, decision_event
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, aware_utc

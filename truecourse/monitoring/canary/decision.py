@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.data.arrow_types import UTC_TIME
-from truecourse.deployment import history as deployments
-from truecourse.deployment.loader import environment_names, load_deployment
+from truecourse.deployment import deployment_history as deployments
+from truecourse.deployment.config_loader import environment_names, load_deployment
 from truecourse.errors import DeploymentError
 from truecourse.evaluation.gates import failed_gates, summarize
-from truecourse.monitoring.canary.quality import evaluate_quality
+from truecourse.monitoring.canary.canary_quality import evaluate_quality
 from truecourse.monitoring.canary.service_level import Step, StepResult, evaluate_step, step_of
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem import Problem
@@ -24,7 +24,7 @@ from truecourse.registry import aliases
 from truecourse.registry.aliases import GUARDED
 from truecourse.serving.prediction_log import PARTITION, SCHEMA, log_table
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 _COLUMNS = [
     "at", "model_sha256", "role", "id", "decision_time", "request", "score", "scores", "prediction", "seconds", "batch",

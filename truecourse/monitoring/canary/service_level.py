@@ -3,7 +3,7 @@
 All figures come from the prediction log. A request is one trial, however many rows it has, because its rows fail or are
 slow together. A step is evaluated three times: at a tenth, three tenths and all of the requests that it needs. Each
 evaluation uses exactly these requests, so repeating it gives the same result. The probability of a false alarm is ALPHA
-for the whole canary, divided evenly over steps, evaluations and tests (Bonferroni). Labels are used in quality.py.
+for the whole canary, divided evenly over steps, evaluations and tests (Bonferroni). canary_quality.py uses labels.
 """
 
 import json
@@ -30,7 +30,7 @@ LOOKS = (0.1, 0.3, 1.0)
 """Shares of a step's requests at which it is evaluated. Traffic is increased at the last one only."""
 QUANTILES = (0.5, 0.95)
 TESTS = 3 + len(QUANTILES)
-"""Errors, the quantiles of latency, the distribution of scores, and quality (quality.py)."""
+"""Errors, the quantiles of latency, the distribution of scores, and quality (canary_quality.py)."""
 LEEWAY = 0.05
 """Tolerance on the share of requests above a quantile, because the champion's quantile is only estimated."""
 LEAST_SECONDS = 0.001

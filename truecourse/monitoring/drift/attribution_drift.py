@@ -17,7 +17,7 @@ from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, Referen
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Problem
 from truecourse.references import Window, naive_utc
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 MIN_CHANGE = 0.02
 """Smallest change that matters, as a share of all contributions."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, feature_histograms, pool
 from truecourse.monitoring.drift.histograms import Array
-from truecourse.monitoring.drift.novelty import UnseenValues
 from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, DailyHistograms, ReferenceProfile
+from truecourse.monitoring.drift.unseen_values import UnseenValues
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.robust_stats import MIN_HISTORY, is_unusual
 from truecourse.problem import Problem

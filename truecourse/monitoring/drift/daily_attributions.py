@@ -21,12 +21,12 @@ from truecourse.monitoring.drift.evidently_report import thin
 from truecourse.monitoring.drift.histograms import Array, Counts, learn_bins
 from truecourse.monitoring.drift.profile_builder import count_by_day
 from truecourse.monitoring.drift.reference_profile import DailyHistograms, ReferenceProfile
-from truecourse.monitoring.predictions.observed import MOMENT, VERSION, Predictions, monitored_features
+from truecourse.monitoring.predictions.observed_predictions import MOMENT, VERSION, Predictions, monitored_features
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.references import Reference
 from truecourse.registry import versions as registry
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 MAX_ROWS_A_DAY = 100
 """Maximum rows per day that are explained; each takes about a millisecond."""

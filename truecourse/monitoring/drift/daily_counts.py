@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 from truecourse.errors import NotFound
 from truecourse.monitoring.drift.consecutive_windows import Days
 from truecourse.monitoring.drift.histograms import Array, Counts
-from truecourse.monitoring.drift.novelty import UnseenCounter, UnseenValues
 from truecourse.monitoring.drift.reference_profile import DailyHistograms, ReferenceProfile
 from truecourse.monitoring.drift.relations import SUMS, RowSampler, moments
-from truecourse.monitoring.predictions.observed import MOMENT, VERSION, Predictions
+from truecourse.monitoring.drift.unseen_values import UnseenCounter, UnseenValues
+from truecourse.monitoring.predictions.observed_predictions import MOMENT, VERSION, Predictions
 from truecourse.problem import Problem
 from truecourse.references import Reference
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 DAY = timedelta(days=1)
 

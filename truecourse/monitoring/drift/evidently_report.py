@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.modeling.snapshot import load_frame
-from truecourse.monitoring.predictions.observed import Predictions, monitored_features
+from truecourse.monitoring.predictions.observed_predictions import Predictions, monitored_features
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Reference, Window
 from truecourse.registry.runs import trained_run
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 ROWS = 5000
 """Maximum rows per side."""

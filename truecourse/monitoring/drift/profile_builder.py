@@ -13,10 +13,10 @@ from truecourse.hashing import sha256_json
 from truecourse.modeling.model import Model
 from truecourse.modeling.snapshot import load_frame
 from truecourse.monitoring.drift.histograms import Array, Bins, Counts, learn_bins
-from truecourse.monitoring.drift.novelty import SeenValues, count_unseen, seen_values
 from truecourse.monitoring.drift.reference_profile import DailyHistograms, ReferenceProfile
 from truecourse.monitoring.drift.relations import SUMS, Relations, RowSampler
-from truecourse.monitoring.predictions.observed import monitored_features
+from truecourse.monitoring.drift.unseen_values import SeenValues, count_unseen, seen_values
+from truecourse.monitoring.predictions.observed_predictions import monitored_features
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion

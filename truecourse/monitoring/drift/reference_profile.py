@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse.monitoring.drift.histograms import Array, Bins, Counts
-from truecourse.monitoring.drift.novelty import SeenValues
 from truecourse.monitoring.drift.permutation_test import first_bins
 from truecourse.monitoring.drift.relations import SUMS, Relations
+from truecourse.monitoring.drift.unseen_values import SeenValues
 from truecourse.references import ModelVersion, Snapshot
 
 TRAILING_DAYS = 28

@@ -3,4 +3,14 @@
 Depends on `monitoring.predictions` and `monitoring.findings`.
 """
 
-__all__ = ["counters", "endpoint", "flow_runs", "freshness", "machine", "page", "pipelines", "registry", "stuck_runs"]
+__all__ = [
+    "counters",
+    "endpoint_health",
+    "flow_run_health",
+    "freshness",
+    "health_page",
+    "machine",
+    "pipelines",
+    "registry",
+    "stuck_runs",
+]

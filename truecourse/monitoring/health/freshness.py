@@ -12,12 +12,12 @@ from typing import Any
 
 from truecourse.data.validation_report import ValidationResult, standing_refusals
 from truecourse.features.asof import EVENT
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.robust_stats import LATE_FACTOR, is_unusual, longest_gap
 from truecourse.problem import Problem, View
 from truecourse.problem.schema import Table
-from truecourse.storage.tables import Tables, clean_table
+from truecourse.storage.delta_tables import Tables, clean_table
 from truecourse.wording import counted, format_duration
 
 MAX_VERSIONS = 31

@@ -4,8 +4,8 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+from truecourse.monitoring.finding_summaries import summarize
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.wording import summarize
 from truecourse.problem import Problem
 from truecourse.settings import Settings
 

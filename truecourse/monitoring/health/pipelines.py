@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truecourse.features.clock import data_end
+from truecourse.monitoring.finding_summaries import summarize
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.health.flow_runs import ScheduledFlow
+from truecourse.monitoring.health.flow_run_health import ScheduledFlow
 from truecourse.monitoring.health.freshness import Clock, TableState, pipeline_finding, table_states, view_states
 from truecourse.monitoring.predictions.log_sample import newest_day_end
-from truecourse.monitoring.wording import summarize
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
 from truecourse.serving import log_segments, log_shipping
 from truecourse.settings import get_settings
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 from truecourse.wording import counted, format_duration
 
 MAX_SHIPMENTS = 20

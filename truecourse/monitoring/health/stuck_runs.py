@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.health.flow_runs import longest_run
+from truecourse.monitoring.health.flow_run_health import longest_run
 from truecourse.monitoring.health.freshness import pipeline_finding
 from truecourse.wording import counted, format_duration
 

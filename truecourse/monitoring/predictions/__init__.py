@@ -3,4 +3,4 @@
 Depends on `truecourse.serving` and `truecourse.features`.
 """
 
-__all__ = ["effective", "labels", "log_sample", "observed", "silence"]
+__all__ = ["labels", "log_sample", "observed_predictions", "served_predictions", "silence"]

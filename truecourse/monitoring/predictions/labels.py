@@ -11,7 +11,7 @@ from truecourse.data.arrow_types import UTC_TIME
 from truecourse.features import frame as frames
 from truecourse.problem import Problem
 from truecourse.references import Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 NAMES = ("id", "label", "known_at")
 

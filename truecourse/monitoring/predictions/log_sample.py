@@ -23,7 +23,7 @@ from truecourse.serving.prediction_log import PARTITION, log_table, parse_json_c
 from truecourse.serving.privacy import private_names
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows
-from truecourse.storage.tables import Limit, Tables
+from truecourse.storage.delta_tables import Limit, Tables
 
 COLUMNS = [
     "prediction_id", "at", "decision_time", "model_version", "model_sha256", "request", "features", "event_times",

@@ -3,4 +3,4 @@
 Depends on `monitoring.predictions` and `truecourse.statistics`.
 """
 
-__all__ = ["check", "cohorts", "degradation", "label_delay", "label_model", "page"]
+__all__ = ["cohorts", "degradation", "label_delay", "label_model", "quality_check", "quality_page"]

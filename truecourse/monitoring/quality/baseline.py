@@ -34,7 +34,7 @@ from truecourse.references import ModelVersion
 from truecourse.registry import runs
 from truecourse.registry import versions as registry
 from truecourse.registry.runs import trained_run
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 FEWEST_DAYS = 7
 

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from truecourse.arrays import Array, columns_of
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import NotFound
-from truecourse.monitoring.predictions.effective import ServedPredictions, output_of, read_served
 from truecourse.monitoring.predictions.labels import label_delay_hours, read_known_labels
+from truecourse.monitoring.predictions.served_predictions import ServedPredictions, output_of, read_served
 from truecourse.monitoring.quality.baseline import QualityBaseline, baseline_prefix, daily_cohorts
 from truecourse.monitoring.quality.cohorts import Cohort, closing_time, decisions_by_bin
 from truecourse.monitoring.quality.label_model import LabelResiduals
@@ -22,7 +22,7 @@ from truecourse.monitoring.quality.loss_estimate import estimate_loss
 from truecourse.problem import Problem
 from truecourse.problem.definition import midnight
 from truecourse.references import ModelVersion, Window
-from truecourse.storage.tables import Tables
+from truecourse.storage.delta_tables import Tables
 
 HORIZON = timedelta(days=92)
 """How far back predictions that are not counted yet are searched."""

@@ -3,4 +3,4 @@
 Depends on `monitoring.predictions` and `truecourse.features`.
 """
 
-__all__ = ["audit", "causes", "check", "view_history"]
+__all__ = ["causes", "feature_audit", "skew_check", "view_history"]

@@ -13,11 +13,11 @@ from truecourse.arrays import Array, columns_of
 from truecourse.data.arrow_types import arrow_type
 from truecourse.errors import StorageError
 from truecourse.features.asof import CREATED, EVENT, asof_join
-from truecourse.features.definitions import feature_table
+from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
-from truecourse.storage.tables import Limit, Tables
+from truecourse.storage.delta_tables import Limit, Tables
 
 _AT, _PLACE = "__moment", "__place"
 _MATCHED = {EVENT: "__matched_event", CREATED: "__matched_created"}

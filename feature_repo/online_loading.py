@@ -1,0 +1,172 @@
+"""Load the online store: for each key that changed since the last load, the newest known value."""
+
+import json
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from feature_repo.online_location import mark_name
+from feature_repo.protos import EXACT_EVENT, entity_keys, to_value, value_field
+from feature_repo.store import open_feature_store
+from truecourse.data import sql
+from truecourse.errors import NotFound, StorageError
+from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.definition_digests import feature_table, view_digest
+from truecourse.features.view_sql import key_columns
+from truecourse.problem import Problem, View
+from truecourse.references import TableVersion
+from truecourse.storage.delta_tables import Tables
+
+_CHUNK = 4096
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def load_online(problem: Problem, tables: Tables, view: str, until: datetime) -> int:
+    """Write a view's values as of `until` (UTC) to the online store; returns the number of keys written.
+
+    A key is written if one of its rows was added, superseded, or became known since the last load, however old the
+    row's event is. An earlier `until` than the last load's rewrites all keys. Raises NotFound for a view that was never
+    computed, StorageError for a store that cannot be written."""
+    spec = problem.view(view)
+    version = tables.version(feature_table(problem, view))
+    if version is None:
+        hint = f"truecourse run materialize --problem {problem.name}"
+        raise NotFound("the view was never computed", where=f"{problem.name}.{view}", hint=hint)
+    until = until.astimezone(UTC) if until.tzinfo else until.replace(tzinfo=UTC)
+    target = _Target(problem, spec)
+    now = {"version": version.version, "until": until.isoformat(), "digest": view_digest(problem, spec)}
+    last = target.read_mark()
+    if last == now:
+        return 0
+    changed = _changed_rows(tables, version, last, now)
+    if changed is None:
+        target.wipe()
+    written = 0
+    for rows in _newest_rows(problem, spec, tables.dataset(version), changed, until):
+        written += target.write(rows, until)
+    target.write_mark(now)
+    return written
+
+
+def _changed_rows(
+    tables: Tables, version: TableVersion, last: dict[str, Any] | None, now: dict[str, Any]
+) -> list[ds.Dataset | pa.Table] | None:
+    """Rows, from either version, of every key that may have changed since the last load; None if all may have."""
+    if last is None or last["digest"] != now["digest"] or last["until"] > now["until"]:
+        return None
+    dataset = tables.dataset(version)
+    since, until = (pa.scalar(datetime.fromisoformat(m["until"]), pa.timestamp("us", tz="UTC")) for m in (last, now))
+    between = [(ds.field(name) > since) & (ds.field(name) <= until) for name in (EVENT, CREATED)]
+    changed: list[ds.Dataset | pa.Table] = [dataset.filter(between[0] | between[1])]
+    if last["version"] == version.version:
+        return changed
+    try:
+        before = TableVersion(name=version.name, version=last["version"])
+        old, new = set(tables.files(before)), set(tables.files(version))
+        return [*changed, *_select_files(tables, before, old - new), *_select_files(tables, version, new - old)]
+    except StorageError:  # the version of the last load was deleted
+        return None
+
+
+def _select_files(tables: Tables, version: TableVersion, keys: set[str]) -> list[ds.Dataset]:
+    """The part of a version that lies in the files with these storage keys."""
+    dataset = tables.dataset(version)
+    names = {key.removeprefix(version.name).lstrip("/") for key in keys}
+    chosen = [f for f in dataset.get_fragments() if f.path.lstrip("/") in names]
+    if len(chosen) != len(names):
+        raise StorageError("a file of the version is missing", where=str(version))
+    return [ds.FileSystemDataset(chosen, dataset.schema, chosen[0].format, chosen[0].filesystem)] if chosen else []
+
+
+def _newest_rows(problem: Problem, view: View, rows: ds.Dataset, changed: list[Any] | None, until: datetime) -> Any:
+    """Batches with one row per key: the newest row known at `until`; nulls for a changed key without one."""
+    keys = ", ".join(sql.quote(key) for key in key_columns(problem, view))
+    features = ", ".join(sql.quote(name) for name in view.features)
+    moment = f"TIMESTAMPTZ '{until.isoformat(sep=' ')}'"
+    with sql.connect() as connection:
+        connection.register("__rows", rows)
+        query = (
+            f"SELECT {keys}, {EVENT}, {features} FROM __rows WHERE {EVENT} <= {moment} AND {CREATED} <= {moment} "  # noqa: S608
+            f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {EVENT} DESC, {CREATED} DESC) = 1"
+        )
+        if changed is not None:
+            for number, part in enumerate(changed):
+                connection.register(f"__changed{number}", part)
+            parts = " UNION ".join(f"SELECT {keys} FROM __changed{n}" for n in range(len(changed)))  # noqa: S608
+            query = f"SELECT * FROM ({parts}) LEFT JOIN ({query}) USING ({keys})"  # noqa: S608
+        yield from connection.sql(query).to_arrow_reader(_CHUNK)
+
+
+class _Target:
+    """One view in the online store, with the mark of its last load.
+
+    The mark is stored in the online store itself, so emptying the store removes both."""
+
+    def __init__(self, problem: Problem, view: View) -> None:
+        from feast.infra.online_stores.helpers import get_online_store_from_config
+
+        store = open_feature_store(problem)
+        self._config = store.config
+        self._feast_view = store.get_feature_view(view.name)
+        self._store: Any = get_online_store_from_config(store.config.online_store)
+        self._keys = {name: value_field(column) for name, column in key_columns(problem, view).items()}
+        self._features = {name: value_field(column) for name, column in view.features.items()}
+        self._name = mark_name(problem, view.name)
+        self._redis = store.config.online_store.type == "redis"
+
+    def write(self, rows: pa.RecordBatch, until: datetime) -> int:
+        columns = rows.to_pydict()
+        keys = entity_keys(
+            list(self._keys), list(self._keys.values()), zip(*(columns[k] for k in self._keys), strict=True)
+        )
+        data = []
+        for i, key in enumerate(keys):
+            event = columns[EVENT][i] or until
+            values = {name: to_value(field, columns[name][i]) for name, field in self._features.items()}
+            values[EXACT_EVENT] = to_value("int64_val", _microseconds(event))
+            data.append((key, values, event, None))
+        self._store.online_write_batch(self._config, self._feast_view, data, None)
+        return len(data)
+
+    def wipe(self) -> None:
+        view = [self._feast_view]
+        self._write_text(None)
+        if self._redis:
+            self._store.delete_table(self._config, self._feast_view)
+            return
+        self._store.update(self._config, view, [], [], [], partial=True)
+        self._store.update(self._config, [], view, [], [], partial=True)
+
+    def read_mark(self) -> dict[str, Any] | None:
+        if self._redis:
+            text = self._store._get_client(self._config.online_store).get(self._name)
+        else:
+            with closing(self._database()) as database:
+                row = database.execute("SELECT mark FROM truecourse_loaded WHERE name = ?", [self._name]).fetchone()
+            text = row[0] if row else None
+        mark: dict[str, Any] | None = json.loads(text) if text else None
+        return mark
+
+    def write_mark(self, mark: dict[str, Any]) -> None:
+        self._write_text(json.dumps(mark, sort_keys=True))
+
+    def _write_text(self, text: str | None) -> None:
+        if self._redis:
+            client = self._store._get_client(self._config.online_store)
+            client.set(self._name, text) if text else client.delete(self._name)
+            return
+        with closing(self._database()) as database, database:
+            database.execute("INSERT OR REPLACE INTO truecourse_loaded VALUES (?, ?)", [self._name, text])
+
+    def _database(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._config.online_store.path)
+        database.execute("CREATE TABLE IF NOT EXISTS truecourse_loaded (name TEXT PRIMARY KEY, mark TEXT)")
+        return database
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND

@@ -1,0 +1,140 @@
+"""Compute feature tables: a view's SQL over the clean tables, with the time at which each value became known.
+
+The first version of a feature row is what was known at its event time. A late source row or a correction is known from
+its epoch on (`_tc_recorded_at`), and the feature rows that it affects get another version, created at that epoch. A
+feature row that disappears by such a change takes the values of the row before it.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+
+from truecourse.data import sql
+from truecourse.errors import StorageError
+from truecourse.features.affected_spans import ALWAYS, TimeRange, merge_ranges, ranges_around
+from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.definition_digests import feature_table, view_digest
+from truecourse.features.view_sql import used_tables
+from truecourse.features.view_versions import HISTORY, History, reach
+from truecourse.problem import Problem, View
+from truecourse.problem.schema import Table
+from truecourse.references import TableVersion
+from truecourse.storage.delta_tables import Tables
+
+Commit = dict[str, Any]
+
+
+def compute_view(problem: Problem, tables: Tables, name: str, *, run: str = "", full: bool = False) -> TableVersion:
+    """Update a view's feature table to the newest clean tables; write nothing if it is up to date.
+
+    Only time ranges that new, late or corrected rows can affect are computed, unless `full` is set, or the view's SQL
+    or declaration changed. Raises FeatureError with the SQL file, and NotFound if a table was never validated."""
+    view = problem.view(name)
+    current = sql.clean_versions(problem, tables)
+    with sql.connect() as connection:
+        used = used_tables(problem, view)
+        inputs = [current[table.name].model_dump() for table in problem.tables if table.name in used]
+        commit: Commit = {
+            "flow": "materialize",
+            "run": run,
+            "inputs": inputs,
+            "view_digest": view_digest(problem, view),
+        }
+        version, last = _newest(tables, feature_table(problem, name))
+        same = last.get("view_digest") == commit["view_digest"] and not full
+        if version is not None and same and last["inputs"] == inputs:
+            return version
+        ranges = _changed_ranges(connection, problem, tables, view, inputs, last["inputs"]) if same else [ALWAYS]
+        history = History(connection, problem, tables, view, current, used)
+        return _write(history, ranges, commit)
+
+
+def newest_event(problem: Problem, tables: Tables) -> datetime:
+    """The newest event or creation time (naive UTC) in the feature tables; 1970 if they have none."""
+    import pyarrow.compute as pc
+
+    newest = [datetime(1970, 1, 1, tzinfo=UTC)]
+    for view in problem.views:
+        version = tables.version(feature_table(problem, view.name))
+        if version is None or view.timeless:
+            continue
+        table = tables.read(version, columns=[EVENT, CREATED])
+        newest += [moment for name in (EVENT, CREATED) if (moment := pc.max(table[name]).as_py()) is not None]
+    return max(newest).replace(tzinfo=None)
+
+
+def _newest(tables: Tables, name: str) -> tuple[TableVersion | None, Commit]:
+    version = tables.version(name)
+    return version, tables.commits(name)[-1][1] if version else {}
+
+
+def _changed_ranges(
+    connection: duckdb.DuckDBPyConnection,
+    problem: Problem,
+    tables: Tables,
+    view: View,
+    now: list[Commit],
+    before: list[Commit],
+) -> list[TimeRange]:
+    """Ranges of event time in which feature rows may differ between two sets of table versions."""
+    old, new = ({v.name: v for v in map(TableVersion.model_validate, side)} for side in (before, now))
+    by_name: Mapping[str, Table] = {f"tables/{problem.name}/clean/{table.name}": table for table in problem.tables}
+    ranges: list[TimeRange] = []
+    for name in old.keys() | new.keys():
+        if old.get(name) == new.get(name):
+            continue
+        timed = name in old and name in new and by_name[name].time is not None
+        if view.timeless or view.lookback is None or not timed or _rewritten(tables, old[name], new[name]):
+            return [ALWAYS]
+        try:
+            times = _changed_times(connection, tables, by_name[name], old[name], new[name])
+        except StorageError:  # the old version's files are gone
+            return [ALWAYS]
+        ranges += ranges_around(times, *reach(view))
+    return merge_ranges(ranges)
+
+
+def _rewritten(tables: Tables, old: TableVersion, new: TableVersion) -> bool:
+    """Whether a clean table was rewritten between two versions, so that row numbers may have other values."""
+    return any(
+        commit.get("rewritten") for version, commit in tables.commits(new.name) if old.version < version <= new.version
+    )
+
+
+def _changed_times(
+    connection: duckdb.DuckDBPyConnection, tables: Tables, table: Table, old: TableVersion, new: TableVersion
+) -> Any:
+    """Times of rows that differ between two versions of a clean table: added or superseded rows."""
+    columns = f"{sql.quote(str(table.time))} AS time, _tc_row, _tc_recorded_at, _tc_superseded_at"
+    for name, rows in zip(("__old", "__new"), tables.changed_files(old, new), strict=True):
+        connection.register(name, rows)
+    sides = [f"SELECT {columns} FROM {side}" for side in ("__old", "__new")]  # noqa: S608
+    query = f"({sides[0]} EXCEPT {sides[1]}) UNION ALL ({sides[1]} EXCEPT {sides[0]})"
+    times = sql.run(connection, f"SELECT DISTINCT CAST(time AS TIMESTAMP) AS time FROM ({query})", where=table.name)  # noqa: S608
+    return times.fetchnumpy()["time"]
+
+
+def _write(history: History, ranges: list[TimeRange], commit: Commit) -> TableVersion:
+    tables, name = history.tables, feature_table(history.problem, history.view.name)
+    if not ranges:  # the tables have new versions, but no change affects this view
+        version = tables.version(name)
+        assert version is not None
+        empty = tables.dataset(version).schema.empty_table()
+        return tables.append(name, empty, commit | {"rows": 0, "mode": "incremental", "spans": []})
+    history.build(ranges)
+    ((rows,),) = history.connection.execute(f"SELECT count(*) FROM {HISTORY}").fetchall()  # noqa: S608
+    columns = ", ".join([*history.keys, EVENT, CREATED, *history.features])
+    order = ", ".join([EVENT, CREATED, *history.keys])
+    ordered = f"SELECT {columns} FROM {HISTORY} ORDER BY {order}"  # noqa: S608
+    reader = history.connection.sql(ordered).to_arrow_reader(1 << 16)
+    if ranges == [ALWAYS]:
+        return tables.replace(name, reader, commit | {"rows": rows, "mode": "full"})
+    texts = [_texts(time_range) for time_range in ranges]
+    where = " OR ".join(f"({EVENT} >= '{start}' AND {EVENT} <= '{end}')" for start, end in texts)
+    return tables.replace(name, reader, commit | {"rows": rows, "mode": "incremental", "spans": texts}, where=where)
+
+
+def _texts(time_range: TimeRange) -> list[str]:
+    return [moment.isoformat() + "Z" for moment in time_range.moments()]

@@ -1,0 +1,106 @@
+"""Recompute the request features, view features and scores of a sample of logged predictions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import arrow_type
+from truecourse.features.view_sql import key_columns
+from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
+from truecourse.monitoring.skew.causes import Mismatch, ServedValues, find_mismatches
+from truecourse.monitoring.skew.recompute import find_request_mismatches, find_score_mismatches
+from truecourse.monitoring.skew.view_history import read_history
+from truecourse.problem import Problem, View
+from truecourse.storage.delta_tables import Tables
+from truecourse.wording import counted
+
+
+@dataclass
+class Audit:
+    """`compared`: number of rows by view, and for `request` and `score`. `not_compared`: names by reason."""
+
+    mismatches: list[Mismatch] = field(default_factory=list)
+    compared: dict[str, int] = field(default_factory=dict)
+    not_compared: dict[str, list[str]] = field(default_factory=dict)
+
+    def exclude(self, reason: str, names: Iterable[str]) -> None:
+        if excluded := list(names):
+            self.not_compared.setdefault(reason, []).extend(excluded)
+
+
+def audit_sample(problem: Problem, tables: Tables, logged: LogSample, now: datetime) -> Audit:
+    """Recompute the sample's features and scores. Reads nothing recorded after `now` (naive UTC)."""
+    if not len(logged):
+        return Audit()
+    audit = audit_inputs(problem, tables, logged, now)
+    scores = find_score_mismatches(problem, logged)
+    audit.mismatches += scores.mismatches
+    audit.compared["score"] = scores.compared
+    audit.exclude("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
+    return audit
+
+
+def audit_inputs(problem: Problem, tables: Tables, logged: LogSample, now: datetime) -> Audit:
+    """Recompute the features of a sample that is not empty. Reads nothing recorded after `now` (naive UTC)."""
+    audit, rows = Audit(), logged.request
+    refused = len(logged) - len(rows)
+    audit.exclude("the request violates the present contract", [f"{counted(refused, 'prediction')}"] if refused else [])
+    if len(rows):
+        mismatches, hidden = find_request_mismatches(problem, logged)
+        audit.mismatches += mismatches
+        audit.compared["request"] = len(rows)
+        audit.exclude("hidden in the log", hidden)
+        _compare_views(problem, tables, logged, now, audit)
+    return audit
+
+
+def _compare_views(problem: Problem, tables: Tables, logged: LogSample, now: datetime, audit: Audit) -> None:
+    views = [view for view in problem.views if _is_comparable(problem, logged, view, audit)]
+    if not views:
+        return
+    places = np.array(logged.request.accepted, dtype=np.int64)
+    decided, requested = logged.decided[places], logged.at[places]
+    events = {view.name: logged.events(next(iter(view.features)))[places] for view in views}
+    loaded = _loaded_to(requested, list(events.values()))
+    first, last = decided.min().item(), max(decided.max(), requested.max()).item()
+    for view in views:
+        history = read_history(problem, tables, view, first, last, now)
+        if history is None:
+            audit.exclude("never computed", [view.name])
+            continue
+        logged_features = {name: column for name, column in view.features.items() if logged.has_feature(name)}
+        values = {name: logged.feature(name, feature_kind(column))[places] for name, column in logged_features.items()}
+        keys = _keys(problem, view, logged)
+        audit.mismatches += find_mismatches(
+            history, ServedValues(keys, values, events[view.name], decided, requested, loaded, places)
+        )
+        audit.compared[view.name] = len(places)
+
+
+def _is_comparable(problem: Problem, logged: LogSample, view: View, audit: Audit) -> bool:
+    """Whether the view can be compared: its keys are in the log."""
+    if any(key in logged.hidden for key in key_columns(problem, view)):
+        audit.exclude("its key is hidden in the log", [view.name])
+        return False
+    audit.exclude("hidden in the log", (name for name in view.features if name in logged.hidden))
+    return True
+
+
+def _keys(problem: Problem, view: View, logged: LogSample) -> pl.DataFrame:
+    """Return the keys that the requests looked up, with the types of the feature table."""
+    rows, columns = logged.request, {}
+    for name, column in key_columns(problem, view).items():
+        columns[name] = pa.array(rows.values[name], arrow_type(column), from_pandas=True)
+    return pl.DataFrame(pa.table(columns))
+
+
+def _loaded_to(requested: Array, events: Sequence[Array]) -> Array:
+    """Return for each request the newest event time served up to then: the online store was loaded at least so far."""
+    order = np.argsort(requested, kind="stable")
+    newest = np.fmax.accumulate(np.fmax.reduce(np.stack(events))[order])
+    return np.asarray(newest[np.searchsorted(requested[order], requested, side="right") - 1])

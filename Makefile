@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format bench bench-drift bench-truth bench-serve bench-replay soak lock clean
+.PHONY: help setup demo up test test-fast coverage lint format docs docs-serve bench bench-drift bench-truth bench-serve bench-replay soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -41,6 +41,12 @@ lint: $(STAMP) ## ruff, mypy, and the import rules
 format: $(STAMP) ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## the documentation's site, into .site; a broken link or anchor fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(STAMP) ## the documentation's site at http://127.0.0.1:8000/, built again after each edit
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict
 
 bench: $(STAMP) ## every promised figure, against its reference
 	$(BIN)/python -m benchmarks

@@ -1,4 +1,4 @@
-"""Write clean tables directly, by the rules of docs/time.md, for tests of the steps after validation."""
+"""Write clean tables directly, by the rules of docs/explanation/time.md, for tests of the steps after validation."""
 
 import pandas as pd
 import pyarrow as pa

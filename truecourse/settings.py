@@ -176,7 +176,7 @@ def get_settings() -> Settings:
     lines += [f"{name}: unknown setting{detail}" for name, detail in _unknown_settings().items()]
     lines += _proxy_faults()
     if lines:
-        hint = "correct or unset these variables; docs/configuration.md lists every setting"
+        hint = "correct or unset these variables; docs/reference/settings.md lists every setting"
         raise SettingsError("\n  ".join(lines), where="settings", hint=hint)
     return settings
 

@@ -1,4 +1,4 @@
-"""Requests to the endpoint as in docs/serving.md, and with the Python client."""
+"""Requests to the endpoint as in docs/how-to/call-the-endpoint.md, and with the Python client."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def client(endpoint: Endpoint) -> Client:
 
 
 def test_the_examples_of_the_docs_run(endpoint: Endpoint, tmp_path: Path) -> None:
-    text = (REPOSITORY / "docs" / "serving.md").read_text()
+    text = (REPOSITORY / "docs" / "how-to" / "call-the-endpoint.md").read_text()
     where = f"{endpoint.client.base_url.host}:{endpoint.client.base_url.port}"
     shell, python = (re.findall(rf"```{kind}\n(.*?)```", text, re.S) for kind in ("sh", "python"))
     assert (len(shell), len(python)) == (1, 1)

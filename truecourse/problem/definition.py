@@ -174,8 +174,8 @@ class XGBoost:
     """Number of folds to choose the number of rounds by cross-validation over training and validation rows, for small
     data. 0: use the validation rows only. Not with a TimeSplit, whose rounds are chosen on later rows."""
     linear: bool | None = None
-    """Fit a linear model first, and trees to its residuals (docs/training.md). None: decide by the rows on which rounds
-    are chosen. The linear part is constant outside the range that it was fitted to."""
+    """Fit a linear model first, and trees to its residuals (docs/explanation/training.md). None: decide by the rows on
+    which rounds are chosen. The linear part is constant outside the range that it was fitted to."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     trials: Annotated[int, Field(ge=1)] = 20
 
@@ -218,7 +218,8 @@ class Problem:
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
     clock: Literal["wall", "data"] = "wall"
-    """The reference time: the wall clock, or, for data that ends in the past, its newest decision (docs/time.md)."""
+    """The reference time: the wall clock, or, for data that ends in the past, its newest decision (see
+    docs/explanation/time.md)."""
     description: str = ""
     folder: Path = Path()
     """The folder of problem.py; set when it is loaded."""

@@ -74,7 +74,7 @@ class Column:
     """As a request field or a feature: what the prediction log stores instead of the value."""
     known_ahead: timedelta | None = None
     """In a table with a time: how long before the row's time the value can be known at the earliest (negative: after
-    it); by default as the table's rows. See docs/time.md, "The look-ahead proof"."""
+    it); by default as the table's rows. See docs/explanation/time.md, "The look-ahead proof"."""
     source: str = ""
     """In a table: the column's name in the source, if it differs from the name in the table."""
 
@@ -241,7 +241,7 @@ class Table:
 
     `key`: columns that identify a row; a later row with the same key is a correction. `time`: the event time of a row.
     Rows that arrive after the table's newest time has passed theirs are late, and known only from then on (see
-    docs/time.md). A table without time has no history: a correction applies at all times.
+    docs/explanation/time.md). A table without time has no history: a correction applies at all times.
     """
 
     name: Identifier
@@ -251,7 +251,7 @@ class Table:
     key: Many[str] = ()
     time: str | None = None
     combine: Combine | None = None
-    """How deliveries combine (docs/data.md); `upsert` for a table with key and `replace` for one without, unless given.
+    """How deliveries combine (docs/reference/deliveries.md). By default `upsert` for a table with key, else `replace`.
     """
     known_ahead: timedelta = timedelta(0)
     """How long before its `time` a row can be known at the earliest (as a timetable); negative: how long after it."""

@@ -1,7 +1,7 @@
 """Parsing of faults to plant in a replay, as `unit:weather.temp:f_to_c@2013-06-10`.
 
 A fault `KIND:TARGET[:HOW]@FIRST[..LAST]` changes the source data from the UTC day FIRST, until LAST inclusive if given.
-docs/replay.md describes the kinds.
+docs/explanation/replay.md describes the kinds.
 """
 
 import re

@@ -1,5 +1,5 @@
 # The flows, their worker, Prefect's server and MLflow's: one image, from a checkout, for the compose stack.
-#   docker build -f deployments/platform.Dockerfile -t truecourse-platform .
+#   docker build -f deployments/platform.Dockerfile -t truecourse-platform:VERSION .
 FROM python:3.12-slim
 WORKDIR /opt/truecourse
 COPY requirements.lock ./

@@ -3,12 +3,9 @@
 import shutil
 from pathlib import Path
 
-import yaml
-
 from truecourse.deployment import deployment_history as deployments
-from truecourse.deployment.compose import DATABASES, compose
 from truecourse.deployment.config import DeploymentConfig
-from truecourse.deployment.kubernetes import manifests
+from truecourse.deployment.manifests import render_compose, render_databases, render_kubernetes
 from truecourse.references import ArtifactRef, ModelVersion
 from truecourse.storage.object_store import open_store
 
@@ -29,7 +26,7 @@ def write_manifests(config: DeploymentConfig, version: ModelVersion, bento: Arti
 def files(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> dict[str, bytes]:
     return {
         "Dockerfile": (folder / "env" / "docker" / "Dockerfile").read_bytes(),
-        "compose.yaml": yaml.safe_dump(compose(config, version, bento), sort_keys=False).encode(),
-        "kubernetes.yaml": yaml.safe_dump_all(manifests(config, version, bento), sort_keys=False).encode(),
-        "databases.sql": DATABASES.encode(),
+        "compose.yaml": render_compose(config, version, bento).encode(),
+        "kubernetes.yaml": render_kubernetes(config, version, bento).encode(),
+        "databases.sql": render_databases().encode(),
     }

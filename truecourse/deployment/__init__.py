@@ -5,11 +5,10 @@ Depends on `registry` and `modeling`.
 
 __all__ = [
     "bento",
-    "compose",
     "config",
     "config_loader",
     "deployment_history",
     "endpoints",
     "inference_config",
-    "kubernetes",
+    "manifests",
 ]

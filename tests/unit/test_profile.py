@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from truecourse.authoring.scaffold.margins import with_margin
 from truecourse.authoring.scaffold.profile import table_name
-from truecourse.authoring.scaffold.source_writer import Annotated, Call, call_names, literal, source
+from truecourse.authoring.scaffold.source_writer import Call, call_names, entry, literal
 from truecourse.modeling.encoding import Vocabulary
 
 
@@ -55,11 +55,11 @@ def test_any_text_survives_as_source(text: str) -> None:
 
 @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), max_size=300))
 def test_any_comment_stays_a_comment(key: str, note: str) -> None:
-    written = source(Annotated({key: Call("Text", (), {"one_of": ["x" * 50] * 3})}, {key: note}))
-    tree = ast.parse(written, mode="eval").body
+    call = Call("Text", (), {"one_of": ["x" * 50] * 3})
+    tree = ast.parse("{\n" + entry(f"    {literal(key)}: ", call, note) + "\n}", mode="eval").body
     assert isinstance(tree, ast.Dict)
     assert [ast.literal_eval(k) for k in tree.keys if k] == [key]
-    assert call_names(Annotated({key: Call("Text")}, {})) == {"Text"}
+    assert call_names({key: [call]}) == {"Text"}
 
 
 def test_names_that_xgboost_rejects_are_encoded_uniquely() -> None:

@@ -1,15 +1,18 @@
-"""The text of a scaffolded problem: problem.py and its README."""
+"""Render a drafted problem, problem.py and its README, from the templates in this package."""
 
 import math
 import re
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from truecourse.authoring.scaffold.guesses import Guesses
 from truecourse.authoring.scaffold.margins import with_margin
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile, table_name
-from truecourse.authoring.scaffold.source_writer import Annotated, Call, call_names, source
+from truecourse.authoring.scaffold.source_writer import Call, call_names, comment, entry, literal
 from truecourse.data.sources import FORMATS
 from truecourse.problem.promotion import DEFAULT_GATES
 from truecourse.problem.schema import Csv, Float, Integer, Time
@@ -27,76 +30,83 @@ WITH_KEY = 'combine="upsert" (default): by key, the row of the latest delivery w
 
 def render_problem(name: str, file: FileProfile, guesses: Guesses) -> str:
     """Render problem.py: formatted Python source, with comments that explain each guess."""
-    problem = _problem(name, file, guesses)
-    imports = "".join(f"    {imported},\n" for imported in sorted(call_names(problem)))
-    docstring = "A first draft by `truecourse init`: correct what is marked as guessed, then run `truecourse check`."
-    return (
-        f'"""{docstring}"""\n\nfrom truecourse.problem import (\n{imports})\n\n'
-        f"PROBLEM = {source(problem, before=len('PROBLEM = '), after=0)}\n"
-    )
-
-
-def _problem(name: str, file: FileProfile, guesses: Guesses) -> Call:
+    slices = [c.name for c in guesses.inputs() if c.type == "Text" and _one_of(c)][:3]
     label: dict[str, Any] = {"table": table_name(file.source), "column": guesses.label.name}
     if guesses.classes:
         label["classes"] = list(guesses.classes)
-    keywords: dict[str, Any] = {
-        "kind": guesses.kind,
-        "tables": [_table(file, guesses)],
+    table = _table(file, guesses)
+    values: dict[str, Any] = {
         "label": Call("Label", (), label),
         "split": _split(guesses),
         "model": _model(guesses.label.held, guesses.split is not None),
         "gates": [Call(type(gate).__name__) for gate in DEFAULT_GATES],
+        "monitoring": Call("Monitoring", (), {"slices": slices}) if slices else None,
     }
-    slices = [c.name for c in guesses.inputs() if c.type == "Text" and _one_of(c)][:3]
-    if slices:
-        keywords["monitoring"] = Call("Monitoring", (), {"slices": slices})
-    return Call("Problem", (name,), keywords, _notes(guesses, bool(slices)))
+    imports = {"Problem", "Table"} | call_names([table, values])
+    return (
+        _templates()
+        .get_template("problem.py.j2")
+        .render(name=name, kind=guesses.kind, table=table, notes=_notes(guesses), imports=sorted(imports), **values)
+    )
 
 
-def _notes(guesses: Guesses, slices: bool) -> dict[str, str]:
+@cache
+def _templates() -> Environment:
+    environment = Environment(  # noqa: S701
+        loader=PackageLoader("truecourse.authoring.scaffold"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {"entry": entry, "comment": comment, "literal": literal}
+    return environment
+
+
+def _notes(guesses: Guesses) -> dict[str, str]:
     label = guesses.label
     values = f"{label.distinct} different values" + (
         f", {counted(label.nulls, 'row')} without a label" if label.nulls else ""
     )
-    notes = {
+    positive = guesses.classes[-1] if len(guesses.classes) == 2 else None
+    return {
         "kind": f"guessed: {label.name} has {values}",
+        "label": ""
+        if positive is None
+        else f"guessed: {positive} is the positive class, whose probability is predicted",
         "split": f"guessed: no decision time ({guesses.time_reason}); if there is one, use TimeSplit"
         if guesses.split is None
         else "guessed: days that split the labelled rows at about 60% and 80%",
         "model": f"guessed: usual values for {counted(label.held, 'row')}; `truecourse run tune` searches `search`",
+        "monitoring": "guessed: fields with few values, for quality by slice",
     }
-    if len(guesses.classes) == 2:
-        notes["label"] = f"guessed: {guesses.classes[-1]} is the positive class, whose probability is predicted"
-    if slices:
-        notes["monitoring"] = "guessed: fields with few values, for quality by slice"
-    return notes
 
 
-def _table(file: FileProfile, guesses: Guesses) -> Call:
-    columns = {c.name: _column(c, guesses) for c in guesses.columns}
-    notes: dict[str, str] = {c.name: _value_note(c, guesses) for c in guesses.columns}
-    notes |= {f"\0{name}": f"left out: {name}: {reason}" for name, reason in guesses.left_out.items()}
-    keywords: dict[str, Any] = {"source": _source(file)}
+def _table(file: FileProfile, guesses: Guesses) -> dict[str, Any]:
+    """The table's arguments, and the comments above them."""
     written = "".join(f"; {line}" for line in file_lines(file))
-    why = {"source": f"an absolute path; to share the problem, copy the file to data/ here and write data/...{written}"}
-    if guesses.key is not None:
-        keywords["key"] = [guesses.key.name]
-        why["key"] = f"guessed: {guesses.key_reason}; {WITH_KEY}"
-    if guesses.time is not None:
-        keywords["time"] = guesses.time.name
-        why["time"] = f"guessed: {guesses.time_reason}"
-    keywords["columns"] = Annotated(columns, notes)
-    if guesses.key is None:
-        why["columns"] = f"no key: {guesses.key_reason}; {NO_KEY}"
-    keywords["rows"] = (max(1, file.rows // 2), None)
-    why["rows"] = f"guessed: there are {counted(file.rows, 'row')}; fewer than half would be suspicious"
     others = file.malformed_lines + len(file.totals)
     share = (guesses.rows_set_aside(file) + others) / (file.rows + others)
-    if share > 0.025:
-        keywords["max_quarantined"] = min(1.0, math.ceil(200 * share) / 100)
-        why["max_quarantined"] = f"guessed: {share:.1%} of these rows cannot be read; twice the share is accepted"
-    return Call("Table", (table_name(file.source),), keywords, why)
+    key, time = guesses.key, guesses.time
+    notes = {
+        "source": f"an absolute path; to share the problem, copy the file to data/ here and write data/...{written}",
+        "key": f"guessed: {guesses.key_reason}; {WITH_KEY}",
+        "time": f"guessed: {guesses.time_reason}",
+        "no_key": f"no key: {guesses.key_reason}; {NO_KEY}",
+        "rows": f"guessed: there are {counted(file.rows, 'row')}; fewer than half would be suspicious",
+        "max_quarantined": f"guessed: {share:.1%} of these rows cannot be read; twice the share is accepted",
+    }
+    return {
+        "name": table_name(file.source),
+        "source": _source(file),
+        "key": None if key is None else [key.name],
+        "time": None if time is None else time.name,
+        "columns": {column.name: _column(column, guesses) for column in guesses.columns},
+        "column_notes": {column.name: _value_note(column, guesses) for column in guesses.columns},
+        "left_out": guesses.left_out,
+        "rows": (max(1, file.rows // 2), None),
+        "max_quarantined": min(1.0, math.ceil(200 * share) / 100) if share > 0.025 else None,
+        "notes": notes,
+    }
 
 
 def file_lines(file: FileProfile) -> list[str]:
@@ -232,34 +242,21 @@ def _model(rows: int, timed: bool) -> Call:
 
 
 def render_readme(name: str, file: FileProfile, guesses: Guesses) -> str:
-    noticed = "".join(f"- {line}\n" for line in list_findings(file, guesses))
-    data = (
-        f"`{file.path.name}`"
-        if len(file.files) == 1
-        else f"{counted(len(file.files), 'file')} `{Path(file.source).name}`"
+    """Render the problem's README.md, with all findings."""
+    one = len(file.files) == 1
+    return (
+        _templates()
+        .get_template("README.md.j2")
+        .render(
+            name=name,
+            label=guesses.label,
+            kind=guesses.kind,
+            inputs=counted_of(len(guesses.inputs()), len(guesses.columns), "column"),
+            data=f"`{file.path.name}`" if one else f"{counted(len(file.files), 'file')} `{Path(file.source).name}`",
+            rows=counted(file.rows, "row"),
+            findings=list_findings(file, guesses),
+        )
     )
-    columns = counted_of(len(guesses.inputs()), len(guesses.columns), "column")
-    return f"""# {name}
-
-Predicts `{guesses.label.name}` ({guesses.kind}) from {columns} of \
-{data} ({counted(file.rows, "row")}).
-
-`problem.py` was drafted by `truecourse init` from a profile of that data. A comment marks every guess. Check these \
-first:
-
-- Is each column known when the prediction is made? A column that is filled in later leaks the label: remove it.
-- Ranges and sets come from the observed values, with a margin. Violations are reported (`severity="info"`); use \
-`"warning"` to quarantine such rows, `"critical"` to stop. The endpoint rejects requests outside them.
-
-Findings:
-
-{noticed}
-```
-truecourse check --problem {name} --data
-truecourse run lifecycle --problem {name}
-truecourse serve --problem {name}
-```
-"""
 
 
 def list_findings(file: FileProfile, guesses: Guesses) -> list[str]:

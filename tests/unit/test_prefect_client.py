@@ -7,8 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from services.process import prefect_client
-from services.process.prefect_client import PrefectClient
+from services.process.prefect_client import TRIES, PrefectClient
 from truecourse.errors import PlatformError
 
 
@@ -41,8 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(prefect_client, "_PAUSES", (0.01, 0.01))
+def server() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as made:
         made.statuses, made.asked = [], []
         threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
@@ -51,13 +49,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_a_busy_server_is_retried_a_limited_number_of_times(server: Server) -> None:
+    client = PrefectClient(server.url, pause=0.01)
     server.statuses = [503, 503]
-    assert PrefectClient(server.url).request("GET", "/x") == []
+    assert client.request("GET", "/x") == []
     assert len(server.asked) == 3
     server.statuses = [503] * 9
     with pytest.raises(PlatformError, match="GET /y with 503"):
-        PrefectClient(server.url).request("GET", "/y")
-    assert len(server.asked) == 6
+        client.request("GET", "/y")
+    assert len(server.asked) == 3 + TRIES
+
+
+def test_another_error_is_not_retried(server: Server) -> None:
+    server.statuses = [500]
+    with pytest.raises(PlatformError, match="GET /x with 500"):
+        PrefectClient(server.url, pause=0.01).request("GET", "/x")
+    assert len(server.asked) == 1
 
 
 def test_absence_is_none_only_where_expected(server: Server) -> None:

@@ -82,7 +82,7 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
 
     def run() -> None:
         from truecourse.monitoring.drift.daily_attributions import Explainer
-        from truecourse.monitoring.drift.profile_builder import load_profile
+        from truecourse.monitoring.drift.reference_profile import load_profile
         from truecourse.registry import versions as registry
 
         for prefix in ("aliases/", "mlflow/", f"snapshots/{problem}/"):

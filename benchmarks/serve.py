@@ -21,6 +21,7 @@ from services.process import endpoint_process
 from truecourse import processes
 from truecourse.addresses import free_port
 from truecourse.errors import PlatformError
+from truecourse.modeling.compiled_forest import compile_forest
 from truecourse.problem.loader import load_problem
 from truecourse.processes import Child
 from truecourse.settings import child_environment, get_settings
@@ -181,7 +182,7 @@ def valkey() -> Iterator[str]:
         processes.stop(child)
 
 
-INSIDE = ("bare_contributions", "bare_prediction")
+INSIDE = ("bare_contributions", "bare_prediction", "bare_row", "compiled_row")
 
 
 def _inputs(count: int) -> tuple[Any, Any]:
@@ -220,6 +221,18 @@ def bare_prediction() -> Callable[[], float]:
     return _time_calls(lambda: model.booster.inplace_predict(matrix, validate_features=False), 300)
 
 
+def bare_row() -> Callable[[], float]:
+    model, matrix = _inputs(1)
+    return _time_calls(lambda: model.booster.inplace_predict(matrix, validate_features=False), 3000)
+
+
+def compiled_row() -> Callable[[], float]:
+    model, matrix = _inputs(1)
+    forest = compile_forest(model.booster)
+    assert forest is not None
+    return _time_calls(lambda: forest.predict(matrix), 3000)
+
+
 def report(bare: Results, inside: dict[str, float], sqlite: Results, valkey: Results) -> list[Row]:
     def cpu(what: str, found: Results, name: str, other: str, n: int, limit: float | None, other_is: str) -> list[Row]:
         return [
@@ -242,6 +255,8 @@ def report(bare: Results, inside: dict[str, float], sqlite: Results, valkey: Res
             reference=inside["bare_contributions"], reference_is="bare pred_contribs", limit=1.2),
         Row(what="100 rows over HTTP", value=bare["ours", 100, 1].cpu_ms, unit="CPU ms",
             reference=inside["bare_prediction"], reference_is="bare inplace_predict", limit=1.5),
+        Row(what="one row through the compiled trees", value=inside["compiled_row"], unit="CPU ms",
+            reference=inside["bare_row"], reference_is="bare inplace_predict", limit=0.25),
         *(row for found in (bare, sqlite, valkey) for row in delays(found, "Valkey" if found is valkey else "sqlite")),
     ]  # fmt: skip
 

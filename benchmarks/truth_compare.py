@@ -23,10 +23,10 @@ from truecourse.statistics.metrics import (
     loss_samples,
     paired_difference,
     random_blocks,
+    roc_auc,
     summary,
     weightings,
 )
-from truecourse.statistics.ranking_metrics import roc_auc
 
 DAYS, CORRELATIONS = (14, 28, 61), (0.0, 0.4, 0.7)
 LEAST, MOST = 92.0, 97.0

@@ -20,8 +20,7 @@ from truecourse.monitoring.drift import breakage
 from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, count_day
 from truecourse.monitoring.drift.drift_check import DATA
 from truecourse.monitoring.drift.histograms import Array, learn_bins, to_numbers
-from truecourse.monitoring.drift.profile_builder import _daily_sums, _unseen_shares, count_by_day
-from truecourse.monitoring.drift.reference_profile import ReferenceProfile
+from truecourse.monitoring.drift.reference_profile import ReferenceProfile, _daily_sums, _unseen_shares, count_by_day
 from truecourse.monitoring.drift.relations import Relations
 from truecourse.monitoring.drift.unseen_values import count_unseen, seen_values
 from truecourse.monitoring.drift.window_drift import WindowDays, build_findings, compute_feature_drift

@@ -7,8 +7,7 @@ import numpy as np
 
 from feature_repo.online import OnlineFeatures, plain_keys
 from truecourse.arrays import Values
-from truecourse.features.asof import EVENT
-from truecourse.features.asof_index import AsOfIndex
+from truecourse.features.asof import EVENT, AsOfIndex
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion

@@ -72,7 +72,7 @@ ALLOWED = {
     "yardstick": ("the file of a quality baseline", "baseline.py"),
     "sketches": (
         "the prefix of stored daily counts",
-        "daily_attributions.py daily_counts.py drift.md profile_builder.py retention.py",
+        "daily_attributions.py daily_counts.py drift.md reference_profile.py retention.py",
     ),
     "outbox": (
         "a stored field of the alert record",

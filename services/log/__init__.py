@@ -3,4 +3,4 @@
 Depends on `services.telemetry` and `truecourse.serving`.
 """
 
-__all__ = ["recorder", "spool", "spool_types"]
+__all__ = ["recorder", "spool"]

@@ -4,8 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from services.log.spool import Spool
-from services.log.spool_types import Limits
+from services.log.spool import Limits, Spool
 from services.model.model_router import ModelRouter
 from services.model.traffic_split import TrafficSplit
 from truecourse.serving.log_shipping import spool_folder

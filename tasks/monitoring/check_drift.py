@@ -17,7 +17,7 @@ from truecourse.monitoring.drift import attribution_drift
 from truecourse.monitoring.drift.attribution_drift import AttributionDrift
 from truecourse.monitoring.drift.drift_check import DriftCheck, list_names, run_check, update_daily_counts
 from truecourse.monitoring.drift.evidently_report import run_evidently, sample_sides
-from truecourse.monitoring.drift.profile_builder import load_profile
+from truecourse.monitoring.drift.reference_profile import load_profile
 from truecourse.monitoring.findings import Report
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem

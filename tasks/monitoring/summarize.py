@@ -7,8 +7,7 @@ from typing import Any
 
 from truecourse.errors import CheckBroken, FeatureError, ModelError, NotFound, TruecourseError
 from truecourse.monitoring import report_store
-from truecourse.monitoring.finding_summaries import summarize
-from truecourse.monitoring.findings import BROKEN, Check, Finding, Report
+from truecourse.monitoring.findings import BROKEN, Check, Finding, Report, summarize
 from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.monitor")

@@ -1,6 +1,7 @@
 """The champion of a replay: scheduled and triggered retraining, promotion, and rollback on closed cohorts."""
 
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,8 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.features.decision_frame import feature_versions
+from tasks.release.register import register_model
 from tasks.replay.requests import RequestSimulator, ServedRequests
-from tasks.replay.retraining import RetrainingResult, evaluate_candidate, train_candidate
+from tasks.training.build_snapshot import build_snapshot
+from tasks.training.evaluate_model import evaluate_gates
+from tasks.training.train import train_model
 from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import clean_versions
@@ -17,8 +22,8 @@ from truecourse.errors import ModelError
 from truecourse.evaluation.gates import failed_gates
 from truecourse.features import frame as frames
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.lookahead_result import Proof
-from truecourse.modeling.snapshot import load_manifest
+from truecourse.modeling.snapshot import Proof, load_manifest
+from truecourse.modeling.splitting import problem_at
 from truecourse.monitoring.alerts import retraining_runs
 from truecourse.monitoring.alerts.alert_record import Alarm, Attempt
 from truecourse.problem import Problem
@@ -32,6 +37,36 @@ PROBATION = timedelta(days=28)
 """Time after a promotion during which the previous champion is scored as well."""
 FEWEST_DAYS = 7
 """Days of closed cohorts before a new champion is compared with the previous one, and between comparisons."""
+
+
+@dataclass(frozen=True)
+class RetrainingResult:
+    """The outcome of a retraining. `gates`: the gate results. `rows`: of the snapshot."""
+
+    at: datetime
+    version: ModelVersion
+    promoted: bool
+    gates: list[dict[str, Any]]
+    rows: int
+
+
+def train_candidate(problem: Problem, tables: Tables, at: datetime, proof: Proof | None = None) -> TrainedRun:
+    """Train on the data known at `at` (UTC). The result is the same at any time after the last delivery before it.
+
+    `proof`: the look-ahead proof of an earlier model of the replay, which has the same SQL."""
+    clean = clean_versions(problem, tables)
+    features = feature_versions(problem, tables, clean)
+    until = at.replace(tzinfo=None)
+    split = problem_at(problem, at)
+    snapshot = build_snapshot(split, tables, clean=clean, features=features, until=until, proof=proof)
+    return train_model.fn(problem.name, snapshot)
+
+
+def evaluate_candidate(problem: Problem, run: TrainedRun, at: datetime) -> RetrainingResult:
+    """Evaluate a model at `at`, register it, and promote it if its gates pass."""
+    report = evaluate_gates(problem.name, run)
+    version = register_model.fn(run, report)
+    return RetrainingResult(at, version, registry.champion(problem.name) == version, report["gates"], run.snapshot.rows)
 
 
 class ModelLifecycle:

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from services.log.recorder import MaskingEncoder
-from services.log.spool import Spool
-from services.log.spool_types import Limits
+from services.log.spool import Limits, Spool
 from services.model.model_router import ModelRouter
 from services.model.predictor import Columns, Events, Predictor, registered_predictor
 from services.model.results import PredictionResult

@@ -16,9 +16,8 @@ from truecourse.features import frame as frames
 from truecourse.features import lookahead_proof
 from truecourse.features.clock import data_end
 from truecourse.hashing import sha256_json
-from truecourse.modeling.lookahead_result import Proof
-from truecourse.modeling.rolling_split import problem_at
-from truecourse.modeling.snapshot import Input, Manifest, save
+from truecourse.modeling.snapshot import Input, Manifest, Proof, save
+from truecourse.modeling.splitting import problem_at
 from truecourse.modeling.training import library_versions, method_digest
 from truecourse.problem import Problem, RandomSplit
 from truecourse.problem.loader import load_problem, training_digest, training_document

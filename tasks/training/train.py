@@ -19,8 +19,8 @@ from truecourse.errors import NotFound
 from truecourse.features.definition_digests import contract_definitions
 from truecourse.hashing import sha256
 from truecourse.modeling.boosting import LOSSES, parameters
-from truecourse.modeling.rolling_split import problem_of
 from truecourse.modeling.snapshot import load_frame, load_manifest
+from truecourse.modeling.splitting import problem_of
 from truecourse.modeling.training import (
     OUT_OF_FOLD,
     TrainingResult,

@@ -22,7 +22,7 @@ from tests.monitored_champion import (
 from tests.simulated_deliveries import install
 from truecourse.arrays import columns_of
 from truecourse.monitoring.drift.daily_attributions import MAX_ROWS_A_DAY, DailyAttributions, Explainer
-from truecourse.monitoring.drift.profile_builder import load_profile
+from truecourse.monitoring.drift.reference_profile import load_profile
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry

@@ -23,7 +23,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 
 from services.log.spool import Spool
-from services.log.spool_types import Limits
+from services.log.spool import Limits
 from tests.log_records import Answers
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry

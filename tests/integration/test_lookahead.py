@@ -17,8 +17,7 @@ from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
 from truecourse.features.feature_tables import compute_view
 from truecourse.features.lookahead_proof import LookAheadError
-from truecourse.modeling.lookahead_result import Proof
-from truecourse.modeling.snapshot import load_manifest
+from truecourse.modeling.snapshot import Proof, load_manifest
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.storage.delta_tables import Tables

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.log.spool import Spool
-from services.log.spool_types import Limits
+from services.log.spool import Limits, Spool
 from tasks.training.trace import trace_prediction
 from tests.conftest import S3Server, wait_until
 from tests.integration.conftest import Endpoint, Trained

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truecourse.errors import FeatureError
-from truecourse.features.asof import asof_join
-from truecourse.features.asof_index import AsOfIndex
+from truecourse.features.asof import AsOfIndex, asof_join
 
 START = datetime(2024, 1, 1)
 TIME = pl.Datetime("us")

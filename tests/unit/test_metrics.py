@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 
 from truecourse.evaluation.slices import slices
 from truecourse.statistics.intervals import Estimate, difference, estimate, half_width, simultaneous
-from truecourse.statistics.metrics import blocks_of, gaps, influence, losses, measure, samples
-from truecourse.statistics.ranking_metrics import average_precision, roc_auc
+from truecourse.statistics.metrics import (
+    average_precision,
+    blocks_of,
+    gaps,
+    influence,
+    losses,
+    measure,
+    roc_auc,
+    samples,
+)
 
 random = np.random.default_rng(7)
 ROWS = 2000

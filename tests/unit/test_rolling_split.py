@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests import simulated_deliveries
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.features.frame import add_split
-from truecourse.modeling.rolling_split import problem_at
+from truecourse.modeling.splitting import problem_at
 from truecourse.problem import Problem, RandomSplit, Retraining, TimeSplit, days
 from truecourse.problem.loader import load_problem
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.log.spool import Spool
-from services.log.spool_types import Limits
+from services.log.spool import Limits, Spool
 from tests.log_records import Answers
 from truecourse.serving.log_segments import OPEN, REPORT, SEALED, list_segments, parse_records, sizes
 from truecourse.serving.prediction_log import encode_entry

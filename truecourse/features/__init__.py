@@ -5,7 +5,6 @@ Depends on `data` and `modeling`.
 
 __all__ = [
     "asof",
-    "asof_index",
     "clock",
     "definition_digests",
     "feature_tables",

@@ -29,7 +29,7 @@ from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.label_cells import OutcomeColumns, find_outcome_columns
 from truecourse.features.view_sql import checked_query, used_tables
 from truecourse.hashing import sha256_json
-from truecourse.modeling.lookahead_result import Proof
+from truecourse.modeling.snapshot import Proof
 from truecourse.problem import Problem, View
 from truecourse.problem.loader import problem_document
 from truecourse.problem.schema import Float

@@ -6,12 +6,11 @@ Depends on `statistics`, `storage` and `problem`.
 __all__ = [
     "baselines",
     "boosting",
+    "compiled_forest",
     "encoding",
     "folds",
-    "lookahead_result",
     "model",
     "prediction",
-    "rolling_split",
     "selection",
     "snapshot",
     "splitting",

@@ -5,14 +5,34 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from truecourse.errors import AlreadyExists, IntegrityError
 from truecourse.hashing import sha256
-from truecourse.modeling.lookahead_result import Proof
 from truecourse.problem import RandomSplit, TimeSplit
-from truecourse.references import Snapshot, TableVersion
+from truecourse.references import Reference, Snapshot, TableVersion
 from truecourse.storage.object_store import ObjectStore
+from truecourse.wording import counted
+
+
+class Proof(Reference):
+    """The result of a look-ahead proof.
+
+    `rows`: compared rows of each view, the spine and the labels, over all sampled moments. `unstable`: views that
+    returned different values from the same sources. `applies`: whether any SQL reads a table with a time."""
+
+    applies: bool
+    moments: int = 0
+    rows: dict[str, int] = Field(default_factory=dict)
+    unstable: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        if not self.applies:
+            return "Look-ahead: not applicable, no SQL reads a table with a time."
+        compared = f"{counted(sum(self.rows.values()), 'row')} of {counted(len(self.rows), 'query')}"
+        sentence = f"Look-ahead: none on {self.moments} sampled moments ({compared})."
+        return sentence + (f" Not stable: {', '.join(self.unstable)}." if self.unstable else "")
 
 
 class Input(BaseModel):

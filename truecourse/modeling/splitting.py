@@ -1,22 +1,33 @@
-"""Random splits by a hash of the row's id, stratified for small classes.
+"""The splits of a frame into training, validation and test rows.
 
-Each row has a permanent hash between 0 and 1, of its id and the seed. In a large class, hashes below `test` are test
-rows and the next ones are validation rows, independently of other rows. In a class of fewer than SMALL rows, exact
-shares are taken in order of the hashes; otherwise a class of ten rows would have no test row in one of ten tables. Rows
-near such a boundary may change sides while the class grows (3% of the rows when 150 become 300). Models are never
-compared on rows that either was trained on: paired_comparison.unseen_rows() excludes them by id.
+Random splits are by a hash of the row's id, stratified for small classes. Each row has a permanent hash between 0 and
+1, of its id and the seed. In a large class, hashes below `test` are test rows and the next ones are validation rows,
+independently of other rows. In a class of fewer than SMALL rows, exact shares are taken in order of the hashes;
+otherwise a class of ten rows would have no test row in one of ten tables. Rows near such a boundary may change sides
+while the class grows (3% of the rows when 150 become 300). Models are never compared on rows that either was trained
+on: paired_comparison.unseen_rows() excludes them by id.
+
+A time split moves with the present: a model trained today is evaluated on the most recent closed days, not on fixed
+dates in the past.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from truecourse.arrays import Array
 from truecourse.modeling.encoding import label_text
-from truecourse.problem import RandomSplit
+from truecourse.problem import Problem, RandomSplit, TimeSplit
 from truecourse.problem.definition import Kind
+from truecourse.references import naive_utc
+
+if TYPE_CHECKING:
+    from truecourse.modeling.snapshot import Manifest
 
 SMALL = 1000
 """With this many rows, a hash gives a share of 0.2 with a standard deviation of 0.013."""
@@ -71,3 +82,29 @@ def _strata(kind: Kind, labels: pa.ChunkedArray) -> Array:
         return np.zeros(len(values), dtype=np.int64)
     ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return np.asarray(ranks * _PARTS // len(values))
+
+
+def problem_at(problem: Problem, at: datetime) -> Problem:
+    """Return the problem with its time split shifted to `at` (UTC if naive), by the periods of `Retraining`.
+
+    Test rows are the last whole days whose cohorts are closed at `at`. All times of one day give the same split. A
+    problem with a random split is returned unchanged: its new rows fall into all parts."""
+    if not isinstance(problem.split, TimeSplit):
+        return problem
+    moment, policy = naive_utc(at), problem.monitoring.retraining
+    assert moment is not None
+    test_until = (moment - problem.label.closes_after).date()
+    validate_until = test_until - policy.test
+    train_until = validate_until - policy.validate
+    split = TimeSplit(
+        train_from=train_until - policy.history if policy.history else None,
+        train_until=train_until,
+        validate_until=validate_until,
+        test_until=test_until,
+    )
+    return dataclasses.replace(problem, split=split)
+
+
+def problem_of(problem: Problem, manifest: "Manifest") -> Problem:
+    """Return the problem with the split that the manifest's snapshot was built with."""
+    return dataclasses.replace(problem, split=manifest.split) if manifest.split else problem

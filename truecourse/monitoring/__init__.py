@@ -8,7 +8,6 @@ __all__ = [
     "canary",
     "dashboard",
     "drift",
-    "finding_summaries",
     "findings",
     "health",
     "predictions",

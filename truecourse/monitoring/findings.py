@@ -1,11 +1,13 @@
 """The report of a check, and its findings: one problem each, with cause, severity and a sentence."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
 from truecourse.references import Reference, UtcTime
+from truecourse.wording import counted
 
 Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", "registry", "canary"]
 
@@ -90,3 +92,12 @@ class Report(Reference):
         if any(finding.page for finding in self.findings):
             return "critical"
         return "warning" if self.findings else "ok" if self.made and not self.idle else "unknown"
+
+
+def summarize(findings: Sequence[Finding], if_none: str) -> str:
+    """Summarize a report: the first finding's sentence and the number of others, or `if_none` without findings."""
+    if not findings:
+        return if_none
+    first = min(findings, key=lambda finding: finding.sort_key)
+    others = len(findings) - 1
+    return first.sentence if not others else f"{first.sentence} {counted(others, 'more finding').capitalize()}."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from truecourse.errors import Fault, ReplayError
-from truecourse.modeling.rolling_split import problem_at
+from truecourse.modeling.splitting import problem_at
 from truecourse.problem import Label, Objects, Problem, TimeSplit
 from truecourse.problem.definition import midnight
 from truecourse.problem.loader import load_problem

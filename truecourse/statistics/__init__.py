@@ -3,4 +3,4 @@
 Depends on `arrays` and `problem`.
 """
 
-__all__ = ["intervals", "metrics", "ranking_metrics"]
+__all__ = ["intervals", "metrics"]

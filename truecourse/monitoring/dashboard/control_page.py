@@ -8,8 +8,7 @@ from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.dashboard import index
 from truecourse.monitoring.dashboard.timelines import timelines
-from truecourse.monitoring.finding_summaries import summarize
-from truecourse.monitoring.findings import PREREQUISITES, Check, Report, State
+from truecourse.monitoring.findings import PREREQUISITES, Check, Report, State, summarize
 from truecourse.problem import Problem
 from truecourse.registry import aliases
 from truecourse.registry.scorecard import version_summary

@@ -12,7 +12,6 @@ __all__ = [
     "evidently_report",
     "histograms",
     "permutation_test",
-    "profile_builder",
     "reference_profile",
     "relations",
     "unit_changes",

@@ -19,8 +19,7 @@ from truecourse.modeling.snapshot import load_frame
 from truecourse.monitoring.drift.daily_counts import DAY, split_days
 from truecourse.monitoring.drift.evidently_report import thin
 from truecourse.monitoring.drift.histograms import Array, Counts, learn_bins
-from truecourse.monitoring.drift.profile_builder import count_by_day
-from truecourse.monitoring.drift.reference_profile import DailyHistograms, ReferenceProfile
+from truecourse.monitoring.drift.reference_profile import DailyHistograms, ReferenceProfile, count_by_day
 from truecourse.monitoring.predictions.observed_predictions import MOMENT, VERSION, Predictions, monitored_features
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind

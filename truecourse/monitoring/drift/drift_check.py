@@ -20,8 +20,7 @@ from truecourse.monitoring.drift.breakage import (
 from truecourse.monitoring.drift.daily_attributions import Explainer
 from truecourse.monitoring.drift.daily_counts import DAY, read_daily_counts
 from truecourse.monitoring.drift.permutation_test import default_window
-from truecourse.monitoring.drift.profile_builder import load_profile
-from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, ReferenceProfile
+from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, ReferenceProfile, load_profile
 from truecourse.monitoring.drift.static_table_drift import MIN_ROWS, compare_untimed
 from truecourse.monitoring.drift.window_drift import (
     RELATION,

@@ -1,25 +1,47 @@
 """The reference profile of a champion: bins learned from its training rows, and those rows counted by day.
 
-It is stored as JSON of some hundred kB, so that checks need not read the training rows.
+It is built from the training snapshot when it is first needed, and stored as JSON of some hundred kB, so that checks
+need not read the training rows.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from truecourse.monitoring.drift.histograms import Array, Bins, Counts
+from truecourse.arrays import columns_of
+from truecourse.errors import NotFound
+from truecourse.hashing import sha256_json
+from truecourse.modeling.model import Model
+from truecourse.modeling.snapshot import load_frame
+from truecourse.monitoring.drift.histograms import Array, Bins, Counts, learn_bins
 from truecourse.monitoring.drift.permutation_test import first_bins
-from truecourse.monitoring.drift.relations import SUMS, Relations
-from truecourse.monitoring.drift.unseen_values import SeenValues
+from truecourse.monitoring.drift.relations import SUMS, Relations, RowSampler
+from truecourse.monitoring.drift.unseen_values import SeenValues, count_unseen, seen_values
+from truecourse.monitoring.predictions.observed_predictions import monitored_features
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion, Snapshot
+from truecourse.registry import versions as registry
+from truecourse.registry.runs import trained_run
+from truecourse.serving.batch_scoring import score_columns
+from truecourse.settings import get_settings
+from truecourse.storage.object_store import open_store
 
 TRAILING_DAYS = 28
 """Days before a window to compare it with: four weeks, so that all weekdays are equally frequent."""
 _SIDES = ("features", "every", "scores", "scored")
+MIN_HELD_OUT = 200
+"""Held-out rows needed for the reference of the scores."""
+_SCORED = 50_000
+"""About how many training rows are scored, to measure the variation of daily scores."""
+_METHOD = 6
+"""Version of the profile format: increase it when the same rows would give another profile."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +148,94 @@ def _bins_from_json(kind: Literal["number", "category"], edges: list[Any]) -> Bi
 
 def _values_from_json(kind: str, values: list[Any]) -> pa.Array | Array:
     return np.array(values, dtype=np.float64) if kind == "number" else pa.array(values, pa.string())
+
+
+def load_profile(problem: Problem, version: ModelVersion) -> ReferenceProfile:
+    """Load the champion's reference profile, once per process; build and store it if there is none yet. Only for
+    problems with time."""
+    cache_key = (problem.name, problem.kind, tuple(monitored_features(problem)), problem.monitoring.bins)
+    return _load(*cache_key, version, get_settings().storage_root)
+
+
+@lru_cache(maxsize=4)
+def _load(
+    name: str, kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, storage: str
+) -> ReferenceProfile:
+    """Load or build. `storage` is part of the cache key: two storages may have champions with the same number."""
+    store, key = open_store(), sha256_json([_METHOD, version.run_id, bins, columns])
+    place = f"sketches/{name}/{key[:24]}/frozen.json"
+    try:
+        return ReferenceProfile.load(store.get(place), version, key)
+    except NotFound:
+        profile = _build(kind, columns, bins, version, key)
+        store.put(place, profile.dump())
+        return profile
+
+
+def _build(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, key: str) -> ReferenceProfile:
+    snapshot = trained_run(version.problem, version.run_id).snapshot
+    frame = load_frame(open_store(), snapshot)
+    fitted = frame.filter(pc.not_equal(frame["split"], "test"))
+    held_out = frame.filter(pc.equal(frame["split"], "test"))
+    bins_by_column = learn_bins(fitted, list(columns), bins)
+    training_values = seen_values(fitted, list(columns))
+    relations = Relations.learn(fitted, bins_by_column, "decision_time")
+    model = registry.open_model(version, kind)
+    sampled = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
+    scored_rows = pa.concat_tables([_scores_with_time(kind, model, part) for part in (sampled, held_out)])
+    reference, against = _scores_with_time(kind, model, held_out), "held-out rows before the window"
+    if len(held_out) < MIN_HELD_OUT:
+        reference, against = scored_rows, "training rows (optimistic): there are too few held-out rows"
+    score_bins = learn_bins(reference, [n for n in reference.column_names if n != "decision_time"], bins)
+    return ReferenceProfile(
+        version=version,
+        snapshot=snapshot,
+        key=key,
+        features=count_by_day(bins_by_column, fitted),
+        every=count_by_day(bins_by_column, frame),
+        scores=count_by_day(score_bins, reference),
+        scored=count_by_day(score_bins, scored_rows),
+        against=against,
+        seen_values=training_values,
+        unseen_shares=_unseen_shares(training_values, held_out),
+        relations=relations,
+        sums=_daily_sums(relations, frame),
+    )
+
+
+def count_by_day(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time") -> DailyHistograms:
+    """Count rows by UTC day and bin."""
+    dates = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    days, blocks = np.unique(dates, return_inverse=True)
+    return DailyHistograms(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
+
+
+def score_rows(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
+    """Score n rows; returns one column per score."""
+    output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
+    columns = output.reshape(len(rows), -1).T.astype(np.float64)
+    return pa.table(dict(zip(score_columns(kind, model.vocabulary.classes), columns, strict=True)))
+
+
+def _scores_with_time(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
+    return score_rows(kind, model, rows).append_column("decision_time", rows["decision_time"])
+
+
+def _daily_sums(relations: Relations, rows: pa.Table) -> Array:
+    """Return the sums of the relations by UTC day, (days, SUMS, p)."""
+    days = rows["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    order = np.argsort(days, kind="stable")
+    places_by_day = np.split(order, np.flatnonzero(np.diff(days[order])) + 1) if len(order) else []
+    samples = (RowSampler(len(places)).take(rows.take(pa.array(places))) for places in places_by_day)
+    sums = [relations.sums(day, "decision_time") for day in samples]
+    return np.array(sums, dtype=np.int64).reshape(-1, SUMS, len(relations.names))
+
+
+def _unseen_shares(seen: SeenValues, held_out: pa.Table) -> dict[str, float]:
+    days = held_out["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    greatest: dict[str, float] = {}
+    for day in np.unique(days):
+        rows = held_out.filter(pa.array(days == day))
+        for name, unseen in count_unseen(seen, rows).items():
+            greatest[name] = max(greatest.get(name, 0.0), unseen.alike / len(rows))
+    return greatest

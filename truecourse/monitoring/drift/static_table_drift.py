@@ -20,7 +20,7 @@ from truecourse.monitoring.drift import permutation_test
 from truecourse.monitoring.drift.breakage import find_missing_values, find_unseen_values
 from truecourse.monitoring.drift.daily_counts import DayCounts
 from truecourse.monitoring.drift.permutation_test import Drift
-from truecourse.monitoring.drift.profile_builder import score_rows
+from truecourse.monitoring.drift.reference_profile import score_rows
 from truecourse.monitoring.drift.unseen_values import count_unseen, seen_values
 from truecourse.monitoring.drift.window_drift import DriftResult, with_public_names
 from truecourse.monitoring.findings import Finding

@@ -7,8 +7,7 @@ from typing import Any
 
 from truecourse.errors import NotFound
 from truecourse.hashing import sha256
-from truecourse.monitoring.finding_summaries import summarize
-from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.monitoring.health.counters import (
     MEASURED_PATHS,
     PROBES,

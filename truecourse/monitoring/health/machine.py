@@ -4,8 +4,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from truecourse.monitoring.finding_summaries import summarize
-from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.problem import Problem
 from truecourse.settings import Settings
 

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truecourse.features.clock import data_end
-from truecourse.monitoring.finding_summaries import summarize
-from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.monitoring.health.flow_run_health import ScheduledFlow
 from truecourse.monitoring.health.freshness import Clock, TableState, pipeline_finding, table_states, view_states
 from truecourse.monitoring.predictions.log_sample import newest_day_end

@@ -5,8 +5,7 @@ from datetime import datetime
 
 from truecourse.deployment.bento import load_package
 from truecourse.errors import MirrorError
-from truecourse.monitoring.finding_summaries import summarize
-from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion
 from truecourse.registry import aliases, mirror_check

@@ -8,8 +8,7 @@ import numpy as np
 
 from truecourse.errors import ModelError
 from truecourse.features.clock import reference_time
-from truecourse.monitoring.finding_summaries import summarize
-from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.monitoring.predictions.served_predictions import newest_decision_day_end
 from truecourse.monitoring.quality.baseline import FEWEST_DAYS, load_baseline
 from truecourse.monitoring.quality.cohort_closing import CohortClosing

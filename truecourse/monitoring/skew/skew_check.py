@@ -19,8 +19,7 @@ import numpy as np
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.predictions.log_sample import LogSample, newest_day_end, sample_log
 from truecourse.monitoring.skew.causes import AFTERWARDS, CODE, LATE, MISSING, STALE, Cause, Mismatch
-from truecourse.monitoring.skew.feature_audit import Audit, audit_sample
-from truecourse.monitoring.skew.recompute import MODEL, SCORE
+from truecourse.monitoring.skew.feature_audit import MODEL, SCORE, Audit, audit_sample
 from truecourse.problem import Problem
 from truecourse.references import Window, naive_utc
 from truecourse.storage.delta_tables import Tables

@@ -20,8 +20,8 @@ from truecourse.arrays import Array
 from truecourse.authoring.scaffold.create import scaffold
 from truecourse.modeling import baselines
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.folds import stratified_parts
 from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.splitting import stratified_parts
 from truecourse.modeling.training import matrix_of, rows_of, train
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind

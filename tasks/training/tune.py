@@ -16,9 +16,9 @@ from truecourse.errors import ModelError, NotFound
 from truecourse.hashing import sha256_json
 from truecourse.modeling.boosting import LOSSES, Fold, Matrices, Part, boost, parameters
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.folds import folds
 from truecourse.modeling.selection import start_from_linear
 from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.splitting import folds
 from truecourse.modeling.training import matrix_of, rows_of, with_parameters
 from truecourse.problem import Problem, Range, XGBoost
 from truecourse.problem.loader import load_problem, problem_document

@@ -1,7 +1,8 @@
 """Training is reproducible byte for byte, handles small and poor data, and tunes on training rows alone."""
 
+import ast
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +12,14 @@ import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import REPOSITORY
 from truecourse.errors import ModelError
 from truecourse.features.frame import add_split
 from truecourse.modeling.boosting import Matrices, boost, boost_folds, cut_points, parameters
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.folds import folds, stratified_parts
+from truecourse.modeling.splitting import folds, stratified_parts
 from truecourse.modeling.training import (
+    METHOD,
     matrix_of,
     out_of_fold_bytes,
     read_out_of_fold,
@@ -295,3 +298,26 @@ def test_folds_are_stratified_and_differ_by_one_row_at_most(classes: list[int], 
         shares = np.bincount(parts[labels == value], minlength=count)
         assert shares.max() - shares.min() <= 1
     assert (stratified_parts(labels, count) == parts).all()
+
+
+NEUTRAL = {
+    "errors", "hashing", "html", "modeling/model", "modeling/snapshot", "references", "settings",
+    "storage/delta_tables", "wording",
+}  # fmt: skip
+"""Modules that change neither frames nor models: messages, pages, and how tables, snapshots and models are stored."""
+
+
+def test_the_method_includes_every_module_that_frames_and_models_depend_on() -> None:
+    """A change in one of them rebuilds both. What a problem says is part of its own digest."""
+    imported = {name for module in METHOD for name in imports_of(module)}
+    used = {name for name in imported if (REPOSITORY / "truecourse" / f"{name}.py").is_file()}
+    assert {name for name in used if not name.startswith("problem/")} - set(METHOD) == NEUTRAL
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """Paths in truecourse of the modules that a module imports."""
+    for node in ast.walk(ast.parse((REPOSITORY / "truecourse" / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("truecourse"):
+            below = node.module.removeprefix("truecourse").removeprefix(".").replace(".", "/")
+            yield below
+            yield from (f"{below}/{alias.name}".lstrip("/") for alias in node.names)

@@ -8,7 +8,6 @@ __all__ = [
     "boosting",
     "compiled_forest",
     "encoding",
-    "folds",
     "model",
     "prediction",
     "selection",

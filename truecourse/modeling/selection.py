@@ -14,9 +14,9 @@ from truecourse.html import number
 from truecourse.modeling import baselines
 from truecourse.modeling.boosting import LOSSES, Fold, Matrices, Part, boost, boost_folds
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.folds import stratified_parts
 from truecourse.modeling.linear import join_boosters, linear_booster
 from truecourse.modeling.model import Model
+from truecourse.modeling.splitting import stratified_parts
 from truecourse.problem import XGBoost
 from truecourse.problem.definition import Kind
 from truecourse.statistics.intervals import Estimate

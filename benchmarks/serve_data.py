@@ -131,7 +131,7 @@ def _bento(name: str, context: Path, place: Path) -> None:
 
 def fill_online() -> None:
     """Write the values of every key into the online store of the settings."""
-    from feature_repo.online_loading import _Target
+    from feature_repo.online_loading import Target
     from truecourse.features.asof import EVENT
 
     problem = load_problem("looked_up", PROBLEMS)
@@ -147,7 +147,7 @@ def fill_online() -> None:
             columns[name] = (
                 [KINDS[n] for n in numbers] if is_text else numbers if is_integer else random.normal(size=KEYS)
             )
-        _Target(problem, view).write(pa.RecordBatch.from_pydict(columns), now)
+        Target(problem, view).write(pa.RecordBatch.from_pydict(columns), now)
 
 
 if __name__ == "__main__":

@@ -244,7 +244,7 @@ class _Soak:
         runs = FlowRuns(f"{status['platform']['prefect']}/api")
         freed = runs.reconcile("truecourse")
         stuck = len(runs.stuck(datetime.now(UTC))) + len(freed.runs)
-        limits, held = runs._limits(), runs.active()
+        limits, held = runs.limits(), runs.active()
         holders = Counter(run["deployment_id"] for run in held)
         slots = sum(abs(limit["active_slots"] - holders[name]) for name, limit in limits.items())
         wrong_entries = sum(not _is_true(part) for part in status["platform"]["parts"])

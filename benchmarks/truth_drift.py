@@ -20,7 +20,7 @@ from truecourse.monitoring.drift import breakage
 from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, count_day
 from truecourse.monitoring.drift.drift_check import DATA
 from truecourse.monitoring.drift.histograms import Array, learn_bins, to_numbers
-from truecourse.monitoring.drift.reference_profile import ReferenceProfile, _daily_sums, _unseen_shares, count_by_day
+from truecourse.monitoring.drift.reference_profile import ReferenceProfile, count_by_day, daily_sums, unseen_shares
 from truecourse.monitoring.drift.relations import Relations
 from truecourse.monitoring.drift.unseen_values import count_unseen, seen_values
 from truecourse.monitoring.drift.window_drift import WindowDays, build_findings, compute_feature_drift
@@ -108,8 +108,8 @@ class YearOfDecisions:
             version=ModelVersion(problem=name, version=1, run_id="", model_sha256=""),
             snapshot=Snapshot(problem=name, sha256="", rows=len(fitted)),
             key="", features=counted, every=counted, scores=counted, scored=counted, against="",
-            seen_values=seen, unseen_shares=_unseen_shares(seen, recent), relations=relations,
-            sums=_daily_sums(relations, fitted),
+            seen_values=seen, unseen_shares=unseen_shares(seen, recent), relations=relations,
+            sums=daily_sums(relations, fitted),
         )  # fmt: skip
         return cls(problem, frame, profile)
 

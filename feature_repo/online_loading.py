@@ -37,7 +37,7 @@ def load_online(problem: Problem, tables: Tables, view: str, until: datetime) ->
         hint = f"truecourse run materialize --problem {problem.name}"
         raise NotFound("the view was never computed", where=f"{problem.name}.{view}", hint=hint)
     until = until.astimezone(UTC) if until.tzinfo else until.replace(tzinfo=UTC)
-    target = _Target(problem, spec)
+    target = Target(problem, spec)
     now = {"version": version.version, "until": until.isoformat(), "digest": view_digest(problem, spec)}
     last = target.read_mark()
     if last == now:
@@ -101,7 +101,7 @@ def _newest_rows(problem: Problem, view: View, rows: ds.Dataset, changed: list[A
         yield from connection.sql(query).to_arrow_reader(_CHUNK)
 
 
-class _Target:
+class Target:
     """One view in the online store, with the mark of its last load.
 
     The mark is stored in the online store itself, so emptying the store removes both."""

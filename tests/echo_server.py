@@ -79,7 +79,7 @@ class EchoServer:
         self.guard.metrics.flush()
         return {
             "".join(sample.labels.values()): int(sample.value)
-            for metric in self.guard.metrics._registry.collect()
+            for metric in self.guard.metrics.registry.collect()
             for sample in metric.samples
             if sample.value and sample.name in ("truecourse_requests_total", "truecourse_refused_total")
         }

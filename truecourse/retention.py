@@ -63,7 +63,7 @@ def clean(problem: str, now: datetime) -> dict[str, int] | None:
         limit = now - timedelta(days=settings.model_retention)
         removed |= _clean_models(store, tables, problem, limit)
         unused, removed["frames"] = _clean_frames(store, problem, unused, now, limit)
-        removed["unpacked Bentos"] = _clean_unpacked(store, settings.home / "serving")
+        removed["unpacked Bentos"] = clean_unpacked(store, settings.home / "serving")
     store.put(_state_key(problem), RetentionState(cleaned=now, unused=unused).model_dump_json().encode())
     log.info("removed: %s", ", ".join(f"{count} {kind}" for kind, count in removed.items() if count) or "nothing")
     return removed
@@ -114,7 +114,7 @@ def _clean_models(store: ObjectStore, tables: Tables, problem: str, limit: datet
     for version in old:
         _delete_version(store, version)
     for one in loose:
-        _delete_run(store, one)
+        delete_run(store, one)
     for version in old:  # last: an interrupted cleanup finds the version again
         store.delete(registry.ledger(problem).key(version.version))
     return {"versions": len(old), "runs": len(loose), "runs of tuning and failed ones in MLflow": shown}
@@ -184,7 +184,7 @@ def _delete_version(store: ObjectStore, version: ModelVersion) -> None:
         store.delete(key)
 
 
-def _delete_run(store: ObjectStore, one: RunRecord) -> None:
+def delete_run(store: ObjectStore, one: RunRecord) -> None:
     run_id = one.run.run_id
     store.delete(f"reports/{one.run.problem}/model-{run_id}.html")
     _delete(store, mlflow_runs.run_artifact_key(run_id, ""))
@@ -215,7 +215,7 @@ def _clean_frames(
     return {sha: moment for sha, moment in since.items() if sha not in gone}, len(gone)
 
 
-def _clean_unpacked(store: ObjectStore, place: Path) -> int:
+def clean_unpacked(store: ObjectStore, place: Path) -> int:
     """Delete unpacked Bentos on this machine that are no longer in storage, of any problem; returns their number.
 
     Bentos of running servers are kept."""

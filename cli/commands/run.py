@@ -51,14 +51,14 @@ def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
         result = run_flow(name, parameters, progress)
     took = round(time.monotonic() - started, 3)
     document = {"flow": name, "problem": problem, "seconds": took, "result": result}
-    text = _lifecycle_result(result) if name == "lifecycle" else ""
+    text = lifecycle_result(result) if name == "lifecycle" else ""
     # Exit status 1 if rows of a file were rejected.
     return Answer(document, text, ok=not getattr(result, "rejected", 0))
 
 
-def _lifecycle_result(result: Mapping[str, Any]) -> str:
+def lifecycle_result(result: Mapping[str, Any]) -> str:
     """Notes on the lifecycle's result, besides the lines of its steps."""
-    lines = [_nothing_new(result)] if result["nothing_new"] else []
+    lines = [nothing_new(result)] if result["nothing_new"] else []
     if changed := result["champion_outdated"]:
         lines.append(
             f"version {result['register'].version} is not champion. Champion version {result['champion'].version} was "
@@ -68,7 +68,7 @@ def _lifecycle_result(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _nothing_new(result: Mapping[str, Any]) -> str:
+def nothing_new(result: Mapping[str, Any]) -> str:
     run, version = result["train"], result["register"]
     snapshot, model = run.snapshot.sha256[:12], run.model_sha256[:12]
     return f"nothing new: snapshot {snapshot}, model {model} and version {version.version} are unchanged"

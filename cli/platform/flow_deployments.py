@@ -61,13 +61,13 @@ class DeploymentState:
     deployments: dict[str, KnownDeployment] = field(default_factory=dict)
 
 
-def _state_file() -> Path:
+def state_file() -> Path:
     return get_settings().home / "flow-deployments.json"
 
 
 def load_state() -> DeploymentState:
     try:
-        found = json.loads(_state_file().read_text())
+        found = json.loads(state_file().read_text())
         deployed = {title: KnownDeployment(**one) for title, one in found["deployments"].items()}
         return DeploymentState(found["pool"], found["pool_settings"], deployed)
     except (OSError, ValueError, KeyError, TypeError):
@@ -75,9 +75,9 @@ def load_state() -> DeploymentState:
 
 
 def _save_state(state: DeploymentState) -> None:
-    aside = _state_file().with_suffix(".new")
+    aside = state_file().with_suffix(".new")
     aside.write_text(json.dumps(asdict(state), indent=1, default=str))
-    aside.replace(_state_file())
+    aside.replace(state_file())
 
 
 def load_declared(file: Path = FILE) -> list[DeclaredDeployment]:

@@ -61,11 +61,11 @@ def prefect_api() -> Iterator[str]:
     platform = running_platform()
     url = prefect_api_url() or (platform.prefect + "/api" if platform else "")
     if url:
-        _require_answer(url)
+        require_answer(url)
         shown = f"{platform.control}/reports" if platform and not get_settings().reports_url else None
         with (
             interrupted_by_signals(),
-            _reporting_to(url),
+            reporting_to(url),
             override_settings(reports_url=shown) if shown else nullcontext(),
         ):
             yield url
@@ -77,11 +77,11 @@ def prefect_api() -> Iterator[str]:
 
         url = f"{local_url(get_settings().host, port)}/api"
         children[0].wait_ready(lambda: answers(f"{url}/health"))
-        with _reporting_to(url):
+        with reporting_to(url):
             yield url
 
 
-def _require_answer(url: str) -> None:
+def require_answer(url: str) -> None:
     """Wait for the server: a running `truecourse up` restarts it if it dies.
 
     Raises PlatformError if it does not answer in time."""
@@ -101,7 +101,7 @@ def _require_answer(url: str) -> None:
 
 
 @contextmanager
-def _reporting_to(url: str) -> Iterator[None]:
+def reporting_to(url: str) -> Iterator[None]:
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -67,6 +67,10 @@ class Deadlines:
         self._open: dict[Exchange, Callable[[], object]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    def __len__(self) -> int:
+        """The number of exchanges in progress."""
+        return len(self._open)
+
     def begin(self, exchange: Exchange, give_up: Callable[[], object]) -> None:
         """Watch an exchange; `give_up` is called when it is late. A second call keeps the first start time."""
         self._open[exchange] = give_up

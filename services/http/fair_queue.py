@@ -27,7 +27,7 @@ class FairQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, _Flow, float, Item]] = []
-        self._flows: dict[str, _Flow] = {}
+        self.flows: dict[str, _Flow] = {}
         self._virtual, self._active = 0.0, 0
         self._numbers = count()
         self.work = 0.0
@@ -38,10 +38,10 @@ class FairQueue(Generic[Item]):
 
     def push(self, caller: str, seconds: float, item: Item) -> None:
         """Add a request. `seconds`: its expected work."""
-        flow = self._flows.get(caller)
+        flow = self.flows.get(caller)
         if flow is None:
             self._drop_idle()
-            flow = self._flows[caller] = _Flow()
+            flow = self.flows[caller] = _Flow()
         self._active += not flow.requests
         start = max(self._virtual, flow.finish)
         flow.finish = start + seconds
@@ -61,20 +61,18 @@ class FairQueue(Generic[Item]):
             self.work -= seconds
         else:
             self.work = self._virtual = 0.0
-            self._flows.clear()
+            self.flows.clear()
         return item
 
     def ahead(self, caller: str) -> float:
         """Seconds of work that precede a request of the caller if it came now."""
-        flow = self._flows.get(caller)
+        flow = self.flows.get(caller)
         if flow is not None and flow.requests == len(self._heap):
             return self.work
         start = max(0.0, flow.finish - self._virtual) if flow is not None else 0.0
-        return sum(min(other.work, start) for other in self._flows.values() if other.requests)
+        return sum(min(other.work, start) for other in self.flows.values() if other.requests)
 
     def _drop_idle(self) -> None:
-        if len(self._flows) > MAX_IDLE + 2 * len(self._heap):
-            kept = {
-                caller: flow for caller, flow in self._flows.items() if flow.requests or flow.finish > self._virtual
-            }
-            self._flows = kept
+        if len(self.flows) > MAX_IDLE + 2 * len(self._heap):
+            kept = {caller: flow for caller, flow in self.flows.items() if flow.requests or flow.finish > self._virtual}
+            self.flows = kept

@@ -42,13 +42,13 @@ class Kinds:
     """Kinds by path and by the power of two of the body's length: the number of rows is unknown before parsing."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[str, int], Kind] = {}
+        self.kinds: dict[tuple[str, int], Kind] = {}
 
     def of(self, path: str, length: int) -> Kind:
         key = path, length.bit_length()
-        kind = self._kinds.get(key)
+        kind = self.kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = Kind(REQUEST + BYTE * length)
+            kind = self.kinds[key] = Kind(REQUEST + BYTE * length)
         return kind
 
 
@@ -116,9 +116,9 @@ class Load:
     """Seconds after a refusal for which the worker counts as overloaded."""
 
     def __init__(self, limit: Callable[[], float], clock: Clock = time.perf_counter) -> None:
-        self._limit, self.clock = limit, clock
-        self._kinds = Kinds()
-        self._refused = -math.inf
+        self.limit, self.clock = limit, clock
+        self.kinds = Kinds()
+        self.last_refusal = -math.inf
         self._round = 0.0
         self.light, self.heavy = Lane(), Lane()
 
@@ -127,14 +127,14 @@ class Load:
         light, heavy = self.light, self.heavy
         if not (light.queue or heavy.queue or heavy.running):  # the usual case
             return True
-        kind = self._kinds.of(exchange.path, _length(exchange))
+        kind = self.kinds.of(exchange.path, _length(exchange))
         return self.fits(heavy if kind.heavy else light, exchange.caller)
 
     def fits(self, lane: Lane, caller: str) -> bool:
-        limit = self._limit()
+        limit = self.limit()
         if not limit or lane.fits(caller, limit - self._unread_wait(limit)):
             return True
-        self._refused = self.clock()
+        self.last_refusal = self.clock()
         return False
 
     def learn_turn(self, seconds: float) -> None:
@@ -146,7 +146,7 @@ class Load:
         return min(self._round, limit / 4)
 
     def put(self, exchange: Exchange, body: bytes, done: Done) -> None:
-        kind = self._kinds.of(exchange.path, len(body))
+        kind = self.kinds.of(exchange.path, len(body))
         self.move(Task(exchange, body, done, kind, kind.seconds, 0.0, self.clock()), kind.heavy)
 
     def move(self, task: Task, heavy: bool) -> None:
@@ -159,8 +159,8 @@ class Load:
         """Take about `seconds` of work from a queue: the tasks to answer, and late tasks to refuse.
 
         While other requests are refused, tasks that waited longer than the limit give way to those still in time."""
-        limit, now = self._limit(), self.clock()
-        overloaded = limit and now - self._refused <= self.REMEMBERED
+        limit, now = self.limit(), self.clock()
+        overloaded = limit and now - self.last_refusal <= self.REMEMBERED
         oldest = now - limit + self._unread_wait(limit) if overloaded else -math.inf
         taken: list[Task] = []
         late: list[Task] = []

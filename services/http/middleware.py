@@ -44,14 +44,14 @@ class GuardMiddleware:
 
     def __init__(self, app: App, guard: Guard, endpoint: ReplyingEndpoint) -> None:
         self._app = app
-        self._guard, self._endpoint = guard, endpoint
+        self.guard, self._endpoint = guard, endpoint
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http" or scope["path"] in OPEN:
             return await self._app(scope, receive, send)
-        guard, exchange, refusal = self._guard, scope.pop(fast_path.EXCHANGE, None), None
+        guard, exchange, refusal = self.guard, scope.pop(fast_path.EXCHANGE, None), None
         if exchange is None:
             exchange = Exchange(scope)
             refusal = guard.refusal(exchange)
@@ -69,7 +69,7 @@ class GuardMiddleware:
         return None
 
     async def _reply(self, exchange: Exchange) -> Reply:
-        guard = self._guard
+        guard = self.guard
         if exchange.path == "/metrics" and not guard.exposes_metrics:
             return guard.refuse(Refusal("hidden", 404, "metrics are disabled", "set TRUECOURSE_METRICS=true"))
         if exchange.path in GUARD_PATHS and exchange.scope["method"] in ("GET", "HEAD"):
@@ -85,7 +85,7 @@ class GuardMiddleware:
             return guard.refuse(guard.timeout_refusal(exchange))
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> Reply:
-        reply, delay = self._guard.refuse(refusal), self._guard.pace.delay(exchange.started)
+        reply, delay = self.guard.refuse(refusal), self.guard.pace.delay(exchange.started)
         if delay is None:
             return reply.last
         if delay:
@@ -93,10 +93,10 @@ class GuardMiddleware:
         return reply
 
     def _metrics(self) -> Reply:
-        return Reply(200, self._guard.metrics.exposition(), ((b"content-type", CONTENT_TYPE),))
+        return Reply(200, self.guard.metrics.exposition(), ((b"content-type", CONTENT_TYPE),))
 
     def _health(self) -> Reply:
-        document = self._guard.health.document()
+        document = self.guard.health.document()
         return Reply(503 if document["status"] == "failing" else 200, orjson.dumps(document))
 
 

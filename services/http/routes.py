@@ -96,7 +96,7 @@ class Endpoint:
         split = self._current_split()
         if method == "GET":
             return Reply(200, self._documents.get(path, self._router, split.champion), HTML if path == "/" else JSON)
-        _check_type(exchange.scope)  # before the body is read
+        check_content_type(exchange.scope)  # before the body is read
         body = await self._body(exchange, split.champion)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.score(exchange, body, partial(_set_result, reply))
@@ -192,7 +192,7 @@ class Endpoint:
 
 def _read_rows(split: TrafficSplit, task: Task) -> list[Any]:
     """Parse the rows of the request. Raises RequestError."""
-    _check_type(task.exchange.scope)
+    check_content_type(task.exchange.scope)
     return split.champion.rows.parse_body(task.body)
 
 
@@ -228,7 +228,7 @@ def _header(scope: Message, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
-def _check_type(scope: Message) -> None:
+def check_content_type(scope: Message) -> None:
     kinds = [value for name, value in scope["headers"] if name in (b"content-type", b"content-encoding")]
     if kinds == [b"application/json"]:  # the usual case
         return

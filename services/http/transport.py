@@ -53,14 +53,14 @@ class Connections:
         self.most_of_one = settings.max_connections_per_address
         self._trusted = peers.parse_networks(settings.trusted_proxies)
         self._metrics = metrics
-        self._open: dict[Connection, str] = {}
+        self.current: dict[Connection, str] = {}
         self._by_address: dict[str, dict[Connection, None]] = {}
         self._stuck: dict[Connection, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._next = 0.0
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.current)
 
     def reserve_files(self) -> None:
         """Raise the process's limit of open files; where the system refuses, lower the number of connections."""
@@ -85,15 +85,15 @@ class Connections:
         bounded = self.most_of_one and not peers.is_within(peer, self._trusted)
         if bounded and len(own) >= self.most_of_one and not self._make_room(own):
             return False
-        if len(self._open) >= self.most and not self._make_room(max(self._by_address.values(), key=len)):
+        if len(self.current) >= self.most and not self._make_room(max(self._by_address.values(), key=len)):
             return False
-        self._open[connection] = address
+        self.current[connection] = address
         self._by_address.setdefault(address, {})[connection] = None
         return True
 
     def close(self, connection: Connection) -> None:
         """Stop counting a connection. Calling it twice is safe."""
-        address = self._open.pop(connection, None)
+        address = self.current.pop(connection, None)
         self._stuck.pop(connection, None)
         if address is not None:
             own = self._by_address[address]
@@ -125,11 +125,11 @@ class Connections:
     def _check(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         late = now - self._next > PERIOD  # the loop was blocked: data of clients has not been read yet
-        if self._open:
+        if self.current:
             self._schedule_check(loop)
         else:
             self._loop = None
-        for connection in list(self._open) if not late else ():
+        for connection in list(self.current) if not late else ():
             if connection.deadline <= now:
                 connection.expire()
             elif connection.is_stuck:

@@ -43,7 +43,7 @@ def traffic_position(problem: Problem, rows: Rows, i: int) -> float:
     of the problem's entities; without keys it is the row's id, or else the whole row."""
     keys = list(dict.fromkeys(key for entity in problem.entities for key in entity.join_keys))
     if keys:
-        entity: Any = [_exact(rows, key, i) for key in keys]
+        entity: Any = [exact_text(rows, key, i) for key in keys]
     else:
         entity = rows.ids[i] if rows.ids[i] is not None else rows.given[i]
     text = json.dumps([problem.name, entity], sort_keys=True, default=str)
@@ -51,7 +51,7 @@ def traffic_position(problem: Problem, rows: Rows, i: int) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _exact(rows: Rows, name: str, i: int) -> Any:
+def exact_text(rows: Rows, name: str, i: int) -> Any:
     """A key in a form that does not depend on the other rows: floats with NaN, exact integers, times as text."""
     kind, given = rows.types[name], rows.values[name][i]
     if kind == "time":

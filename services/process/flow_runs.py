@@ -54,7 +54,7 @@ class FlowRuns:
     def __init__(self, api: str) -> None:
         self.request = PrefectClient(api, seconds=10).request
         self._surplus: dict[str, int] = {}
-        self._since = time.monotonic()
+        self.started = time.monotonic()
 
     def runs(self, **filters: Any) -> list[Run]:
         """One page of runs that match Prefect's filters (of `flow_runs`)."""
@@ -80,20 +80,20 @@ class FlowRuns:
 
         `pool`: the work pool whose worker is on this machine. `starting`: that worker does not run yet, so every run
         that it had taken without a process is dead."""
-        limits = self._limits()
+        limits = self.limits()
         held, freed = self.active(), ReconcileResult()
         if held:
             alone = self._is_only_worker(pool)
             engines = _engines()
             for run in held:
                 life, why = self._life(run, pool, engines, alone=alone, starting=starting)
-                if life == "dead" and self._try_mark(run, f"its process is gone: {why}"):
+                if life == "dead" and self.try_mark(run, f"its process is gone: {why}"):
                     freed.runs.append(run)
         _remove_notes({run["id"] for run in held})
         freed.slots = self._free_slots(limits, held, freed.runs, at_once=starting)
         return freed
 
-    def _try_mark(self, run: Run, why: str) -> bool:
+    def try_mark(self, run: Run, why: str) -> bool:
         """mark() without raising: for minutes the server refuses to end a run whose deployment was deleted."""
         try:
             self.mark(run, why)
@@ -187,7 +187,7 @@ class FlowRuns:
         """Infer the state of a run without a process on this machine by its heartbeats.
 
         `unknown` for a run that never sent one, and while we have listened for less than SILENT."""
-        if time.monotonic() - self._since < SILENT.total_seconds():
+        if time.monotonic() - self.started < SILENT.total_seconds():
             return "unknown", ""
         wanted: dict[str, Any] = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
         wanted |= {"occurred": {"since": (datetime.now(UTC) - timedelta(days=7)).isoformat()}, "order": "DESC"}
@@ -206,7 +206,7 @@ class FlowRuns:
             return True
         return all(one["name"] == worker_name() or one["status"] != "ONLINE" for one in workers)
 
-    def _limits(self) -> dict[str, Run]:
+    def limits(self) -> dict[str, Run]:
         """The concurrency limit of each deployment that has one, by the deployment's id."""
         found = self.request("POST", "/v2/concurrency_limits/filter", {"limit": PAGE})
         named = {limit["name"].partition(":"): limit for limit in found}

@@ -30,26 +30,26 @@ class SupervisorClient:
 
     def servers(self) -> dict[int, dict[str, Any]]:
         """Every server by its number: pid, whether it lives, number of restarts, last log lines."""
-        return self._order(do="list")
+        return self.send_order(do="list")
 
     def start(self, number: int, command: list[str], environment: dict[str, str], log: Path) -> None:
         arguments = [sys.executable, "-m", "services.process.inherited_socket", SOCKET, *command]
-        self._order(do="start", server=number, command=arguments, environment=environment, log=str(log))
+        self.send_order(do="start", server=number, command=arguments, environment=environment, log=str(log))
 
     def start_companion(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         """Start a process beside the servers in place of the previous one, and restart it if it dies."""
         self.stop(COMPANION)
-        self._order(do="start", server=COMPANION, command=command, environment=environment, log=str(log))
+        self.send_order(do="start", server=COMPANION, command=command, environment=environment, log=str(log))
         self.keep(COMPANION)
 
     def keep(self, number: int) -> None:
         """Restart the server from now on if it dies."""
-        self._order(do="keep", server=number)
+        self.send_order(do="keep", server=number)
 
     def stop(self, number: int) -> None:
-        self._order(do="stop", server=number)
+        self.send_order(do="stop", server=number)
 
-    def _order(self, **order: Any) -> dict[int, dict[str, Any]]:
+    def send_order(self, **order: Any) -> dict[int, dict[str, Any]]:
         try:
             with Client(self.address, authkey=self.key.encode()) as connection:
                 connection.send_bytes(json.dumps(order).encode())

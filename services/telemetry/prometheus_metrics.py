@@ -34,11 +34,11 @@ class Metrics:
 
     def __init__(self, paths: Iterable[str], registry: CollectorRegistry | None = None) -> None:
         self._paths = frozenset(paths)
-        self._registry = registry or CollectorRegistry()
+        self.registry = registry or CollectorRegistry()
         self._labelled: dict[tuple[Any, ...], Any] = {}
         self._views: dict[str, tuple[Counter, Counter, Histogram]] = {}
         self._buffer: deque[tuple[Any, float]] = deque()
-        options: dict[str, Any] = {"registry": self._registry, "namespace": "truecourse"}
+        options: dict[str, Any] = {"registry": self.registry, "namespace": "truecourse"}
         latest: dict[str, Any] = options | {"multiprocess_mode": "livemax"}
         self.requests = Counter("requests", "requests answered", ["path", "status"], **options)
         self.latency = Histogram("request_seconds", "from header to answer", ["path"], buckets=SECONDS, **options)
@@ -122,7 +122,7 @@ class Metrics:
         self.flush()
         folder = multiprocess_folder()
         if folder is None:
-            return generate_latest(self._registry)
+            return generate_latest(self.registry)
         _remove_dead_gauges(folder)
         registry = CollectorRegistry()
         registry.register(_OwnMetrics(folder))

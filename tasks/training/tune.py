@@ -109,7 +109,7 @@ def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: 
         loss = float(np.mean(losses))
         if parent is not None:
             with mlflow_runs.warn_on_failure(f"trial {trial.number}"):
-                _log_trial(problem, parent, trial.number, chosen, losses, rounds, started)
+                log_trial(problem, parent, trial.number, chosen, losses, rounds, started)
         log.info("trial %d: %s %.5f with %s", trial.number, LOSSES[problem.kind], loss, chosen)
         return loss
 
@@ -171,7 +171,7 @@ def _parent_run(problem: Problem, identity: str) -> str | None:
     return None
 
 
-def _log_trial(
+def log_trial(
     problem: Problem,
     parent: str,
     number: int,

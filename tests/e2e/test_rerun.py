@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands.run import _lifecycle_result, _nothing_new
+from cli.commands.run import lifecycle_result, nothing_new
 from cli.platform.endpoint import example_rows, request_predictions
 from flows.lifecycle import lifecycle
 from flows.register import register
@@ -35,7 +35,7 @@ def test_a_rerun_without_new_data_changes_nothing(
     assert again["train"] == first["train"]
     assert train() == first["train"], "the flow alone uses the same snapshot"
     assert [version.version for version in registry.versions("deliveries")] == [1]
-    line = _nothing_new(again)
+    line = nothing_new(again)
     assert line.startswith("nothing new: snapshot ")
     assert "version 1" in line
     if clock == "wall":
@@ -69,7 +69,7 @@ def test_a_changed_helper_whose_model_fails_a_gate_keeps_the_champion(
     assert changed["champion"] == first["champion"]
     assert changed["champion_outdated"] == ["request_features"]
     assert "package" not in changed
-    assert "version 1 was trained before the change of request_features" in _lifecycle_result(changed)
+    assert "version 1 was trained before the change of request_features" in lifecycle_result(changed)
     broken = [f for report in changed["monitor"]["reports"].values() for f in report.findings if "broken" in f.cause]
     assert broken == []
     answer = request_predictions("deliveries", "predict", example_rows(first["champion"], 1))

@@ -37,7 +37,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> T
     home, problems = tmp_path_factory.mktemp("trained") / ".truecourse", tmp_path_factory.mktemp("problems")
     simulated_deliveries.install(problems)
     with pytest.MonkeyPatch.context() as patch:
-        _set_environment(patch, home, problems)
+        set_environment(patch, home, problems)
         for flow in (ingest, validate, materialize, train):
             flow("deliveries")
         version = register("deliveries")
@@ -45,7 +45,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> T
     return Trained(home, problems, version)
 
 
-def _set_environment(patch: pytest.MonkeyPatch, home: Path, problems: Path) -> None:
+def set_environment(patch: pytest.MonkeyPatch, home: Path, problems: Path) -> None:
     for name, value in (("HOME", home), ("PROBLEMS", problems), ("PROBLEM", "deliveries")):
         patch.setenv(f"TRUECOURSE_{name}", str(value))
     get_settings.cache_clear()
@@ -84,7 +84,7 @@ def _endpoint(_trained: Trained) -> Iterator[Endpoint]:
     (port,) = free_ports(1)
     log = _trained.home / "endpoint.log"
     with pytest.MonkeyPatch.context() as patch:  # only for the start: each test has its own settings
-        _set_environment(patch, _trained.home, _trained.problems)
+        set_environment(patch, _trained.home, _trained.problems)
         package("deliveries")
         folder = endpoint_process.prepare("deliveries")
         server = endpoint_process.start(folder, port, log)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def test_no_request_fails_while_the_champion_changes_20_times(
     server: httpx.Client, make_version: MakeVersion, tmp_path: Path
 ) -> None:
     versions = [aliases.current("deliveries").champion, make_version(2).version]
-    over, failed, scores, delays = threading.Event(), [], set(), []
+    over, failed, scores = threading.Event(), [], set()
 
     def load() -> None:
         with httpx.Client(base_url=server.base_url, timeout=30) as client:
@@ -133,16 +132,13 @@ def test_no_request_fails_while_the_champion_changes_20_times(
             version = versions[swap % 2]
             assert version is not None
             move(champion=version)
-            began = time.monotonic()
             wait_until(lambda number=version.version: _answers(server, number), 20, f"version {version.version}")
-            delays.append(time.monotonic() - began)
     finally:
         over.set()
         for thread in threads:
             thread.join()
     assert not failed
     assert len(scores) == 2, "each version has one score for the row, and there is no other score"
-    assert sorted(delays)[len(delays) // 2] < 2, delays
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

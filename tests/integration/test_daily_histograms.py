@@ -123,13 +123,13 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
 def test_training_rows_are_read_once_and_the_stored_profile_is_equal(champion: ModelVersion) -> None:
     score(champion, shift_column(decisions(60, 36, seed=2), "distance", 4.0))
     problem = load_problem("deliveries")
-    reference_profile._load.cache_clear()
+    reference_profile.load_stored.cache_clear()
     profile, report = load_profile(problem, champion), run_drift_check(at=LAST)
     assert ReferenceProfile.load(profile.dump(), profile.version, profile.key).dump() == profile.dump()
     snapshots = get_settings().home / "storage" / "snapshots"
     snapshots.rename(snapshots.with_name("away"))
     try:
-        reference_profile._load.cache_clear()
+        reference_profile.load_stored.cache_clear()
         again = run_drift_check(at=LAST)
         assert (again.findings, again.figures["data"]) == (report.findings, report.figures["data"])
     finally:

@@ -69,7 +69,7 @@ class World:
         return len(self.request("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"])
 
     def taken_slots(self) -> int:
-        return int(self.runs._limits()[self.deployment]["active_slots"])
+        return int(self.runs.limits()[self.deployment]["active_slots"])
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def world(home: Path, prefect_server: str) -> Iterator[World]:
     world = World(prefect_server)
     yield world
     for run in world.runs.active():
-        world.runs._try_mark(run, "the test is over")
+        world.runs.try_mark(run, "the test is over")
     with suppress(PlatformError):
         world.request("DELETE", f"/deployments/{world.deployment}")
 
@@ -171,7 +171,7 @@ def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(world: World, 
     try:
         wait_until(lambda: world.heartbeats(*runs.values()) == 2, 30, "the events")
         assert not world.runs.reconcile(POOL).runs, "no server may have listened meanwhile"
-        world.runs._since -= flow_runs.SILENT.total_seconds()
+        world.runs.started -= flow_runs.SILENT.total_seconds()
         assert [run["id"] for run in world.runs.reconcile(POOL).runs] == [runs["silent"]]
         assert [world.state(run) for run in runs.values()] == ["Crashed", "Running", "Running"]
     finally:
@@ -191,7 +191,7 @@ def test_a_run_of_a_deleted_deployment_does_not_block_the_others(world: World, p
 
 
 def test_a_slot_without_a_run_is_freed_at_the_second_check(world: World) -> None:
-    limit = world.runs._limits()[world.deployment]
+    limit = world.runs.limits()[world.deployment]
     world.request("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": 1})
     assert (world.runs.reconcile(POOL).slots, world.taken_slots()) == (0, 1), "a run may be taking it at this moment"
     assert (world.runs.reconcile(POOL).slots, world.taken_slots()) == (1, 0)

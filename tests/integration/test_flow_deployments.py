@@ -156,7 +156,7 @@ def test_deployments_without_stored_state_keep_their_settings(
 ) -> None:
     server.deploy()
     server.set("health", paused=True)
-    flow_deployments._state_file().unlink()
+    flow_deployments.state_file().unlink()
     reported = server.deploy()
     assert len(reported) == 1
     assert has(reported, "health/health: paused in Prefect")

@@ -215,7 +215,7 @@ def test_everything_else_works_without_mlflow(
     wines: Wines, fault: str, tmp_path: Path, configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database = wines[0] / "mlflow.db"
-    mlflow_runs._silent.clear()
+    mlflow_runs.unreachable_until.clear()
     with ExitStack() as stack:
         holder = stack.enter_context(closing(sqlite3.connect(":memory:" if fault != "locked" else database)))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -241,7 +241,7 @@ def test_everything_else_works_without_mlflow(
         assert execute(["mirror", "write", "--json"]) == 1
         assert "MLflow" in json.loads(capsys.readouterr().out)["error"]["what"]
     configure(mlflow_uri="")
-    mlflow_runs._silent.clear()
+    mlflow_runs.unreachable_until.clear()
     assert mirror_check.write(load_problem("wine")) == []
 
 

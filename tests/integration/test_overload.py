@@ -30,7 +30,7 @@ def test_a_short_queue_is_answered_and_a_long_one_in_part(make_version: MakeVers
     worker = Worker()
     limit = [5.0]  # seconds; the machine may be busy with other tests
     guard = Guard(Settings(), worker.router)
-    guard.load._limit = lambda: limit[0]
+    guard.load.limit = lambda: limit[0]
     with run_server(guard, Endpoint(worker.router, guard.load)) as port:
         within = generate_load(port, 64)
         assert set(within["counts"]) == {"200"}
@@ -43,4 +43,4 @@ def test_a_short_queue_is_answered_and_a_long_one_in_part(make_version: MakeVers
         limit[0] = 5.0
         assert set(generate_load(port, 16)["counts"]) == {"200"}, "it has recovered"
     assert not guard.load.light.queue
-    assert not guard.deadlines._open
+    assert not guard.deadlines

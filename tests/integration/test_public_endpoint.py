@@ -24,7 +24,7 @@ from cli.platform.endpoint import endpoint_url, served_model
 from services.process import endpoint_process
 from tests import hostile_requests
 from tests.conftest import free_ports, stop, wait_until
-from tests.integration.conftest import Trained, _set_environment
+from tests.integration.conftest import Trained, set_environment
 from tests.integration.test_service import ROW
 from tests.tls_certificates import make_certificate
 from truecourse.errors import PlatformError
@@ -63,7 +63,7 @@ def _guarded(_trained: Trained) -> Iterator[Guarded]:
     (port,) = free_ports(1)
     log = _trained.home / "guarded.log"
     with pytest.MonkeyPatch.context() as patch:
-        _set_environment(patch, _trained.home, _trained.problems)
+        set_environment(patch, _trained.home, _trained.problems)
         settings = {"AUTHENTICATION": "keys", "WORKERS": "2", "CORS_ORIGINS": ORIGIN}
         for name, value in settings.items():
             patch.setenv(f"TRUECOURSE_{name}", value)

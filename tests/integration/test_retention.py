@@ -110,7 +110,7 @@ def test_only_unneeded_objects_are_removed(wines: Home, monkeypatch: pytest.Monk
     assert retention.clean("wine", NOW + timedelta(hours=1)) is None, "it was done an hour ago"
 
     with monkeypatch.context() as patch:
-        patch.setattr(retention, "_delete_run", _killed)
+        patch.setattr(retention, "delete_run", _killed)
         with pytest.raises(StorageError, match="killed"):
             retention.clean("wine", LATER)
     assert wines.left() == everything, "an interrupted cleanup is repeated"
@@ -192,10 +192,10 @@ def test_an_unpacked_bento_is_removed_with_its_package_unless_it_runs(home: Path
     with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert retention._clean_unpacked(open_store(), home / "serving") == 1
+        assert retention.clean_unpacked(open_store(), home / "serving") == 1
         process.communicate()
     assert {folder.name for folder in (home / "serving").iterdir()} == {packed, running, "bentoml-3000"}
-    assert retention._clean_unpacked(open_store(), home / "serving") == 1
+    assert retention.clean_unpacked(open_store(), home / "serving") == 1
 
 
 def test_prefect_accepts_the_retention_settings(

@@ -116,7 +116,7 @@ def test_tuning_resumes_after_a_kill_and_train_uses_its_result(diabetes: None, m
     plain = train()
     with pytest.raises(NotFound, match="was not tuned"):
         chosen_parameters(load_problem(), open_store(), plain.snapshot)
-    logged = tuning._log_trial
+    logged = tuning.log_trial
 
     def killed(*arguments: object) -> None:
         if arguments[2] == 2:
@@ -124,7 +124,7 @@ def test_tuning_resumes_after_a_kill_and_train_uses_its_result(diabetes: None, m
         logged(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuning, "_log_trial", killed)
+        patch.setattr(tuning, "log_trial", killed)
         with pytest.raises(KeyboardInterrupt):
             tuning.search_parameters.fn("diabetes", plain.snapshot, 4)
     assert not open_store().exists(tuning_key(plain.snapshot))

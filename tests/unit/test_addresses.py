@@ -176,13 +176,21 @@ def test_an_invalid_proxy_is_reported_without_its_password(
 
 
 def test_local_object_storage_bypasses_the_proxy(
-    monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
+    server: Callable[[str], tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
 ) -> None:
     from truecourse.storage.object_store import S3Store
 
-    monkeypatch.setenv("http_proxy", NOWHERE)
+    proxy, through = server("127.0.0.1")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
     monkeypatch.setenv("no_proxy", "")
-    for endpoint, proxied in (("http://[::1]:9000", False), ("http://127.0.0.1:9000", False), ("http://s3.test", True)):
+
+    def read(endpoint: str) -> bytes:
         configure(storage="s3://bucket/prefix", s3_endpoint=endpoint, s3_access_key_id="a", s3_secret_access_key="b")
-        session = S3Store(get_settings())._client._endpoint.http_session
-        assert bool(session._proxy_config.proxy_url_for(endpoint)) is proxied
+        return S3Store(get_settings()).get("key")
+
+    for address in ("127.0.0.1", "::1"):
+        here, direct = server(address)
+        assert read(local_url(address, here)) == b"{}"
+        assert (direct, through) == (["/bucket/prefix/key"], [])
+    assert read("http://s3.test") == b"{}"
+    assert through == ["http://s3.test/bucket/prefix/key"]

@@ -46,11 +46,11 @@ def test_a_pre_existing_condition_is_not_a_finding() -> None:
 
 def test_features_computed_from_a_missing_value_share_its_finding() -> None:
     dead = {"pressure": (1.0, 0.2), "pressure_change_3h": (1.0, 0.1)}
-    one = breakage._missing_finding("pressure", list(dead), dead, "dead feed", START)
+    one = breakage.missing_finding("pressure", list(dead), dead, "dead feed", START)
     sentence = "pressure, pressure_change_3h are missing on 2024-04-01: 15.0% of rows have a value, 100% usually do."
     assert one.sentence == sentence
     whole = ["temp", "dewp", "wind_dir", "wind_speed"]
-    view = breakage._missing_finding("weather", whole, dict.fromkeys(PROBLEM.features, (1, 0)), "dead feed", START)
+    view = breakage.missing_finding("weather", whole, dict.fromkeys(PROBLEM.features, (1, 0)), "dead feed", START)
     assert view.sentence.startswith("weather (temp, dewp, wind_dir ...) are missing on 2024-04-01: 0.0% of rows")
 
 

@@ -92,9 +92,9 @@ def test_modules_beside_problem_py_are_imported_as_written_and_digested(
     (folder / "data" / "script.py").write_text("nothing = 2\n")
     assert problem_digest(load_problem()) == digests[1] != digests[0]
 
-    from truecourse.deployment.bento import _code
+    from truecourse.deployment.bento import code_files
 
-    packed = {path for path, _ in _code(folder)}
+    packed = {path for path, _ in code_files(folder)}
     assert {"helpers.py", "clocks/__init__.py", "clocks/units.py"} <= packed
     (folder / "problem.py").write_text(f"{body}from helpers import clock\n\nPROBLEM{problem}")
     with pytest.raises(ProblemError, match=r"from \.helpers import"):

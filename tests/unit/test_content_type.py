@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.http.routes import _check_type
+from services.http.routes import check_content_type
 from truecourse.errors import RequestError
 
 JSON = (
@@ -22,7 +22,7 @@ OTHER = {
 
 
 def check(kind: str, coding: bytes = b"identity") -> None:
-    _check_type({"headers": [(b"content-type", kind.encode("latin-1")), (b"content-encoding", coding)]})
+    check_content_type({"headers": [(b"content-type", kind.encode("latin-1")), (b"content-encoding", coding)]})
 
 
 @pytest.mark.parametrize("kind", JSON)

@@ -1,7 +1,5 @@
 """Drift detection: no false alarms with rows clustered by day; real changes are found."""
 
-import time
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -181,10 +179,3 @@ def test_an_empty_window_is_rejected() -> None:
     frame = days(3, 0, 1)
     with pytest.raises(FeatureError, match="window has no rows"):
         check(frame, frame.slice(0, 0))
-
-
-def test_thirty_columns_of_a_year_within_a_second_of_cpu() -> None:
-    reference, window = days(280, 0, 1, a_day=1000, columns=28), days(7, 280, 2, a_day=1000, columns=28)
-    before = time.process_time()
-    check(reference, window)
-    assert time.process_time() - before < 1.5  # measured 0.5; room for a busy machine

@@ -75,7 +75,7 @@ def test_the_fast_path_answers_like_the_application(kind: str, our_server: EchoS
     assert found == uvicorns.send(*asked)
     assert b"HTTP/1.1 200" in found or kind == "refused by the contract"
     assert our_server.echo.direct - before == found.count(b"HTTP/1.1"), "none of them came to the application"
-    assert not our_server.guard.deadlines._open
+    assert not our_server.guard.deadlines
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -83,7 +83,7 @@ def test_other_requests_go_to_the_application(kind: str, our_server: EchoServer,
     before, asked = our_server.echo.direct, OTHERS[kind]
     assert our_server.send(*asked) == uvicorns.send(*asked) != b""
     assert our_server.echo.direct == before
-    assert not our_server.guard.deadlines._open
+    assert not our_server.guard.deadlines
 
 
 @pytest.mark.parametrize("kind", NO_HTTP)
@@ -91,7 +91,7 @@ def test_invalid_http_is_rejected(kind: str, our_server: EchoServer) -> None:
     found = our_server.send(*NO_HTTP[kind])
     assert found.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
     assert b'"error":"the request is not valid HTTP"' in found
-    assert not our_server.guard.deadlines._open
+    assert not our_server.guard.deadlines
 
 
 def test_pipelined_requests_are_answered_in_their_order(our_server: EchoServer, uvicorns: EchoServer) -> None:
@@ -128,7 +128,7 @@ def test_requests_before_invalid_http_are_answered(home: Path, body: bytes) -> N
         found = server.send(head(len(body), last=False), body + broken)
         threading.Event().wait(0.1)
         assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"200", b"400"]
-        assert not server.guard.deadlines._open
+        assert not server.guard.deadlines
 
 
 def test_many_pipelined_requests_are_answered(our_server: EchoServer) -> None:
@@ -170,7 +170,7 @@ def test_late_requests_time_out(home: Path, parts: tuple[bytes, ...], status: in
             found.append(send_late(server, *parts))
             for done in server.echo.waiting:
                 done()  # nobody waits for it any more
-            assert not server.guard.deadlines._open
+            assert not server.guard.deadlines
     assert found[0] == found[1]
     assert b"HTTP/1.1 %d" % status in found[0]
     assert b"0.15 s" in found[0]
@@ -183,7 +183,7 @@ def test_a_disconnected_client_is_counted_once_and_freed(home: Path, body: bytes
             connection.sendall(head(5) + body)
             threading.Event().wait(0.01)
         threading.Event().wait(0.1)
-        assert not server.guard.deadlines._open
+        assert not server.guard.deadlines
         assert server.counts() == {"/predict2xx" if body == b"later" else "/predict4xx": 1}
         assert server.echo.after == (body == b"later"), "what was answered is logged, whoever reads it"
 
@@ -218,7 +218,9 @@ class Transport:
     pause_reading = resume_reading = close
 
 
-def connections(guard: Guard, endpoint: Any) -> Callable[[], tuple[Any, Transport]]:
+def connections(
+    guard: Guard, endpoint: Any, transport_of: Callable[[], Transport] = Transport
+) -> Callable[[], tuple[Any, Transport]]:
     """Create connections without a socket."""
     config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
     config.load()
@@ -226,7 +228,7 @@ def connections(guard: Guard, endpoint: Any) -> Callable[[], tuple[Any, Transpor
 
     def connect() -> tuple[Any, Transport]:
         connection: Any = made(config, uvicorn.server.ServerState(), {})
-        transport = Transport()
+        transport = transport_of()
         connection.connection_made(transport)
         return connection, transport
 

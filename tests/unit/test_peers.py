@@ -61,10 +61,8 @@ class From(Transport):
 def response_to(peer: Any, own: Any, request: bytes, **settings: Any) -> bytes:
     async def ask() -> bytes:
         echo = Echo()
-        connection, _ = connections(Guard(Settings(max_delay=0, **settings), ModelRouter()), echo)()
-        transport = From(peer, own)
-        connection._accepted = False
-        connection.connection_made(transport)
+        guard = Guard(Settings(max_delay=0, **settings), ModelRouter())
+        connection, transport = connections(guard, echo, lambda: From(peer, own))()
         connection.data_received(request)
         return b"".join(transport.writes)
 

@@ -58,14 +58,14 @@ def late(url: str) -> Iterator[None]:
 
 
 def test_a_command_waits_for_a_restarting_server(url: str, late: None, capsys: pytest.CaptureFixture[str]) -> None:
-    prefect_server._require_answer(url)
+    prefect_server.require_answer(url)
     assert "waiting for the Prefect server" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_return_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefect_server, "RESTARTS", 0.1)
     with pytest.raises(PlatformError, match="does not answer") as raised:
-        prefect_server._require_answer(url)
+        prefect_server.require_answer(url)
     assert "truecourse status" in raised.value.hint
 
 
@@ -81,7 +81,7 @@ def test_a_server_that_does_not_return_is_an_error(url: str, monkeypatch: pytest
 )
 def test_a_server_that_dies_during_a_run_is_a_platform_error(home: Path, error: Exception, ours: bool) -> None:
     expected = PlatformError if ours else type(error)
-    with pytest.raises(expected) as raised, prefect_server._reporting_to("http://127.0.0.1:9/api"):
+    with pytest.raises(expected) as raised, prefect_server.reporting_to("http://127.0.0.1:9/api"):
         raise error
     if ours:
         assert raised.value.__cause__ is error
@@ -91,5 +91,5 @@ def test_a_server_that_dies_during_a_run_is_a_platform_error(home: Path, error: 
 def test_a_foreign_server_is_not_waited_for(home: Path) -> None:
     began = time.monotonic()
     with pytest.raises(PlatformError, match="does not answer"):
-        prefect_server._require_answer("http://127.0.0.1:9/api")
+        prefect_server.require_answer("http://127.0.0.1:9/api")
     assert time.monotonic() - began < 5

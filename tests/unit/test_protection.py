@@ -81,7 +81,7 @@ def test_late_requests_time_out(home: Path, body: list[Message], status: int) ->
 
 def test_each_request_times_out_at_its_own_time(home: Path) -> None:
     made = layer(Patient(), max_delay=0)
-    made._guard.deadlines = Deadlines(1.0)
+    made.guard.deadlines = Deadlines(1.0)
     waited: list[float] = []
 
     async def one(after: float) -> None:
@@ -106,7 +106,7 @@ def test_each_request_times_out_at_its_own_time(home: Path) -> None:
     assert len(waited) == 10
     assert min(waited) > 0.99
     assert max(waited) < 1.6, "one that began later waits for no second round"
-    assert not made._guard.deadlines._open
+    assert not made.guard.deadlines
 
 
 def test_a_timeout_handler_may_start_another_request(home: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_late_request_times_out_once(home: Path) -> None:
             deadlines.begin(exchange, lambda number=number: given_up.append(number))  # type: ignore[misc]
             await asyncio.sleep(0.03)
         assert given_up == [0, 1, 2, 3]
-        return len(deadlines._open)
+        return len(deadlines)
 
     assert asyncio.run(later_others()) == 0
 
@@ -171,7 +171,7 @@ def test_an_externally_cancelled_request_is_not_answered(home: Path) -> None:
 
     asyncio.run(cut_off())
     assert not sent
-    assert not made._guard.deadlines._open
+    assert not made.guard.deadlines
 
 
 def test_a_websocket_is_closed(home: Path) -> None:

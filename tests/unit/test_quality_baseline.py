@@ -11,7 +11,7 @@ from tests.unit.test_labelling import PROBLEM
 from truecourse.monitoring.quality.baseline import QualityBaseline
 from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, sums_by_bin
 from truecourse.monitoring.quality.figures import closed_figures
-from truecourse.monitoring.quality.quality_check import _summary
+from truecourse.monitoring.quality.quality_check import summary_sentence
 
 AT = datetime(2025, 1, 1)
 
@@ -54,7 +54,7 @@ def test_too_few_days_are_unknown_with_the_missing_number(earlier: int) -> None:
     assert loss["now"]["value"] > 0
     assert figures["metrics"]["excess_loss"]["now"]["value"] == pytest.approx(0, abs=0.1)
     assert (loss["difference"] is None) == (loss["reference"] is None) == (earlier == 0)
-    sentence = _summary(PROBLEM, figures | {"reference": "held-out days"}, earlier)
+    sentence = summary_sentence(PROBLEM, figures | {"reference": "held-out days"}, earlier)
     assert "no lasting change of quality" not in sentence
     assert "Whether it changed is unknown: " in sentence
     assert ("only 4 days of the 7" if earlier else "no day") in sentence

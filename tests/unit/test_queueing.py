@@ -28,7 +28,7 @@ def test_all_requests_are_served_in_order_per_caller(requests: Sent) -> None:
     for one in {caller for caller, _ in requests}:
         numbers = [number for caller, number, _ in served if caller == one]
         assert numbers == sorted(numbers)
-    assert not queue._flows, "nothing is kept of callers who wait for nothing"
+    assert not queue.flows, "nothing is kept of callers who wait for nothing"
     assert queue.work == 0
 
 
@@ -36,7 +36,7 @@ def test_all_requests_are_served_in_order_per_caller(requests: Sent) -> None:
 def test_two_waiting_callers_get_equal_time_up_to_one_request(requests: Sent) -> None:
     queue, got = filled(requests), dict.fromkeys("ab", 0.0)
     longest = {one: max((took for caller, took in requests if caller == one), default=0.0) for one in "ab"}
-    while all(queue._flows[one].requests if one in queue._flows else 0 for one in "ab"):
+    while all(queue.flows[one].requests if one in queue.flows else 0 for one in "ab"):
         caller, _, took = queue.pop()
         if caller in got:
             got[caller] += took
@@ -81,4 +81,4 @@ def test_few_departed_callers_are_remembered() -> None:
     for number in range(5000):
         queue.push(f"once {number}", 0.01, ("", 0, 0.01))
         queue.pop()
-    assert len(queue._flows) <= MAX_IDLE + 2 * (len(queue) + 1) + 1
+    assert len(queue.flows) <= MAX_IDLE + 2 * (len(queue) + 1) + 1

@@ -37,7 +37,9 @@ def servers(home: Path, tmp_path: Path) -> Iterator[tuple[SupervisorClient, int]
 
 def start(servers: SupervisorClient, number: int) -> None:
     command = [sys.executable, "-c", SERVER, SOCKET, str(number)]
-    servers._order(do="start", server=number, command=command, environment={}, log=str(servers.place / f"{number}.log"))
+    servers.send_order(
+        do="start", server=number, command=command, environment={}, log=str(servers.place / f"{number}.log")
+    )
 
 
 def ask(port: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.model.traffic_split import _exact, traffic_position
+from services.model.traffic_split import exact_text, traffic_position
 from tests.contracts import GOOD, NOW, contract
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Problem
@@ -69,7 +69,7 @@ def test_keys_of_any_type_hash_alike_in_single_rows_and_batches(
     for value, exact in zip(values, expected, strict=True):
         alone, many = reader.read([GOOD | {key: value}], NOW), reader.read([GOOD | {key: value}] * 20, NOW)
         assert not alone.faults
-        hashed = [_exact(some, key, 0) for some in (alone, many, many.part([3]))]
+        hashed = [exact_text(some, key, 0) for some in (alone, many, many.part([3]))]
         assert json.dumps(hashed) == json.dumps([exact] * 3)
 
 

@@ -191,7 +191,7 @@ def test_pipelined_requests_are_answered_before_more_are_read(our_server: EchoSe
         found = b""
         while part := connection.recv(1 << 20):
             found += part
-            most = max([most, *(len(one.pipeline) for one in list(our_server.guard.connections._open))])  # type: ignore[attr-defined]
+            most = max([most, *(len(one.pipeline) for one in list(our_server.guard.connections.current))])  # type: ignore[attr-defined]
         sending.join()
     assert found.count(b"HTTP/1.1 200") == 8_001
     assert most < 4_000

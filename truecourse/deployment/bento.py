@@ -54,7 +54,7 @@ def package_key(problem: str, number: int) -> str:
 
 def bento_code(root: Path) -> dict[str, bytes]:
     """Read our code, by path, below the checkout or an unpacked Bento's `src`."""
-    return {f"{name}/{path}": data for name in PACKAGES for path, data in _code(root / name)}
+    return {f"{name}/{path}": data for name in PACKAGES for path, data in code_files(root / name)}
 
 
 def code_digest(files: Mapping[str, bytes]) -> str:
@@ -79,7 +79,7 @@ def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
     check_problem(problem, json.loads(model["problem.json"]), version)
     folder = f"problems/{problem.name}"
     files = bento_code(REPOSITORY)
-    files |= {f"{folder}/{path}": data for path, data in _code(problem.folder) if not path.startswith("data/")}
+    files |= {f"{folder}/{path}": data for path, data in code_files(problem.folder) if not path.startswith("data/")}
     files |= {f"model/{name}": data for name, data in model.items()}
     config = inference_config(problem, version, model)
     return files | {f"model/{INFERENCE_FILE}": config.to_json(), REQUIREMENTS: requirements()}
@@ -103,7 +103,7 @@ def _changed(problem: Problem, recorded: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*now, *recorded} - UNSERVED) if now.get(name) != recorded.get(name)]
 
 
-def _code(folder: Path) -> Iterator[tuple[str, bytes]]:
+def code_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)

@@ -41,7 +41,7 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's pages show an experiment's training runs and their models for this kind; without it they may show traces."""
 _START_HINT = "start MLflow, or correct TRUECOURSE_MLFLOW_URI; then run `truecourse mirror write`"
 CURVE_POINTS = 200
-_silent: dict[str, float] = {}
+unreachable_until: dict[str, float] = {}
 
 
 class _Client:
@@ -77,11 +77,11 @@ def _failures(uri: str) -> Iterator[None]:
         code = str(error.error_code)
         lines = str(error.message).strip().splitlines() or [type(error).__name__]
         if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
-            _silent[uri] = time.monotonic() + _QUIET
+            unreachable_until[uri] = time.monotonic() + _QUIET
         hint = "`truecourse mirror show` lists differences from our records"
         raise MirrorError(f"MLflow: {lines[0][:200]}", where=_place(uri), hint=hint, code=code) from None
     except (RequestException, SQLAlchemyError, OSError) as error:
-        _silent[uri] = time.monotonic() + _QUIET
+        unreachable_until[uri] = time.monotonic() + _QUIET
         raise MirrorError(
             f"MLflow does not answer: {type(error).__name__}", where=_place(uri), hint=_START_HINT
         ) from None
@@ -95,7 +95,7 @@ def _place(uri: str) -> str:
 
 def _require_answer(uri: str) -> None:
     """Raise MirrorError immediately if MLflow did not respond recently: its client would retry for minutes."""
-    if time.monotonic() < _silent.get(uri, 0.0):
+    if time.monotonic() < unreachable_until.get(uri, 0.0):
         raise MirrorError("MLflow does not answer", where=_place(uri), hint=_START_HINT)
 
 
@@ -114,7 +114,7 @@ def connect_mlflow() -> "MlflowClient":
         return _client(uri)
     except MirrorError as error:
         if not error.code:
-            _silent[uri] = time.monotonic() + _QUIET
+            unreachable_until[uri] = time.monotonic() + _QUIET
         raise
 
 

@@ -45,7 +45,7 @@ class StagedFiles:
     total_texts: dict[int, set[str]] = field(default_factory=dict)
     """By column, the texts that mark the rows of totals."""
     kinds: list[pa.DataType] = field(default_factory=list)
-    _samples: list[pa.RecordBatch] = field(default_factory=list)
+    samples: list[pa.RecordBatch] = field(default_factory=list)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(self.path)) as mapped, pa.ipc.open_file(mapped) as file:
@@ -54,7 +54,7 @@ class StagedFiles:
 
     def sample(self, position: int) -> pa.Array:
         """Evenly spaced values of a column, from all files."""
-        return pa.concat_arrays([batch.column(position) for batch in self._samples])
+        return pa.concat_arrays([batch.column(position) for batch in self.samples])
 
     def add_malformed(self, lines: Sequence[str], count: int) -> None:
         self.malformed = (*self.malformed, *lines)[:_MAX_SHOWN]
@@ -159,10 +159,10 @@ def _read(stage: StagedFiles, located: Located) -> Iterator[pa.RecordBatch]:
 
 def _take_sample(stage: StagedFiles, batch: pa.RecordBatch) -> None:
     step = max(1, len(batch) // _SAMPLE)
-    stage._samples.append(batch.take(pa.array(range(0, len(batch), step), pa.int64())))
-    if len(stage._samples) > 64:  # keep every other row, so that memory does not grow with the files
-        stage._samples = [sample.take(pa.array(range(0, len(sample), 2), pa.int64())) for sample in stage._samples]
-        stage._samples = [pa.concat_batches(stage._samples)]
+    stage.samples.append(batch.take(pa.array(range(0, len(batch), step), pa.int64())))
+    if len(stage.samples) > 64:  # keep every other row, so that memory does not grow with the files
+        stage.samples = [sample.take(pa.array(range(0, len(sample), 2), pa.int64())) for sample in stage.samples]
+        stage.samples = [pa.concat_batches(stage.samples)]
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:

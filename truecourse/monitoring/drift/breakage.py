@@ -162,13 +162,13 @@ def _group_by_view(
         if missing:  # features of a view tend to be missing together: one finding for the view
             is_most_of_view = len(missing) > len(view.features) / 2
             results.append(
-                _missing_finding(view.name if is_most_of_view else missing[0], missing, shares, cause, group.day)
+                missing_finding(view.name if is_most_of_view else missing[0], missing, shares, cause, group.day)
             )
             shares = {name: pair for name, pair in shares.items() if name not in missing}
-    return results + [_missing_finding(name, [name], shares, cause, group.day) for name in shares]
+    return results + [missing_finding(name, [name], shares, cause, group.day) for name in shares]
 
 
-def _missing_finding(
+def missing_finding(
     subject: str, names: list[str], shares: dict[str, tuple[float, float]], cause: str, day: datetime
 ) -> Finding:
     was, now = (float(np.median([shares[name][i] for name in names])) for i in (0, 1))

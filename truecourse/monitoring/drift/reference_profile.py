@@ -154,11 +154,11 @@ def load_profile(problem: Problem, version: ModelVersion) -> ReferenceProfile:
     """Load the champion's reference profile, once per process; build and store it if there is none yet. Only for
     problems with time."""
     cache_key = (problem.name, problem.kind, tuple(monitored_features(problem)), problem.monitoring.bins)
-    return _load(*cache_key, version, get_settings().storage_root)
+    return load_stored(*cache_key, version, get_settings().storage_root)
 
 
 @lru_cache(maxsize=4)
-def _load(
+def load_stored(
     name: str, kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, storage: str
 ) -> ReferenceProfile:
     """Load or build. `storage` is part of the cache key: two storages may have champions with the same number."""
@@ -197,9 +197,9 @@ def _build(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersio
         scored=count_by_day(score_bins, scored_rows),
         against=against,
         seen_values=training_values,
-        unseen_shares=_unseen_shares(training_values, held_out),
+        unseen_shares=unseen_shares(training_values, held_out),
         relations=relations,
-        sums=_daily_sums(relations, frame),
+        sums=daily_sums(relations, frame),
     )
 
 
@@ -221,7 +221,7 @@ def _scores_with_time(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     return score_rows(kind, model, rows).append_column("decision_time", rows["decision_time"])
 
 
-def _daily_sums(relations: Relations, rows: pa.Table) -> Array:
+def daily_sums(relations: Relations, rows: pa.Table) -> Array:
     """Return the sums of the relations by UTC day, (days, SUMS, p)."""
     days = rows["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     order = np.argsort(days, kind="stable")
@@ -231,7 +231,7 @@ def _daily_sums(relations: Relations, rows: pa.Table) -> Array:
     return np.array(sums, dtype=np.int64).reshape(-1, SUMS, len(relations.names))
 
 
-def _unseen_shares(seen: SeenValues, held_out: pa.Table) -> dict[str, float]:
+def unseen_shares(seen: SeenValues, held_out: pa.Table) -> dict[str, float]:
     days = held_out["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     greatest: dict[str, float] = {}
     for day in np.unique(days):

@@ -75,7 +75,7 @@ def _check_cohorts(problem: Problem, tables: Tables, version: ModelVersion, mome
         earlier = [one for one in baseline.out_of_fold if one not in reference and one.day < days[0].day]
         findings += _degradation(problem, baseline.model.vocabulary.classes, reference, [*earlier, *reference], scored)
     enough = "metrics" in figures and len(reference) >= FEWEST_DAYS
-    summary = _summary(problem, figures, len(reference))
+    summary = summary_sentence(problem, figures, len(reference))
     return summarize(findings, summary), findings, figures, enough
 
 
@@ -160,7 +160,7 @@ _SENTENCES = {
 }
 
 
-def _summary(problem: Problem, figures: dict[str, Any], reference: int) -> str:
+def summary_sentence(problem: Problem, figures: dict[str, Any], reference: int) -> str:
     metric = figures.get("metrics", {}).get(problem.metric)
     if metric is None:
         return "Cohorts are closed, but none has its labels yet."

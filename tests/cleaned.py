@@ -1,5 +1,7 @@
 """Write clean tables directly, by the rules of docs/explanation/time.md, for tests of the steps after validation."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import pyarrow as pa
 
@@ -40,7 +42,7 @@ TIMES = ["_tc_recorded_at", "_tc_superseded_at"]
 
 
 def _supersede(
-    key: tuple[str, ...], time: str | None, columns: list[str], old: pd.DataFrame, new: pd.DataFrame
+    key: Sequence[str], time: str | None, columns: list[str], old: pd.DataFrame, new: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     watermark = old[time].max() if time else None
     clock = max(watermark, new[time].max()) if time and len(new) else ALWAYS

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import hypothesis
 import pytest
 
 from truecourse.settings import get_settings, quiet_environment
+
+T = TypeVar("T")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -45,6 +48,12 @@ def free_ports(count: int) -> list[int]:
     for s in sockets:
         s.close()
     return ports
+
+
+def existing(value: T | None) -> T:
+    """Return a value that the test expects to be there."""
+    assert value is not None
+    return value
 
 
 def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:

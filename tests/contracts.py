@@ -1,16 +1,18 @@
 """A problem with a field of every type, its contract, and a valid row."""
 
 from datetime import UTC, datetime
+from typing import Any, Literal
 
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Boolean, Entity, Files, Float, Integer, Label, Problem, Serving, Table, Text, Time, days
 from truecourse.serving.contract import Contract
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
+Unknown = Literal["reject", "missing"]
 GOOD = {"shop": 7, "city": "Ulm", "size": 1.5, "count": 3, "open": True, "since": "2020-02-29T10:00:00+02:00"}
 
 
-def problem(unknown: str = "missing", **columns: object) -> Problem:
+def problem(unknown: Unknown = "missing", **columns: Any) -> Problem:
     request = {
         "shop": Integer(feature=False),
         "city": Text(max_length=20),
@@ -33,7 +35,7 @@ def problem(unknown: str = "missing", **columns: object) -> Problem:
     )
 
 
-def contract(unknown: str = "missing") -> Contract:
+def contract(unknown: Unknown = "missing") -> Contract:
     spec = problem(unknown)
     categories = {"city": ("Bonn", "Ulm"), "note": ("a", "b")}
     kinds = {"city": "category", "size": "float", "count": "integer", "open": "boolean", "note": "category"}

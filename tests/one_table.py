@@ -25,7 +25,9 @@ class World:
 
     def __init__(self, folder: Path, source: Any = None, **options: Any) -> None:
         self.folder = folder
-        table = Table("sales", **{"source": source or Files("sales*.csv"), "columns": COLUMNS} | options)
+        table = Table(
+            "sales", **dict[str, Any]({"source": source or Files("sales*.csv"), "columns": COLUMNS} | options)
+        )
         self.problem = Problem(
             "small", kind="binary", tables=[table], label=Label(column="bought"), folder=folder,
         )  # fmt: skip
@@ -63,7 +65,9 @@ class World:
         version = Tables().version(clean_table("small", "sales"))
         if version is None:
             return []
-        return Tables().read(version, filter=pc.field("_tc_superseded_at").is_null()).sort_by("_tc_row").to_pylist()
+        current = Tables().read(version, filter=pc.field("_tc_superseded_at").is_null())
+        rows: list[dict[str, Any]] = current.sort_by("_tc_row").to_pylist()
+        return rows
 
     def spine(self) -> Any:
         tables = Tables()

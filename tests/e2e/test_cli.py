@@ -65,7 +65,7 @@ def left_over(home: Path) -> list[psutil.Process]:
 
     def is_of(process: psutil.Process) -> bool:
         try:
-            return process.environ().get("TRUECOURSE_HOME") == str(home) and process.pid != os.getpid()
+            return bool(process.environ().get("TRUECOURSE_HOME") == str(home) and process.pid != os.getpid())
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from cli.platform.endpoint import request_predictions
 from flows.lifecycle import lifecycle
-from flows.score import score
+from tests.conftest import existing
+from tests.scored_files import score_file
 from truecourse.serving.batch_scoring import (
     BATCH,
     MODEL_VERSION,
@@ -99,7 +100,7 @@ def test_columns_may_have_the_names_of_our_own_columns(
     file = write_csv(tmp_path / "sent.csv", sent)
     file.write_text(file.read_text() + ",".join(["x"] * (len(SENT) + 1)) + "\n")
     before, tables = len(Tables().read(summary["score"])), Tables()
-    predictions = tables.read(score("named", source=str(file)).predictions)
+    predictions = tables.read(score_file("named", file).predictions)
     assert len(predictions) == before + len(sent)
     mine = predictions.filter(pa.compute.equal(predictions[BATCH], _newest_batch(predictions))).sort_by(ROW)
     for name in SENT:
@@ -110,7 +111,7 @@ def test_columns_may_have_the_names_of_our_own_columns(
     online = request_predictions("named", "predict", requests)["predictions"]
     assert mine[SCORE].to_pylist() == [answer["score"] for answer in online]
     assert mine[PREDICTION].to_pylist() == [answer["prediction"] for answer in online]
-    rejected = tables.read(tables.version(rejected_table("named")))
+    rejected = tables.read(existing(tables.version(rejected_table("named"))))
     assert rejected[ROW].to_pylist() == [len(sent)]
 
     scored_row = find_scored_rows(tables, "named", mine["id"][0].as_py())[0]

@@ -141,7 +141,7 @@ def change_future(world: World, frame: pa.Table, now: pd.Timestamp, seed: int) -
     flights.loc[aloft, ["arr_delay", "air_time"]] += random.integers(5, 90)
     diverted = aloft & (random.random(len(flights)) < 0.2)
     cancelled = waiting & (random.random(len(flights)) < 0.2)
-    flights.loc[waiting, "dep_delay"] += random.integers(5, 90)
+    flights.loc[waiting, "dep_delay"] += int(random.integers(5, 90))
     flights.loc[diverted | cancelled, ["arr_delay", "air_time"]] = pd.NA
     flights.loc[cancelled, "dep_delay"] = pd.NA
     later = pd.to_datetime(weather["time_hour"]) + pd.Timedelta(hours=1) > now

@@ -10,7 +10,7 @@ from flows.ingest import ingest
 from flows.lifecycle import lifecycle
 from tasks.training.trace import trace_model, trace_prediction
 from tests import simulated_deliveries
-from tests.conftest import S3Server
+from tests.conftest import S3Server, existing
 from truecourse.errors import AccessDenied
 from truecourse.registry import versions as registry
 from truecourse.storage.delta_tables import Tables
@@ -29,7 +29,7 @@ def test_the_lifecycle_runs_on_s3(
         assert any(key.startswith(place) for key in keys), place
     assert not (home / "storage").exists()
     assert len(Tables().read(summary["score"])) > 0
-    links = trace_model("deliveries", registry.champion("deliveries").version)["links"]
+    links = trace_model("deliveries", existing(registry.champion("deliveries")).version)["links"]
     assert links
     assert all(link["verified"] for link in links)
     _trace_a_prediction(Tables().read(summary["score"], ["id"])["id"][0].as_py())

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from benchmarks.tables import TABLES
 from cli.main import app
+from tests.conftest import existing
 from truecourse.problem import RandomSplit, TimeSplit
 from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
@@ -179,7 +180,7 @@ def _assert_drafted_as_expected(name: str, expected: Expected, path: Path) -> No
 def _assert_online_equals_batch(name: str, expected: Expected, clean: pa.Table) -> None:
     problem = load_problem(name)
     scored = rows_of(predictions_table(name))
-    own = decisions_batch(registry.champion(name))
+    own = decisions_batch(existing(registry.champion(name)))
     batch = scored.filter(pc.not_equal(scored[BATCH], own)).sort_by(ROW)
     assert len(batch) == expected.rows
     rows = clean.sort_by(ROW).select([*problem.request_fields]).slice(0, ONLINE_ROWS).to_pylist()

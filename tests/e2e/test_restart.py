@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import simulated_deliveries
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, existing
 from truecourse.registry import versions as registry
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
@@ -38,7 +39,7 @@ def kill_when(prefix: str) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        process.stdout.close()
+        existing(process.stdout).close()
 
 
 def finish() -> str:
@@ -48,11 +49,13 @@ def finish() -> str:
     return output.decode().strip().splitlines()[-1]
 
 
-def rows(name: str) -> list[dict[str, object]]:
+def rows(name: str) -> list[dict[str, Any]]:
     tables = Tables()
-    table = tables.read(tables.version(name))
+    table = tables.read(existing(tables.version(name)))
     order = [(column, "ascending") for column in ("_tc_row", "id") if column in table.column_names]
-    return table.drop([c for c in ("_tc_scored_at",) if c in table.column_names]).sort_by(order).to_pylist()
+    kept = table.drop([c for c in ("_tc_scored_at",) if c in table.column_names])
+    rows: list[dict[str, Any]] = kept.sort_by(order).to_pylist()
+    return rows
 
 
 @pytest.mark.timeout(1200)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -132,7 +133,7 @@ def test_no_request_fails_while_the_champion_changes_20_times(
             version = versions[swap % 2]
             assert version is not None
             move(champion=version)
-            wait_until(lambda number=version.version: _answers(server, number), 20, f"version {version.version}")
+            wait_until(partial(_answers, server, version.version), 20, f"version {version.version}")
     finally:
         over.set()
         for thread in threads:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from hypothesis import HealthCheck, Phase, given, settings
@@ -48,14 +49,16 @@ def day(number: int) -> pd.Timestamp:
     return pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(days=number)
 
 
-def order(id: int, at: int, size: float, late: int = 0, shop: int = 1) -> dict[str, object]:
+def order(id: int, at: int, size: float, late: int = 0, shop: int = 1) -> dict[str, Any]:
     return {"id": id, "at": day(at), "shop": shop, "size": size, "late": late}
 
 
 def read_decisions(problem: Problem, tables: Tables, window: Window | None = None) -> pd.DataFrame:
     versions = {t.name: tables.version(f"tables/{problem.name}/clean/{t.name}") for t in problem.tables}
     assert all(versions.values())
-    return read_spine(problem, tables, {n: v for n, v in versions.items() if v}, window).to_pandas().set_index("id")
+    spine = read_spine(problem, tables, {n: v for n, v in versions.items() if v}, window)
+    rows: pd.DataFrame = spine.to_pandas().set_index("id")
+    return rows
 
 
 def test_a_decision_uses_the_versions_known_at_its_time(home: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 
 from flows.deploy import deploy
@@ -148,7 +150,7 @@ def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(por
     with httpx.Client(base_url=f"https://127.0.0.1:{port}", timeout=60, verify=False) as client:
 
         def ended() -> bool:
-            return client.post("/predict", json={"rows": [ROW]}).headers.get("connection") == "close"
+            return bool(client.post("/predict", json={"rows": [ROW]}).headers.get("connection") == "close")
 
         assert not ended()
         assert client.get("/no%0Awhere").status_code == 404
@@ -160,17 +162,22 @@ def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(por
     assert not any("c03" in line for line in lines)
 
 
+def cron_of(schedule: DeploymentSchedule) -> str:
+    assert isinstance(schedule.schedule, CronSchedule)
+    return schedule.schedule.cron
+
+
 def test_a_batch_is_scheduled_with_its_version(port: int, trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "nightly.yaml").write_text('environment: nightly\ntarget: batch\nbatch: {cron: "5 4 * * *"}\n')
     assert deploy("nightly").outcome == "deployed"
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("score/nightly-deliveries")
         assert deployment.parameters == {"problem": "deliveries", "version": 1, "explain": False}
-        assert [schedule.schedule.cron for schedule in deployment.schedules] == ["5 4 * * *"]
+        assert [cron_of(schedule) for schedule in deployment.schedules] == ["5 4 * * *"]
         client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
         assert "still paused in Prefect: its schedule" in deploy("nightly").detail
         (schedule,) = client.read_deployment_by_name("score/nightly-deliveries").schedules
-        assert (schedule.active, schedule.schedule.cron) == (False, "5 4 * * *")
+        assert (schedule.active, cron_of(schedule)) == (False, "5 4 * * *")
         assert deploy("nightly", stop=True).outcome == "stopped"
         with pytest.raises(ObjectNotFound):
             client.read_deployment_by_name("score/nightly-deliveries")

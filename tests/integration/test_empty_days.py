@@ -62,7 +62,10 @@ CALENDARS: dict[str, tuple[pd.DatetimeIndex, int]] = {
     "business days": (pd.bdate_range("2023-01-02", periods=300), 2),
     "the first of each month": (pd.date_range("2020-01-01", periods=40, freq="MS"), 12),
     "once a quarter": (pd.date_range("2015-01-01", periods=30, freq="QS"), 15),
-    "a year's gap": (pd.date_range("2021-01-01", periods=80).append(pd.date_range("2022-04-01", periods=80)), 3),
+    "a year's gap": (
+        pd.DatetimeIndex([*pd.date_range("2021-01-01", periods=80), *pd.date_range("2022-04-01", periods=80)]),
+        3,
+    ),
     "a last day of one row": (pd.date_range("2023-01-01", periods=120), 4),
 }
 

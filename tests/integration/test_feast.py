@@ -126,7 +126,8 @@ def test_generated_cases_equal_the_stock_store(
 
 
 def _utc(frame: pd.DataFrame) -> pd.DataFrame:
-    times = {name: frame[name].dt.tz_localize("UTC") for name in frame if name.endswith("_timestamp")}
+    names = [str(name) for name in frame]
+    times = {name: frame[name].dt.tz_localize("UTC") for name in names if name.endswith("_timestamp")}
     return frame.assign(**times)
 
 

@@ -41,7 +41,8 @@ def start(tmp_path: Path, configure: Callable[..., None]) -> Start:
 
 def rows_of(tables: Tables, version: TableVersion) -> pd.DataFrame:
     frame = tables.read(version).to_pandas()
-    return frame.sort_values(list(frame.columns)).reset_index(drop=True)
+    ordered: pd.DataFrame = frame.sort_values(list(frame.columns)).reset_index(drop=True)
+    return ordered
 
 
 def last_commit(tables: Tables, version: TableVersion) -> Mapping[str, object]:

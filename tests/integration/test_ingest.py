@@ -3,9 +3,11 @@
 import gzip
 import json
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,18 +23,19 @@ COLUMNS = {"id": Integer(), "name": Text(nulls=True), "size": Float(nulls=True),
 ROWS = "id,name,size,at,extra\n1,ann,1.5,2024-01-01,x\n2,NA,,2024-01-02T03:04:05Z,y\n"
 
 
-def problem(folder: Path, source) -> Problem:
+def problem(folder: Path, source: Any) -> Problem:
     table = Table("things", source=source, columns=COLUMNS, key=["id"], time="at")
     return Problem("small", kind="regression", tables=[table], label=Label(column="size"), folder=folder)
 
 
-def ingest(folder: Path, source, tables: Tables | None = None):
+def ingest(folder: Path, source: Any, tables: Tables | None = None) -> Any:
     spec = problem(folder, source)
     return ingest_sources(spec, spec.tables[0], tables or Tables())
 
 
-def rows_of(version) -> list[dict]:
-    return Tables().read(version).sort_by("_tc_row").to_pylist()
+def rows_of(version: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = Tables().read(version).sort_by("_tc_row").to_pylist()
+    return rows
 
 
 def write(folder: Path, kind: str) -> None:
@@ -53,7 +56,7 @@ def write(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "csv.zip", "tsv", "jsonl", "parquet"])
-def test_every_format_gives_the_same_rows(home, tmp_path, kind):
+def test_every_format_gives_the_same_rows(home: Path, tmp_path: Path, kind: str) -> None:
     write(tmp_path, kind)
     version = ingest(tmp_path, Files(f"t.{kind}"))
     first, second = rows_of(version)
@@ -64,7 +67,7 @@ def test_every_format_gives_the_same_rows(home, tmp_path, kind):
     assert ingest(tmp_path, Files(f"t.{kind}")) == version
 
 
-def test_new_files_of_a_glob_are_added_in_one_commit_that_names_them(home, tmp_path):
+def test_new_files_of_a_glob_are_added_in_one_commit_that_names_them(home: Path, tmp_path: Path) -> None:
     for n in range(3):
         (tmp_path / f"t-{n}.csv").write_text(f"id,name,size,at\n{n},a,1,2024-01-0{n + 1}\n")
     assert ingest(tmp_path, Files("t-*.csv")).version == 0
@@ -78,7 +81,7 @@ def test_new_files_of_a_glob_are_added_in_one_commit_that_names_them(home, tmp_p
     assert {delivery["uri"].rsplit("/", 1)[1] for delivery in second["deliveries"]} == {"t-0.csv", "t-3.csv"}
 
 
-def test_unreadable_cells_and_lines_are_kept(home, tmp_path):
+def test_unreadable_cells_and_lines_are_kept(home: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,name,size,at\n1,a,big,2024-01-01\n2,b\n3,c,1,2024-01-03\n")
     rows = rows_of(ingest(tmp_path, Files("t.csv")))
     assert [row["id"] for row in rows] == [1, None, 3]
@@ -88,7 +91,7 @@ def test_unreadable_cells_and_lines_are_kept(home, tmp_path):
     assert unreadable_texts(rows[1]["_tc_unreadable"]) == {"_tc_line": "line 3: has 2 cells, not 4: 2,b"}
 
 
-def test_an_object_with_a_duplicate_member_is_kept(home, tmp_path):
+def test_an_object_with_a_duplicate_member_is_kept(home: Path, tmp_path: Path) -> None:
     good = '{"id": 1, "name": "a: b", "size": 1, "at": "2024-01-01"}'
     (tmp_path / "t.jsonl").write_text(f'{good}\n\n{{"id": 2, "id": 3, "at": "2024-01-02"}}\n[1]\n{{"id": NaN\n')
     first, *bad = rows_of(ingest(tmp_path, Files("t.jsonl")))
@@ -100,13 +103,13 @@ def test_an_object_with_a_duplicate_member_is_kept(home, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "parquet"])
-def test_an_empty_file_is_refused_whatever_its_format(home, tmp_path, kind):
+def test_an_empty_file_is_refused_whatever_its_format(home: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / f"t.{kind}").write_bytes(gzip.compress(b"") if kind.endswith(".gz") else b"")
     with pytest.raises(SourceError, match="the file is empty"):
         ingest(tmp_path, Files(f"t.{kind}"))
 
 
-def test_times_of_spark_beyond_2262_do_not_wrap(home, tmp_path):
+def test_times_of_spark_beyond_2262_do_not_wrap(home: Path, tmp_path: Path) -> None:
     late = datetime(2300, 1, 1)
     table = pa.table({"id": [1, 2], "name": ["a", "b"], "size": [1.0, 2.0], "at": [datetime(2024, 1, 1), late]})
     pq.write_table(table, tmp_path / "t.parquet", use_deprecated_int96_timestamps=True)
@@ -115,7 +118,7 @@ def test_times_of_spark_beyond_2262_do_not_wrap(home, tmp_path):
     assert (second["at"], json.loads(second["_tc_unreadable"])) == (None, {"at": "2300-01-01T00:00:00.000000"})
 
 
-def test_names_in_capitals_and_a_zip_named_after_nothing(home, tmp_path):
+def test_names_in_capitals_and_a_zip_named_after_nothing(home: Path, tmp_path: Path) -> None:
     (tmp_path / "T.TSV").write_text(ROWS.replace(",", "\t"))
     assert len(rows_of(ingest(tmp_path, Files("T.TSV")))) == 2
     with zipfile.ZipFile(tmp_path / "export.ZIP", "w") as archive:
@@ -123,7 +126,7 @@ def test_names_in_capitals_and_a_zip_named_after_nothing(home, tmp_path):
     assert rows_of(ingest(tmp_path, Files("export.ZIP")))[-2]["name"] == "bob"
 
 
-def test_a_file_is_read_with_its_csv_options(home, tmp_path):
+def test_a_file_is_read_with_its_csv_options(home: Path, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_bytes("1;Zoë;-;2024-01-01\n".encode("latin-1"))
     names = ["id", "name", "size", "at"]
     csv = Csv(delimiter=";", names=names, null_values=["-"], encoding="latin-1")
@@ -144,8 +147,10 @@ def test_a_file_is_read_with_its_csv_options(home, tmp_path):
         ("t.xyz", b"", "unknown file format"),
     ],
 )
-def test_a_bad_file_is_an_error_and_nothing_is_written(home, tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
+def test_a_bad_file_is_an_error_and_nothing_is_written(
+    home: Path, tmp_path: Path, name: str, content: bytes | str, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SourceError, match=message) as caught:
         ingest(tmp_path, Files(name))
     assert name in str(caught.value)
@@ -164,12 +169,12 @@ def test_a_bad_file_is_an_error_and_nothing_is_written(home, tmp_path, name, con
         (Sql("warehouse", "SELECT 1"), "not in the settings"),
     ],
 )
-def test_a_missing_source_is_an_error(home, tmp_path, source, message):
+def test_a_missing_source_is_an_error(home: Path, tmp_path: Path, source: Any, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         ingest(tmp_path, source)
 
 
-def test_a_bad_new_file_is_reported_once_and_blocks_no_other(home, tmp_path):
+def test_a_bad_new_file_is_reported_once_and_blocks_no_other(home: Path, tmp_path: Path) -> None:
     (tmp_path / "t-1.csv").write_text(ROWS)
     version = ingest(tmp_path, Files("t-*.csv"))
     (tmp_path / "t-2.csv").write_text(ROWS.replace("ann", "bob"))
@@ -182,7 +187,7 @@ def test_a_bad_new_file_is_reported_once_and_blocks_no_other(home, tmp_path):
     assert [bool(one["fault"]) for one in Tables().commits(after.name)[-1][1]["deliveries"]] == [False, True]
 
 
-def test_a_zip_of_two_files_is_refused(home, tmp_path):
+def test_a_zip_of_two_files_is_refused(home: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "t.csv.zip", "w") as archive:
         archive.writestr("a.csv", ROWS)
         archive.writestr("b.csv", ROWS)
@@ -190,7 +195,7 @@ def test_a_zip_of_two_files_is_refused(home, tmp_path):
         ingest(tmp_path, Files("t.csv.zip"))
 
 
-def test_concurrent_runs_ingest_a_source_once(home, tmp_path):
+def test_concurrent_runs_ingest_a_source_once(home: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(ROWS)
     with ThreadPoolExecutor(4) as pool:
         versions = list(pool.map(lambda _: ingest(tmp_path, Files("t.csv"), Tables()), range(4)))
@@ -198,7 +203,7 @@ def test_concurrent_runs_ingest_a_source_once(home, tmp_path):
     assert {version.version for version in versions} == {0}
 
 
-def test_rows_of_a_sql_query(home, tmp_path, configure):
+def test_rows_of_a_sql_query(home: Path, tmp_path: Path, configure: Callable[..., None]) -> None:
     from sqlalchemy import create_engine, text
 
     url = f"sqlite:///{tmp_path / 'some.db'}"
@@ -216,7 +221,7 @@ def test_rows_of_a_sql_query(home, tmp_path, configure):
         ingest(tmp_path, Sql("warehouse", "SELECT * FROM nowhere"))
 
 
-def test_objects_and_tables_in_s3(home, tmp_path, configure, seaweed):
+def test_objects_and_tables_in_s3(home: Path, tmp_path: Path, configure: Callable[..., None], seaweed: Any) -> None:
     configure(**seaweed.settings("ingest"))
     store = Tables().store
     for n in range(2):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,7 +153,8 @@ def test_threads_read_the_same_answers(world: tuple[Problem, Tables]) -> None:
     at = datetime(2024, 1, 20)
     load(problem, tables, at)
     reader, (columns, times) = OnlineReader(problem), requests(at)
-    wanted, wrong = reader.read(columns, times, 5).values, []
+    wanted = reader.read(columns, times, 5).values
+    wrong: list[Any] = []
 
     def read() -> None:
         for _ in range(30):
@@ -208,4 +210,4 @@ def test_a_store_that_stops_and_restarts(tmp_path: Path, configure: Callable[...
         assert time.monotonic() - begun < 2 * PAUSE + 1
         assert lookup.unavailable == [view.name for view in strict.views]
         assert set(lookup.values) == features
-        assert all(pd.isna(values).all() for values in lookup.values.values())
+        assert all(pd.isna(np.asarray(values)).all() for values in lookup.values.values())

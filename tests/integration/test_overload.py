@@ -18,7 +18,7 @@ SECONDS = 1.0
 def generate_load(port: int, clients: int) -> dict[str, Any]:
     body = json.dumps({"rows": [ROW]})
     head = "POST /predict HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
-    options = {"port": port, "connections": clients, "seconds": SECONDS, "warm": 0.2}
+    options: dict[str, Any] = {"port": port, "connections": clients, "seconds": SECONDS, "warm": 0.2}
     options |= {"request": f"{head}content-length: {len(body)}\r\n\r\n{body}"}
     command = [sys.executable, "-m", LoadGenerator.__module__, json.dumps(options)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)

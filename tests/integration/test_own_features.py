@@ -17,6 +17,7 @@ from tasks.training.build_snapshot import take_snapshot
 from tasks.training.evaluate_model import open_rival
 from tasks.training.train import train_model
 from tests.cleaned import write_clean
+from tests.conftest import existing
 from tests.simulated_deliveries import deliveries, install
 from tests.unevaluated_versions import set_champion
 from truecourse.errors import ModelError
@@ -88,12 +89,12 @@ def test_a_champion_uses_its_own_features_after_the_problem_was_edited(folder: P
     fair = compare(problem, test, challenger, rival)
     unfair = compare(problem, test, challenger, dataclasses.replace(rival, lookup=unchanged))
     assert (fair.reason, unfair.reason) == ("", "")
-    assert fair.loss["high"] > 0  # the same information, encoded differently  # type: ignore[index, operator]
-    assert unfair.loss["high"] < 0  # a comparison on the new features favours the challenger  # type: ignore[index, operator]
+    assert existing(existing(fair.loss)["high"]) > 0  # the same information, encoded differently
+    assert existing(existing(unfair.loss)["high"]) < 0  # a comparison on the new features favours the challenger
 
     assert load_for_models.fn(NAME, UNTIL) == [version.version]
-    with archived_problem_of(version) as old:
-        served, mine = (read(one) for one in (old, problem))
+    with archived_problem_of(version) as archived:
+        served, mine = (read(each) for each in (archived, problem))
         tables, names = Tables(), ["courier", "courier_late_7d", "courier_count_7d"]
         assert served["courier_count_7d"][0] > mine["courier_count_7d"][0]
         # New deliveries: the features of the old definition are updated too, and those of the new one are not.
@@ -103,7 +104,7 @@ def test_a_champion_uses_its_own_features_after_the_problem_was_edited(folder: P
         )
         write_clean(problem, tables, "deliveries", later)
         load_for_models.fn(NAME, UNTIL)
-        assert read(old)["courier_late_7d"] != served["courier_late_7d"]
+        assert read(archived)["courier_late_7d"] != served["courier_late_7d"]
         assert read(problem)[names[1]] == mine[names[1]]
 
 

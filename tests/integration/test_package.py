@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,7 +129,7 @@ def test_a_bento_whose_bytes_were_changed_is_not_unpacked(endpoint: Endpoint, tr
 
 
 @pytest.fixture
-def unpacked(endpoint: Endpoint, tmp_path: Path, configure: Callable[..., None]) -> Iterator[Path]:
+def unpacked(endpoint: Endpoint, tmp_path: Path, configure: Callable[..., None]) -> Path:
     """A copy of the served Bento's files."""
     shutil.copytree(endpoint.folder / "src", tmp_path / "src")
     configure(problems=tmp_path / "src" / "problems")

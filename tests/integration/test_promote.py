@@ -15,7 +15,7 @@ from flows.promote import promote
 from flows.register import register
 from flows.train import train
 from tasks.release.promote import make_champion
-from tests.conftest import wait_until
+from tests.conftest import existing, wait_until
 from tests.frames import store_diabetes
 from tests.unevaluated_versions import set_champion
 from truecourse.errors import GateFailed, ModelError
@@ -86,7 +86,7 @@ def test_rows_that_the_champion_learned_from_are_not_compared(problems: Path) ->
     file.write_text(file.read_text().replace("validate=0.2, test=0.12", "validate=0.2, test=0.25"))
     challenger = train_and_register(problems, 200)
     report = registry.gates(challenger)[0]["detail"]
-    rows = int(re.search(r"on (\d+) rows", report)[1])
+    rows = int(existing(re.search(r"on (\d+) rows", report))[1])
     assert 30 < rows < 0.14 * 442
 
 
@@ -119,7 +119,8 @@ def wait_for_paused(client: Any, count: int) -> list[Any]:
 
 def form(run: Any) -> str:
     """The description above the approval form in the UI; empty until it exists."""
-    return read_flow_run_input(run.state.state_details.run_input_keyset["description"], flow_run_id=run.id) or ""
+    key = run.state.state_details.run_input_keyset["description"]
+    return str(read_flow_run_input(key, flow_run_id=run.id) or "")
 
 
 def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(problems: Path) -> None:
@@ -169,8 +170,11 @@ def test_one_of_two_concurrent_promotions_wins_and_an_interrupted_one_is_complet
     (won,) = [run.result() for run in runs if run.exception() is None]
     (lost,) = [str(run.exception()) for run in runs if run.exception() is not None]
     assert aliases.current("diabetes") == won
-    assert f"ann was first, at {won.at:%Y-%m-%d %H:%M:%S} UTC: promote, because of {won.champion.version}" in lost
+    assert (
+        f"ann was first, at {won.at:%Y-%m-%d %H:%M:%S} UTC: promote, because of {existing(won.champion).version}"
+        in lost
+    )
     mlflow = mlflow_runs.connect_mlflow()
     mlflow.delete_registered_model_alias("diabetes", "champion")  # as if it was killed before it wrote to MLflow
-    assert make_champion.fn(before, won.champion, won.reason) == won
-    assert int(mlflow.get_model_version_by_alias("diabetes", "champion").version) == won.champion.version
+    assert make_champion.fn(before, existing(won.champion), won.reason) == won
+    assert int(mlflow.get_model_version_by_alias("diabetes", "champion").version) == existing(won.champion).version

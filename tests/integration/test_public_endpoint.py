@@ -183,7 +183,7 @@ def test_twenty_thousand_hostile_requests(guarded: Guarded) -> None:
 
 def test_the_endpoint_conforms_to_its_openapi_document(guarded: Guarded, tmp_path: Path) -> None:
     """Schemathesis sends valid and invalid requests; the answers must conform to the document."""
-    checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance")
+    checks: tuple[str, ...] = ("not_a_server_error", "status_code_conformance", "content_type_conformance")
     checks += ("response_schema_conformance", "ignored_auth")
     command = [
         str(Path(sys.executable).parent / "schemathesis"), "run", f"http://127.0.0.1:{guarded.port}/openapi.json",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tasks.training.build_snapshot import build_snapshot
 from tasks.training.trace import trace_model
 from tasks.training.train import train_model
+from tests.conftest import existing
 from tests.frames import store_wine
 from tests.log_records import entry, record
 from truecourse import retention
@@ -138,7 +140,7 @@ def test_only_unneeded_objects_are_removed(wines: Home, monkeypatch: pytest.Monk
     assert registered.version == wines.versions["newest"].version + 1
 
 
-def _killed(*_: object) -> None:
+def _killed(*_: Any) -> None:
     raise StorageError("killed")
 
 
@@ -174,7 +176,7 @@ def test_retention_of_reports_and_log_counts_back_from_the_newest(
     assert store.exists("sketches/wine/abc/frozen.json")
     assert store.exists("reports/wine/drift.html")
     assert len([key for key in store.list("reports/wine/") if "T0000-" in key]) == 4
-    table: pa.Table = Tables().read(Tables().version(log_table("wine")))
+    table: pa.Table = Tables().read(existing(Tables().version(log_table("wine"))))
     assert sorted(table["prediction_id"].to_pylist()) == ["0", "29"]
     again = retention.clean("wine", NOW + timedelta(days=1))
     assert again is not None

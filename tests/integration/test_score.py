@@ -8,12 +8,14 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.score import score
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, existing
 from tests.integration.conftest import Trained
+from tests.scored_files import score_file
 from truecourse.errors import FeatureError, SourceError
 from truecourse.serving import batch_scoring
 from truecourse.storage.delta_tables import Tables
@@ -29,14 +31,14 @@ score("deliveries", start="2024-01-20T00:00:00Z", end="2024-02-05T00:00:00Z")
 
 def decisions(start: datetime, end: datetime) -> list[str]:
     tables = Tables()
-    rows = tables.read(tables.version("predictions/deliveries")).to_pylist()
+    rows = tables.read(existing(tables.version("predictions/deliveries"))).to_pylist()
     return [
         r["id"] for r in rows if r[batch_scoring.ROW] is None and start <= r["decision_time"].replace(tzinfo=None) < end
     ]
 
 
 def test_scoring_again_writes_nothing(trained: Trained) -> None:
-    window = {"start": datetime(2024, 2, 20), "end": datetime(2024, 2, 25)}
+    window: dict[str, Any] = {"start": datetime(2024, 2, 20), "end": datetime(2024, 2, 25)}
     first = score("deliveries", **window)
     assert score("deliveries", **window) == first
     ids = decisions(**window)
@@ -59,10 +61,10 @@ def test_rows_of_a_file_are_scored_or_rejected(trained: Trained, tmp_path: Path)
     tables = Tables()
     before = tables.version("predictions/deliveries")
     count = len(tables.read(before)) if before else 0
-    result = score("deliveries", source=str(file))
+    result = score_file("deliveries", file)
     assert (result.scored, result.rejected) == (1, 2)
     assert len(tables.read(result.predictions)) == count + 1
-    rejected = [json.loads(line) for line in Path(result.rejected_file).read_text().splitlines()]
+    rejected = [json.loads(line) for line in Path(existing(result.rejected_file)).read_text().splitlines()]
     assert [row["row"] for row in rejected] == [1, 2]
     assert rejected[0]["reasons"][1] == {"field": "promised", "problem": "must be a whole number, not x"}
     assert rejected[0]["values"]["promised"] == "x"
@@ -76,8 +78,8 @@ def test_a_row_without_an_id_gets_a_unique_one(trained: Trained, tmp_path: Path)
     ids: list[set[str]] = []
     for text in (row, row + row):
         file.write_text(header + text)
-        before = {r["id"] for r in Tables().read(Tables().version("predictions/deliveries")).to_pylist()}
-        written = score("deliveries", source=str(file)).predictions
+        before = {r["id"] for r in Tables().read(existing(Tables().version("predictions/deliveries"))).to_pylist()}
+        written = score_file("deliveries", file).predictions
         ids.append({r["id"] for r in Tables().read(written).to_pylist()} - before)
     assert [len(new) for new in ids] == [1, 2]
 

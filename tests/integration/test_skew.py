@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from flows.score import score
 from tests.integration.conftest import Endpoint, Trained
+from tests.scored_files import score_file
 from truecourse.problem.loader import load_problem
 from truecourse.storage.delta_tables import Tables
 
@@ -22,7 +22,7 @@ def test_online_answers_equal_batch_features_and_scores(endpoint: Endpoint, trai
     lines = [",".join(header), *(",".join(str(row[name]) for name in header) for row in rows)]
     (tmp_path / "rows.csv").write_text("\n".join(lines))
     tables = Tables()
-    written = tables.read(score("deliveries", source=str(tmp_path / "rows.csv"), explain=True).predictions).to_pylist()
+    written = tables.read(score_file("deliveries", tmp_path / "rows.csv", explain=True).predictions).to_pylist()
     batch = {row["id"]: row for row in written if row["id"].startswith("skew-")}
     assert len(batch) == len(rows)
     for answer in endpoint.answers("/explain", *rows):

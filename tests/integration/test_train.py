@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -88,7 +89,7 @@ def test_training_is_not_repeated_unless_its_model_is_lost(wine: None) -> None:
 
 
 def test_a_failed_run_is_marked_and_not_reused(wine: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: Any) -> None:
         raise ModelError("broken")
 
     with monkeypatch.context() as patch:
@@ -118,7 +119,7 @@ def test_tuning_resumes_after_a_kill_and_train_uses_its_result(diabetes: None, m
         chosen_parameters(load_problem(), open_store(), plain.snapshot)
     logged = tuning.log_trial
 
-    def killed(*arguments: object) -> None:
+    def killed(*arguments: Any) -> None:
         if arguments[2] == 2:
             raise KeyboardInterrupt
         logged(*arguments)
@@ -143,7 +144,7 @@ def test_tuning_resumes_after_a_kill_and_train_uses_its_result(diabetes: None, m
     _check_child_runs(result)
 
 
-def _check_child_runs(result: dict) -> None:
+def _check_child_runs(result: dict[str, Any]) -> None:
     logged_runs = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("diabetes")])
     (parent,) = [run for run in logged_runs if run.data.tags.get("truecourse.step") == "tune"]
     children = [run for run in logged_runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_GET()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_: Any) -> None:
         pass
 
 
@@ -46,7 +47,7 @@ def server() -> Iterator[Callable[[str], tuple[int, list[str]]]]:
     def begin(address: str) -> tuple[int, list[str]]:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         kind = type("Server", (http.server.ThreadingHTTPServer,), {"address_family": family})
-        handler = type("Handler", (Answering,), {"asked": []})
+        handler: type[Answering] = type("Handler", (Answering,), {"asked": []})
         running.append(kind((address, 0), handler))
         threading.Thread(target=running[-1].serve_forever, daemon=True).start()
         return running[-1].server_port, handler.asked

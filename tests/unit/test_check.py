@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,7 +189,10 @@ def folder(tmp_path: Path, configure: Callable[..., None]) -> Path:
 @pytest.mark.parametrize("name", ["deliveries", "wine", "diabetes"])
 def test_a_valid_problem_has_no_faults(name: str, tmp_path: Path, configure: Callable[..., None]) -> None:
     configure(problems=tmp_path)
-    {"deliveries": install, "wine": install_wine, "diabetes": install_diabetes}[name](tmp_path)
+    installers: dict[str, Callable[[Path], Any]] = {
+        "deliveries": install, "wine": install_wine, "diabetes": install_diabetes,
+    }  # fmt: skip
+    installers[name](tmp_path)
     assert check_problem(load_problem(name)) == []
 
 
@@ -218,7 +222,7 @@ def test_all_faults_are_reported_at_once(folder: Path) -> None:
     assert list(raised.value.faults) == faults
 
 
-def spineless(columns: Columns, label: Label, **changes: object) -> Problem:
+def spineless(columns: Columns, label: Label, **changes: Any) -> Problem:
     table = Table("rows", source=Files("rows.csv"), columns={"size": Float(), **columns})
     return dataclasses.replace(Problem("plain", kind="binary", tables=[table], label=label), **changes)
 

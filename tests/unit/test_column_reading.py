@@ -1,14 +1,16 @@
 """Reading many rows by column equals reading them one by one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.contracts import GOOD, NOW, contract
+from tests.contracts import GOOD, NOW, Unknown, contract
 from truecourse.serving.request_reader import FEW, RowReader
 
-ODD = st.sampled_from(
+ODD: st.SearchStrategy[Any] = st.sampled_from(
     [None, "Ulm", "Bonn", "Köln", "", "abc", "A1", "x" * 30, 0, 1, 2, 3, 7, 2**63, 10**400, -1, 1.5, 3.0, 11.0, 1e308,
      float("nan"), float("inf"), True, False, [], {}, "2020-02-29T10:00:00+02:00", "2020-02-30", {"a": 1}]
 )  # fmt: skip
@@ -21,11 +23,11 @@ CHANGES = st.lists(st.tuples(st.integers(0, FEW), st.sampled_from(NAMES), ODD), 
 @example([(3, "size", -1.0)], "missing", None)
 @given(CHANGES, st.sampled_from(["missing", "reject"]), st.sampled_from([None, *GOOD]))
 def test_columnar_reading_equals_row_by_row_reading(
-    changes: list[tuple[int, str, object]], unknown: str, left_out: str | None
+    changes: list[tuple[int, str, object]], unknown: Unknown, left_out: str | None
 ) -> None:
     """Arrays and faults are equal. Few rows are invalid, since one certainly invalid row makes all be read one by
     one."""
-    rows: list[dict[str, object]] = [dict(GOOD) for _ in range(FEW + 1)]
+    rows: list[dict[str, Any]] = [dict(GOOD) for _ in range(FEW + 1)]
     for place, name, value in changes:
         rows[place][name] = value
     if left_out is not None and not changes:

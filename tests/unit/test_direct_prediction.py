@@ -85,7 +85,8 @@ def test_contributions_are_equal_to_the_bit(objective: str) -> None:
 def test_threads_do_not_share_results(predictor: Any) -> None:
     model = booster("multi:softprob")
     direct, matrix = predictor(model), inputs(400, seed=4, codes=CATEGORIES)
-    wanted, wrong = model.inplace_predict(matrix, validate_features=False), []
+    wanted = model.inplace_predict(matrix, validate_features=False)
+    wrong: list[Any] = []
 
     def run(offset: int) -> None:
         mine = range(offset, 400, 4)

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_rejections_are_sent_before_the_body_is_read(home: Path, settings: dict[
                 connection.sendall(head(3, last=False))
                 found.append(without_date(connection.recv(65536)))
                 connection.sendall(b"abc" + post(b"abc"))  # the connection goes on
-                found[-1] += without_date(b"".join(iter(lambda connection=connection: connection.recv(65536), b"")))
+                found[-1] += without_date(b"".join(iter(partial(connection.recv, 65536), b"")))
             assert server.echo.direct <= 1
             answered = {"/predict2xx": 1} if status == 429 else {}
             times = 2 if answered else 3

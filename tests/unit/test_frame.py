@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -30,17 +31,18 @@ from truecourse.problem import (
     Text,
     TimeSplit,
 )
+from truecourse.problem.definition import Arrays, Kind
 from truecourse.storage.object_store import open_store
 
 COLUMNS = {"colour": Text(nulls=True), "size": Float(nulls=True), "n": Integer(nulls=True), "ok": Boolean(nulls=True)}
 
 
-def problem(kind: str = "binary", **changes: object) -> Problem:
+def problem(kind: Kind = "binary", **changes: Any) -> Problem:
     table = Table("t", source=Files("t.csv"), columns=COLUMNS | {"y": Text()})
     return Problem(name="p", kind=kind, tables=[table], label=Label(table="t", column="y"), **changes)
 
 
-def frame(rows: dict[str, list[object]], split: list[str] | None = None) -> pa.Table:
+def frame(rows: dict[str, list[Any]], split: list[str] | None = None) -> pa.Table:
     schema = {"colour": pa.string(), "size": pa.float64(), "n": pa.int64(), "ok": pa.bool_(), "y": pa.string()}
     table = pa.table({name: pa.array(rows[name], schema[name]) for name in rows if name in schema})
     if "y" in rows:
@@ -49,7 +51,11 @@ def frame(rows: dict[str, list[object]], split: list[str] | None = None) -> pa.T
 
 
 def test_a_category_outside_training_is_unknown() -> None:
-    rows = {"colour": ["red", "blue", "green", None], "size": [1.5, None, 2, 3], "n": [1, 2, None, 4]}
+    rows: dict[str, list[Any]] = {
+        "colour": ["red", "blue", "green", None],
+        "size": [1.5, None, 2, 3],
+        "n": [1, 2, None, 4],
+    }
     made = frame(
         {**rows, "ok": [True, False, None, True], "y": ["a", "b", "a", "b"]}, ["train", "train", "test", "train"]
     )
@@ -87,7 +93,7 @@ def test_labels_outside_the_classes_are_named() -> None:
 
 
 @pytest.mark.parametrize("values", [[0, 1, None], [0.0, 1.0, None], [False, True, None], ["0", "1", None]])
-def test_a_binary_label_reads_the_same_in_every_type(values: list[object]) -> None:
+def test_a_binary_label_reads_the_same_in_every_type(values: list[Any]) -> None:
     vocabulary = Vocabulary(kinds={}, categories={}, classes=("0", "1"))
     np.testing.assert_array_equal(vocabulary.labels(pa.table({"label": values})), np.array([0, 1, np.nan], np.float32))
 
@@ -117,7 +123,7 @@ def test_the_order_is_canonical() -> None:
 
 
 def test_a_request_function_that_violates_its_declaration_is_reported() -> None:
-    def halves(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def halves(columns: Arrays) -> Arrays:
         return {"other": columns["size"] / 2}
 
     declared = RequestFeatures(halves, inputs=["size"], features={"half": Float()})
@@ -142,7 +148,7 @@ def test_a_snapshot_is_named_by_its_digest_and_detects_a_changed_byte(home: Path
 
 
 @given(keys=st.lists(st.tuples(*[st.text("a|\\", max_size=4)] * 2), min_size=2, max_size=2, unique=True))
-def test_two_keys_of_two_columns_have_two_ids(keys):
+def test_two_keys_of_two_columns_have_two_ids(keys: Any) -> None:
     table = Table("things", source=Files("t.csv"), columns={"a": Text(), "b": Text()}, key=["a", "b"])
     with duckdb.connect() as connection:
         connection.register("things", pa.table({"a": [key[0] for key in keys], "b": [key[1] for key in keys]}))

@@ -1,6 +1,7 @@
 """A gate passes exactly if its condition holds."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def figure(value: float | None) -> dict[str, float | None]:
     return {"value": value, "low": value, "high": value}
 
 
-def part(value: str, rows: int, auc: float | None) -> dict[str, object]:
+def part(value: str, rows: int, auc: float | None) -> dict[str, Any]:
     return {"column": "depot", "value": value, "rows": rows, "metrics": {"auc": figure(auc)}}
 
 
@@ -33,7 +34,7 @@ EVIDENCE = Evidence(
 )
 
 
-def passes(gate: Gate, **changes: object) -> bool:
+def passes(gate: Gate, **changes: Any) -> bool:
     (result,) = apply_gates((gate,), dataclasses.replace(EVIDENCE, **changes))
     assert result["gate"]
     assert result["detail"]
@@ -107,13 +108,13 @@ def test_metrics_and_slices_need_rows_too() -> None:
     assert result["result"] == "unknown"
 
 
-def against(gate: BeatsChampion, **changes: object) -> list[dict[str, object]]:
+def against(gate: BeatsChampion, **changes: Any) -> list[dict[str, Any]]:
     better, same = interval(-0.03, -0.01), interval(-0.02, 0.02)
     figures = {"rows": 900, "days": 20, "loss": better, "calibration": same, **changes}
     return apply_gates((gate,), dataclasses.replace(EVIDENCE, comparison=Comparison(3, **figures)))
 
 
-def passed(verdicts: list[dict[str, object]]) -> list[object]:
+def passed(verdicts: list[dict[str, Any]]) -> list[Any]:
     return [result["passed"] for result in verdicts]
 
 

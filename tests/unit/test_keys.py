@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -146,7 +147,8 @@ def test_loaded_keys_stay_valid_while_storage_is_unavailable(access: Access, con
 
 def test_two_concurrent_changes_both_apply(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process writes between the read and the write."""
-    append, raced = Ledger.append, []
+    append = Ledger.append
+    raced: list[Any] = []
 
     def late(self: Ledger[Keys], entry: Keys) -> None:
         if not raced:

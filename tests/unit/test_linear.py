@@ -151,7 +151,10 @@ def test_one_row_and_many_compiled_or_not_are_equal_to_the_bit(
     again = Model.load(model.ubj(), model.vocabulary, kind)
     assert again.ubj() == model.ubj()
     for margin in (False, True):
-        answer = (lambda m, rows: m.margin(rows)) if margin else (lambda m, rows: m.predict(rows))
+
+        def answer(of: Any, rows: Any, margin: bool = margin) -> Any:
+            return of.margin(rows) if margin else of.predict(rows)
+
         batch = answer(model, matrix).tobytes()
         assert answer(compiled, matrix).tobytes() == answer(again, matrix).tobytes() == batch
         assert b"".join(answer(compiled, matrix[row : row + 1]).tobytes() for row in range(len(matrix))) == batch

@@ -6,12 +6,13 @@ import pytest
 from truecourse.arrays import Array
 from truecourse.evaluation.gates import Evidence, Sample, apply_gates
 from truecourse.problem import BeatsBaseline, NotWorseThanLinear
+from truecourse.problem.definition import Kind
 from truecourse.statistics.metrics import loss, paired_difference
 
 TRIALS = 120
 
 
-def result(kind: str, labels: Array, model: Array, constant: Array, linear: Array) -> tuple[str, str]:
+def result(kind: Kind, labels: Array, model: Array, constant: Array, linear: Array) -> tuple[str, str]:
     """The results of BeatsBaseline and NotWorseThanLinear on independent rows."""
     rows, predictions = np.arange(len(labels)), {"constant": constant, "linear": linear}
     classes = {} if kind == "regression" else {str(c): (50, int((labels == c).sum())) for c in (0, 1)}

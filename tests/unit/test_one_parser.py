@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -39,7 +39,7 @@ MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2068, 12, 31)).map(lambda 
 
 @st.composite
 def dialects(draw: st.DrawFn) -> Csv:
-    decimal = draw(st.sampled_from([".", ","]))
+    decimal: Literal[".", ","] = draw(st.sampled_from([".", ","]))
     return Csv(
         delimiter=draw(st.sampled_from([",", ";", "\t", "|"])),
         decimal=decimal,
@@ -64,9 +64,9 @@ def format_value(value: Any, dialect: Csv, column: Any, group: bool) -> str:
     if isinstance(column, Boolean):
         return "TRUE" if value else "false"
     if isinstance(column, Time):
-        if column.format in EPOCHS:
+        if column.format is not None and column.format in EPOCHS:
             return str((value - datetime(1970, 1, 1)) // timedelta(microseconds=EPOCHS[column.format]))
-        return value.strftime(column.format) if column.format else value.isoformat(" ")
+        return str(value.strftime(column.format) if column.format else value.isoformat(" "))
     if isinstance(column, Integer):
         return (grouped(str(value), dialect.thousands) if group else str(value)) + column.symbol
     if isinstance(column, Float):
@@ -157,7 +157,7 @@ def test_files_of_pandas_and_arrow_are_read_exactly(form: str, tmp_path: Path) -
             "count": pd.array([3, None, -(2**62)], "Int64"),
             "price": [0.1, float("nan"), 1e-300],
             "open": pd.array([True, None, False], "boolean"),
-            "at": pd.to_datetime(["2024-02-29", None, "1999-12-31 23:59:59.123456"], format="ISO8601"),
+            "at": pd.to_datetime(["2024-02-29", "NaT", "1999-12-31 23:59:59.123456"], format="ISO8601"),
             "name": ['a "b", c', None, "two\nlines"],
             "label": [1, 2, 3],
         }

@@ -168,9 +168,7 @@ def drift_page_of(store: LocalStore, most: bool) -> str:
         pa.table({name: pa.array(random.normal(shift, 1, rows)) for name in names}) for shift in (0.0, 3.0)
     )
     found = permutation_test.compare(before, after, names)
-    family = DriftResult(
-        found, found if most else None, found if most else None, dict.fromkeys(names, 0.1) if most else {}
-    )
+    family = DriftResult(found, found if most else None, found if most else None, tuple(names) if most else ())
     details: dict[str, Any] = {
         "timed": most, "model": {"version": 1, "sha256": "ab" * 32, "snapshot": "cd" * 32}, "threshold": 0.1,
         "window": {"start": NOW.isoformat() if most else None, "end": NOW.isoformat() if most else None},

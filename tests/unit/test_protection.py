@@ -117,11 +117,11 @@ def test_a_timeout_handler_may_start_another_request(home: Path) -> None:
 
         def begin(number: int) -> None:
             exchange = Exchange({"path": "/predict"})
-            deadlines.begin(exchange, lambda: (given_up.append(number), begin(number + 1)))
+            deadlines.begin(exchange, lambda: [given_up.append(number), begin(number + 1)])  # type: ignore[func-returns-value]
 
         loop, timers = asyncio.get_running_loop(), []
         later = loop.call_later
-        loop.call_later = lambda *args: timers.append(later(*args)) or timers[-1]  # type: ignore[method-assign]
+        loop.call_later = lambda *args: timers.append(later(*args)) or timers[-1]  # type: ignore[method-assign, func-returns-value]
         begin(0)
         begin(100)
         await asyncio.sleep(0.2)
@@ -149,7 +149,7 @@ def test_a_cancelled_request_is_not_answered_again(home: Path) -> None:
     made = layer(Quick())
     exchange = Exchange(scope("/predict"))
     exchange.status = 408
-    assert call_app(made, scope("/predict") | {EXCHANGE: exchange}, []) == []
+    assert call_app(made, {**scope("/predict"), EXCHANGE: exchange}, []) == []
 
 
 def test_an_externally_cancelled_request_is_not_answered(home: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_rejection_leaves_no_reference_cycle(home: Path) -> None:
 def test_nobody_is_served_before_required_keys_are_loaded(home: Path) -> None:
     closed = layer(Quick(), authentication="keys")
     assert call_app(closed, scope("/predict"), [])[0]["status"] == 401
-    keyed = scope("/predict") | {"headers": [(b"x-api-key", b"tc_0a1b2c3d_k")]}
+    keyed = {**scope("/predict"), "headers": [(b"x-api-key", b"tc_0a1b2c3d_k")]}
     assert call_app(closed, keyed, [])[0]["status"] == 503
     assert call_app(closed, scope("/livez"), [])[0]["status"] == 200
 

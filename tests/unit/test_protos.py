@@ -43,8 +43,9 @@ def test_values_are_parsed_like_protobuf(stored: tuple[str, Any]) -> None:
 
 
 def test_the_last_of_repeated_values_wins() -> None:
-    for field, values in (("string_val", ("a", "bc")), ("double_val", (1.5, 2.5))):
-        data = b"".join(Value(**{field: one}).SerializeToString() for one in values)
+    cases: dict[str, Any] = {"string_val": ("a", "bc"), "double_val": (1.5, 2.5)}
+    for field, values in cases.items():
+        data = b"".join(Value(**dict[str, Any]({field: one})).SerializeToString() for one in values)
         assert value_decoder(field)(data) == getattr(Value.FromString(data), field) == values[1]
 
 

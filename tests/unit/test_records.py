@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +41,7 @@ def read(text: str, dialect: Csv, block: int = 1 << 20) -> tuple[list[list[str] 
     ),
     delimiter=DELIMITERS, end=ENDS, quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )  # fmt: skip
-def test_what_python_writes_is_read_back_exactly(rows, delimiter, end, quoting):
+def test_what_python_writes_is_read_back_exactly(rows: Any, delimiter: str, end: str, quoting: Any) -> None:
     if quoting == csv.QUOTE_MINIMAL and end != "\r\n":  # then Python leaves the other sign of a line end unquoted
         rows = [[cell.replace("\r" if end == "\n" else "\n", "") for cell in row] for row in rows]
     text = io.StringIO()
@@ -52,7 +53,7 @@ def test_what_python_writes_is_read_back_exactly(rows, delimiter, end, quoting):
 
 @settings(max_examples=400)
 @given(body=st.text(st.sampled_from('ab1 ,,,"""\n\n\r'), max_size=60), trim=st.booleans(), width=st.integers(1, 3))
-def test_the_arrow_and_the_python_reader_agree_on_any_text(body, trim, width):
+def test_the_arrow_and_the_python_reader_agree_on_any_text(body: str, trim: bool, width: int) -> None:
     names = [f"n{place}" for place in range(width)]
     dialect = Csv(names=names, trim=trim)
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +68,7 @@ def test_the_arrow_and_the_python_reader_agree_on_any_text(body, trim, width):
 
 
 @given(bad=st.sampled_from(['1,"green,0', '1,"green" big,0', "1,2", "1,2,3,4", 'x,"1,2']), at=st.integers(0, 40))
-def test_a_malformed_line_loses_only_itself(bad, at):
+def test_a_malformed_line_loses_only_itself(bad: str, at: int) -> None:
     lines = [f'{n},"a, {n}",{n % 2}' for n in range(40)]
     lines.insert(at, bad)
     rows, malformed = read("\n".join(["a,b,c", *lines]), Csv())
@@ -75,7 +76,7 @@ def test_a_malformed_line_loses_only_itself(bad, at):
     assert [row[0] for row in rows if row] == [str(n) for n in range(40)]
 
 
-def test_rows_between_two_stray_quotes_are_kept():
+def test_rows_between_two_stray_quotes_are_kept() -> None:
     lines = [f"{n},red,{n % 2}" for n in range(50)]
     lines[10], lines[30] = '10,"red,0', '30,12",1'
     rows, malformed = read("\n".join(["a,b,c", *lines]), Csv())
@@ -83,20 +84,20 @@ def test_rows_between_two_stray_quotes_are_kept():
     assert rows[30] == ["30", '12"', "1"]
 
 
-def test_multi_line_texts_are_cells():
+def test_multi_line_texts_are_cells() -> None:
     letter = "Dear Sir,\n\nyes, no, and perhaps.\nYours"
     rows, malformed = read(f'n,text,y\n1,"{letter}",0\n2,"""so""",1\n', Csv())
     assert (rows, malformed) == ([["1", letter, "0"], ["2", '"so"', "1"]], [])
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])
-def test_block_boundaries_do_not_matter(block):
+def test_block_boundaries_do_not_matter(block: int) -> None:
     text = 'a,b\r\n1,"x\r\ny"\r\n2,é€"\r\n3\r\n"4",z'
     assert read(text, Csv(), block) == read(text, Csv())
     assert read(text, Csv(), block) == ([["1", "x\r\ny"], ["2", 'é€"'], None, ["4", "z"]], [(5, "3")])
 
 
-def test_a_file_larger_than_the_buffer(monkeypatch):
+def test_a_file_larger_than_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MAX_ROW_BYTES", 4096)
     rows = [f'{n},"cell {n}, of {"many " * (n % 7)}\nlines",x' for n in range(2_000)]
     rows[700], rows[1500] = '700,"oops,x', "1500,12,x,y"
@@ -105,7 +106,7 @@ def test_a_file_larger_than_the_buffer(monkeypatch):
     assert [row[0] for row in found if row] == [str(n) for n in range(2_000) if n not in (700, 1500)]
 
 
-def test_titles_above_the_header_and_space_after_the_delimiter():
+def test_titles_above_the_header_and_space_after_the_delimiter() -> None:
     text = 'Report of May\n\na, b\n1, "x, y"\n 2 ,z\n  \n'
     rows, malformed = read(text, Csv(skip_lines=2))
     assert (rows, malformed) == ([["1", "x, y"], [" 2 ", "z"]], [])
@@ -115,7 +116,7 @@ def test_titles_above_the_header_and_space_after_the_delimiter():
 @pytest.mark.parametrize(
     ("text", "says"), [("", "no header"), ("\n\n", "no header"), ('"a,b\n1,2', "line 1, the header")]
 )
-def test_a_file_with_no_header(text, says):
+def test_a_file_with_no_header(text: str, says: str) -> None:
     with pytest.raises(SourceError, match=says):
         read(text, Csv())
 
@@ -130,7 +131,7 @@ CASES = Path(__file__).parents[1] / "data" / "cases"
         ("36-quotes/inside.csv", []), ("15-ragged/few.csv", [6, 51, 78]),
     ],
 )  # fmt: skip
-def test_reading_can_resume_in_the_middle(name, lines):
+def test_reading_can_resume_in_the_middle(name: str, lines: list[int]) -> None:
     text = (CASES / name).read_text()
     rows, malformed = read(text, Csv())
     assert len(rows) == 400

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from tests.contracts import GOOD, NOW, problem
+from tests.contracts import GOOD, NOW, Unknown, problem
 from truecourse.client import Answer, encode
 from truecourse.errors import RequestError
 from truecourse.modeling.encoding import Vocabulary
@@ -34,7 +34,7 @@ MORE = {
 FIELDS = [*GOOD, "note", *MORE, "id", "decision_time", "unheard_of"]
 
 
-def make_contract(unknown: str) -> Contract:
+def make_contract(unknown: Unknown) -> Contract:
     categories = {"city": ("Bonn", "Ulm"), "note": ("a", "b")}
     kinds = {"city": "category", "size": "float", "count": "integer", "open": "boolean", "note": "category"}
     vocabulary = Vocabulary(kinds=kinds, categories=categories, classes=("0", "1"))

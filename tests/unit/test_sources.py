@@ -1,6 +1,7 @@
 """Parsing of cells, and finding files."""
 
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -9,8 +10,10 @@ from truecourse.data.parsing import parse_batch, read_cells
 from truecourse.problem import Boolean, Float, Integer, Text, Time
 
 
-def moment(*parts: int) -> datetime:
-    return datetime(*parts, tzinfo=UTC)
+def moment(
+    year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0, micro: int = 0
+) -> datetime:
+    return datetime(year, month, day, hour, minute, second, micro, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,9 @@ def moment(*parts: int) -> datetime:
         ),
     ],
 )
-def test_cells_that_do_not_parse_are_kept(column, texts, values, lost):
+def test_cells_that_do_not_parse_are_kept(
+    column: Any, texts: list[str], values: list[Any], lost: dict[int, str]
+) -> None:
     array, failed = read_cells(pa.array(texts, pa.string()), column)
     assert array.to_pylist() == values
     assert failed == lost
@@ -48,19 +53,19 @@ def test_cells_that_do_not_parse_are_kept(column, texts, values, lost):
         (Time(), pa.array([0], pa.timestamp("s", "Europe/Rome")), [moment(1970, 1, 1)]),
     ],
 )
-def test_arrow_types_are_mapped_by_meaning(column, array, values):
+def test_arrow_types_are_mapped_by_meaning(column: Any, array: Any, values: list[Any]) -> None:
     found, failed = read_cells(array, column)
     assert found.to_pylist() == values
     assert not failed
 
 
-def test_a_fraction_is_not_truncated_to_an_integer():
+def test_a_fraction_is_not_truncated_to_an_integer() -> None:
     found, failed = read_cells(pa.array([1.0, 2.5]), Integer())
     assert found.to_pylist() == [1, None]
     assert failed == {1: "2.5"}
 
 
-def test_one_invalid_cell_loses_only_itself():
+def test_one_invalid_cell_loses_only_itself() -> None:
     texts = [str(n) for n in range(50_000)]
     texts[31_337] = str(2**64)
     batch = parse_batch({"n": pa.array(texts)}, {"n": Integer()})

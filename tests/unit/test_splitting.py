@@ -1,6 +1,7 @@
 """Random splits: exact shares for small classes, and rows that keep their side."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 
 from truecourse.modeling.splitting import SMALL, random_split, shares
 from truecourse.problem import RandomSplit
+from truecourse.problem.definition import Kind
 
 SPLIT = RandomSplit(validate=0.2, test=0.2)
 
 
-def sides(labels: list[object], kind: str = "multiclass", split: RandomSplit = SPLIT, first: int = 0) -> list[str]:
+def sides(labels: list[Any], kind: Kind = "multiclass", split: RandomSplit = SPLIT, first: int = 0) -> list[str]:
     ids = pa.chunked_array([pa.array([str(first + n) for n in range(len(labels))])])
     found: list[str] = random_split(split, kind, ids, pa.chunked_array([pa.array(labels)])).to_pylist()
     return found

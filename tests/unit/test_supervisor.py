@@ -82,7 +82,8 @@ def wait_until_up(of: Supervisor, *names: str) -> bool:
 def test_a_dead_process_is_restarted_without_affecting_others(
     number: signal.Signals, run: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
-    ports, snapshots = free_ports(2), []
+    ports = free_ports(2)
+    snapshots: list[Any] = []
     of = run(serving("one", ports[0], tmp_path), serving("other", ports[1], tmp_path), on_change=snapshots.append)
     wait_until(lambda: wait_until_up(of, "one", "other"), 20, "both")
     other, pid = state(of, "other")["pid"], state(of, "one")["pid"]
@@ -134,7 +135,8 @@ def test_a_taken_port_is_reported_and_the_process_recovers(run: Callable[..., Su
 
 
 def test_dependent_processes_wait(run: Callable[..., Supervisor], tmp_path: Path) -> None:
-    ports, there = free_ports(2), []
+    ports = free_ports(2)
+    there: list[Any] = []
     first = serving("first", ports[0], tmp_path)
 
     def later() -> Child:

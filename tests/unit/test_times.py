@@ -1,6 +1,7 @@
 """Parsing a single time, a column of times, and Python's strptime agree."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -38,12 +39,12 @@ def one(text: str) -> datetime | None:
     )
 )
 @example(texts=["9999-12-31T23:59-12:00", "0001-01-01T00:00+05:00", "0000-01-01", "2024-05-01"])
-def test_a_column_is_parsed_like_its_single_texts(texts):
+def test_a_column_is_parsed_like_its_single_texts(texts: list[str]) -> None:
     assert read_time(pa.array(texts, pa.string())).to_pylist() == [one(text.strip()) for text in texts]
 
 
 @given(moment=MOMENTS, zone=st.integers(-14 * 60, 14 * 60))
-def test_pythons_iso_times_are_read_exactly(moment, zone):
+def test_pythons_iso_times_are_read_exactly(moment: datetime, zone: int) -> None:
     expected = moment.replace(tzinfo=UTC)
     for text in (moment.isoformat(), moment.isoformat(" "), f"{moment.isoformat()}Z"):
         assert one(text) == expected
@@ -62,7 +63,7 @@ def test_pythons_iso_times_are_read_exactly(moment, zone):
         MOMENTS.filter(lambda moment: 1969 <= moment.year <= 2068 and moment.year > 1999), min_size=1, max_size=3
     )
 )
-def test_a_format_reads_what_it_writes(format, moments):
+def test_a_format_reads_what_it_writes(format: str, moments: Any) -> None:
     texts = [moment.replace(tzinfo=UTC).strftime(format) for moment in moments]
     wanted = [datetime.strptime(text, format) for text in texts]
     wanted = [moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in wanted]
@@ -75,12 +76,12 @@ def test_a_format_reads_what_it_writes(format, moments):
      ("%d/%m/%Y", "2024-01-31"), ("%d/%m/%Y", "31/12/9999"), ("%d/%m/%Y", "31/12/2024 10:00"),
      ("%H %Y-%m-%d", "24 2024-01-01")],
 )  # fmt: skip
-def test_unparsable_times_are_kept_as_text(format, text):
+def test_unparsable_times_are_kept_as_text(format: str, text: str) -> None:
     assert read_cells(pa.array([text]), Time(format=format)) == (pa.nulls(1, pa.timestamp("us", "UTC")), {0: text})
 
 
 @given(moment=MOMENTS, unit=st.sampled_from([("epoch_s", 10**6), ("epoch_ms", 10**3), ("epoch_us", 1)]))
-def test_numbers_since_1970(moment, unit):
+def test_numbers_since_1970(moment: datetime, unit: tuple[str, int]) -> None:
     format, micro = unit
     since = (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)
     sign, (whole, part) = "-" if since < 0 else "", divmod(abs(since), micro)
@@ -96,6 +97,6 @@ def test_numbers_since_1970(moment, unit):
 
 
 @pytest.mark.parametrize("format", ["%d/%m", "%H:%M", "%Y", "%Q %Y-%m-%d", "epoch"])
-def test_a_format_without_a_day_is_rejected(format):
+def test_a_format_without_a_day_is_rejected(format: str) -> None:
     with pytest.raises(ValueError, match=r"time format must have|unknown directive"):
         Time(format=format)

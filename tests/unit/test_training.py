@@ -3,6 +3,7 @@
 import ast
 import datetime as dt
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,7 @@ from truecourse.statistics.metrics import losses
 COLUMNS = {"place": Text(nulls=True), "size": Float(nulls=True), "many": Integer(), "flag": Boolean(), "void": Float()}
 
 
-def problem(kind: Kind = "binary", timed: bool = True, **model: object) -> Problem:
+def problem(kind: Kind = "binary", timed: bool = True, **model: Any) -> Problem:
     time = {"at": Time()} if timed else {}
     split = TimeSplit(train_until="2024-02-10", validate_until="2024-02-20") if timed else RandomSplit()
     return Problem(
@@ -232,7 +233,7 @@ def test_hashed_folds_score_each_row_once_and_do_not_depend_on_other_rows() -> N
     spec = problem(timed=False)
     rows = frame(spec, rows=300)
     parts = folds(spec, rows)
-    assert (sum(score.astype(int) for _, score in parts) == 1).all()
+    assert (np.sum([score.astype(int) for _, score in parts], axis=0) == 1).all()
     assert all((fit != score).all() for fit, score in parts)
     fewer = folds(spec, rows.slice(100))
     assert all((one[100:] == other).all() for (_, one), (_, other) in zip(parts, fewer, strict=True))

@@ -9,6 +9,7 @@ from cli.commands.status_report import quality
 from cli.terminal.tables import explanation_view
 from truecourse.evaluation.model_page import tile
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
+from truecourse.problem.definition import Kind
 from truecourse.problem.schema import AnyColumn, shown_unit
 from truecourse.statistics.metrics import unit_of
 from truecourse.wording import with_unit
@@ -24,15 +25,15 @@ TOLD = {
 ANSWER = {"model": {"version": 1}, "answered_by": "x", "predictions": [TOLD]}
 
 
-def problem(label: Label, kind: str = "regression", took: AnyColumn | None = None) -> Problem:
+def problem(label: Label, kind: Kind = "regression", took: AnyColumn | None = None) -> Problem:
     columns = {"distance": Integer(unit="miles"), "price": Float(symbol="€"), "took": took or Float(unit="minutes")}
     return Problem("p", kind=kind, tables=[Table("rows", source=Files("rows.csv"), columns=columns)], label=label)
 
 
 def render_text(what: RenderableType) -> str:
-    console = Console(width=120, file=StringIO())
-    console.print(what)
-    return console.file.getvalue()
+    output = StringIO()
+    Console(width=120, file=output).print(what)
+    return output.getvalue()
 
 
 def test_a_regression_has_its_labels_unit() -> None:

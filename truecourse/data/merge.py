@@ -251,7 +251,7 @@ def _in_order(table: Table, query: str) -> str:
     return f"SELECT * FROM ({query}) ORDER BY {order}"  # noqa: S608
 
 
-def _equal(table: Table, one: str, other: str, columns: tuple[str, ...] = ()) -> str:
+def _equal(table: Table, one: str, other: str, columns: Sequence[str] = ()) -> str:
     names = columns or tuple(table.columns)
     return " AND ".join(f"{one}.{quote(name)} IS NOT DISTINCT FROM {other}.{quote(name)}" for name in names)
 

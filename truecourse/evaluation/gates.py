@@ -1,6 +1,6 @@
 """Gates: the conditions for a model to become champion."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ class Evidence:
     comparison: Comparison | None = None
 
 
-def apply_gates(gates: tuple[Gate, ...], evidence: Evidence) -> list[GateResult]:
+def apply_gates(gates: Sequence[Gate], evidence: Evidence) -> list[GateResult]:
     """Evaluate the gates in order. Raises ModelError for a metric that this kind of problem does not have."""
     return [result for gate in gates for result in _apply(gate, evidence)]
 

@@ -7,7 +7,7 @@ categories, become NaN.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, Self
 
@@ -163,7 +163,7 @@ def _distinct(values: pa.ChunkedArray) -> tuple[str, ...]:
     return tuple(sorted(distinct))
 
 
-def _check_classes(problem: Problem, classes: tuple[str, ...], present: Iterable[str]) -> None:
+def _check_classes(problem: Problem, classes: Sequence[str], present: Iterable[str]) -> None:
     where = f"problem {problem.name}: label"
     if problem.kind == "binary" and len(classes) != 2:
         found = f"{len(classes)}: {', '.join(classes[:6])}"

@@ -22,6 +22,7 @@ from truecourse.problem.schema import (
     CONFIG,
     AnyColumn,
     Columns,
+    Day,
     Identifier,
     Many,
     Table,
@@ -43,7 +44,7 @@ class Entity:
 
     @property
     def join_keys(self) -> tuple[str, ...]:
-        return self.keys or (self.name,)
+        return tuple(self.keys) or (self.name,)
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -79,7 +80,7 @@ class RequestFeatures:
     object arrays with None, times are datetime64[us]. Training, requests and batches use the same function.
     """
 
-    function: Callable[[Arrays], Arrays]
+    function: Callable[[Any], Arrays]
     _: KW_ONLY
     inputs: Many[str]
     features: Columns
@@ -115,10 +116,10 @@ class TimeSplit:
     < test_until."""
 
     _: KW_ONLY
-    train_until: Annotated[date, Field(strict=False)]
-    validate_until: Annotated[date, Field(strict=False)]
-    test_until: Annotated[date | None, Field(strict=False)] = None
-    train_from: Annotated[date | None, Field(strict=False)] = None
+    train_until: Day
+    validate_until: Day
+    test_until: Day | None = None
+    train_from: Day | None = None
 
 
 @dataclass(frozen=True, config=CONFIG)

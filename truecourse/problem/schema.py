@@ -2,10 +2,10 @@
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
-from datetime import timedelta
-from typing import Annotated, Any, Literal, Self, TypeVar
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
@@ -22,8 +22,14 @@ Privacy = Literal["hash", "drop"]
 """How the prediction log stores a private value: as a salted hash, which allows comparison, or not at all."""
 
 T = TypeVar("T")
-Many = Annotated[tuple[T, ...], Strict(False)]
-"""A tuple that may be written as a list."""
+if TYPE_CHECKING:
+    Many = Sequence[T]
+    Day = Any
+else:
+    Many = Annotated[tuple[T, ...], Strict(False)]
+    Day = Annotated[date, Field(strict=False)]
+"""`Many`: a tuple, which may be written as a list. `Day`: a date, which may be written as ISO text. Type checkers
+accept both forms."""
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 
@@ -131,7 +137,10 @@ class Time(Column):
 
 
 AnyColumn = Text | Integer | Float | Boolean | Time
-Columns = Mapping[str, AnyColumn]
+if TYPE_CHECKING:
+    Columns = Mapping[str, Any]  # a checker infers dict[str, Column] for columns in a variable
+else:
+    Columns = Mapping[str, AnyColumn]
 
 
 def shown_unit(column: AnyColumn | None) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from truecourse.authoring.checks.names import place
 from truecourse.errors import Fault
@@ -55,7 +55,7 @@ def _text_faults(column: Text, where: str) -> Iterator[Fault]:
             yield Fault(f"{where}.one_of", f"{value!r} is longer than {column.max_length}", "correct one of the two")
 
 
-def _choice_faults(allowed: tuple[object, ...], where: str) -> Iterator[Fault]:
+def _choice_faults(allowed: Sequence[object], where: str) -> Iterator[Fault]:
     if not allowed:
         yield Fault(f"{where}.one_of", "no value is allowed", "list the allowed values, or leave it out")
     if len(set(allowed)) < len(allowed):

@@ -1,7 +1,7 @@
 """Checks of split, model, gates and monitoring: ordered dates, valid XGBoost parameters, existing metrics."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -76,7 +76,7 @@ def _range_faults(model: XGBoost, name: str, space: Range, where: str) -> Iterat
     yield from _value_faults(model, name, (space.low, space.high), where)
 
 
-def _value_faults(model: XGBoost, name: str, values: tuple[Any, ...], where: str) -> Iterator[Fault]:
+def _value_faults(model: XGBoost, name: str, values: Sequence[Any], where: str) -> Iterator[Fault]:
     for value in values:
         try:
             dataclasses.replace(model, **{name: value})

@@ -160,7 +160,7 @@ def folder_of(package: str) -> Path:
 
 def printed_version(server: Path) -> str:
     printed = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout
-    return re.findall(r"\d+\.[\d.]+", printed)[0]
+    return str(re.findall(r"\d+\.[\d.]+", printed)[0])
 
 
 @given(host=TEXTS, image=TEXTS, settings=st.dictionaries(TEXTS, TEXTS, max_size=3))

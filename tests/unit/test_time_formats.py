@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 import pytest
-from pandas.tseries.api import guess_datetime_format
+from pandas.tseries.api import guess_datetime_format  # type: ignore[attr-defined]
 
 from truecourse.authoring.scaffold.time_formats import detect_time_formats
 

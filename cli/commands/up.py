@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,9 +110,9 @@ class _Parts:
     def parts(self) -> list[Part]:
         return [
             self.serving.endpoint(),
-            Part("prefect", self._start_prefect, lambda _: answers(f"{self.prefect}/api/health")),
-            Part("mlflow", self._start_mlflow, lambda _: answers(f"{self.mlflow}/health")),
-            Part("control", self._start_control, lambda _: answers(f"{self.control}/livez")),
+            _web_part("prefect", self._start_prefect, f"{self.prefect}/api/health"),
+            _web_part("mlflow", self._start_mlflow, f"{self.mlflow}/health"),
+            _web_part("control", self._start_control, f"{self.control}/livez"),
             Part("worker", self._start_worker, _worker_started, needs="prefect", kept=ENGINE),
             self.serving.shipper(),
         ]
@@ -185,6 +186,11 @@ class _Parts:
         variables |= {"PREFECT_API_URL": f"{self.prefect}/api", "TRUECOURSE_REPORTS_URL": reports}
         environment = child_environment(**variables)
         return start("the Prefect worker", command, environment, self._logs / "worker.log")
+
+
+def _web_part(name: str, start: Callable[[], Child], url: str) -> Part:
+    """A part that is ready and alive if a GET returns status 200."""
+    return Part(name, start, ready=lambda _: answers(url), live=lambda _: answers(url))
 
 
 def _worker_started(worker: Child) -> bool:

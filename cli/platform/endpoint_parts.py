@@ -32,7 +32,12 @@ class EndpointParts:
         self.url = ""
 
     def endpoint(self) -> Part:
-        return Part("endpoint", self._start, lambda _: endpoint_process.is_ready(self._port))
+        return Part(
+            "endpoint",
+            self._start,
+            ready=lambda _: endpoint_process.is_ready(self._port),
+            live=lambda _: endpoint_process.is_live(self._port),
+        )
 
     def shipper(self) -> Part:
         return Part("shipper", lambda: start_shipper(self._problem), lambda child: child.alive, needs="endpoint")

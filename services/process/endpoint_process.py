@@ -128,17 +128,29 @@ def wait_ready(server: Child, port: int) -> None:
 
 
 def is_ready(port: int, url: str | None = None, certificate: str = "") -> bool:
-    """Whether the endpoint answers, by default at the settings' address and certificate.
+    """Whether the endpoint is ready to predict, by default at the settings' address and certificate.
 
     `certificate`: used with `url`. Raises PlatformError where another certificate is presented."""
     certificate = certificate if url else get_settings().tls_certificate
+    return _status(f"{url or address(port)}/readyz", certificate) == 200
+
+
+def is_live(port: int) -> bool:
+    """Whether the endpoint at the settings' address answers at all. Raises PlatformError as is_ready()."""
+    return _status(f"{address(port)}/livez", get_settings().tls_certificate) is not None
+
+
+def _status(url: str, certificate: str) -> int | None:
+    """The status of a GET; None without an answer."""
     try:
-        with open_url(f"{url or address(port)}/readyz", certificate=certificate) as answer:
-            return bool(answer.status == 200)
+        with open_url(url, certificate=certificate) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
     except urllib.error.URLError as error:
-        if isinstance(reason := getattr(error, "reason", None), ssl.SSLCertVerificationError):
-            what = f"another server answers: {reason.args[-1]}"
-            raise PlatformError(what, where=url or address(port), hint="stop the server that listens there") from None
-        return False
+        if isinstance(error.reason, ssl.SSLCertVerificationError):
+            what = f"another server answers: {error.reason.args[-1]}"
+            raise PlatformError(what, where=url, hint="stop the server that listens there") from None
+        return None
     except (ConnectionError, TimeoutError):
-        return False
+        return None

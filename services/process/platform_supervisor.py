@@ -23,12 +23,14 @@ PROBE = 10.0
 """Seconds between two readiness checks of a part that is up."""
 START = 300.0
 """Seconds within which a part has to be ready; after that it is stopped and restarted."""
+SILENT = 60.0
+"""Seconds without an answer after which a part that was up is stopped and restarted."""
 WAIT = 5.0
 """Seconds between two attempts to start a part that waits for a model."""
 
 Standing = Literal["starting", "up", "silent", "down", "waiting", "stopped"]
-"""`silent`: it lives but does not answer. `down`: it died and will be restarted. `waiting`: not started yet, for a
-reason that is no fault, such as a missing champion."""
+"""`silent`: it lives but does not answer; after SILENT seconds it is restarted. `down`: it died and will be restarted.
+`waiting`: not started yet, for a reason that is no fault, such as a missing champion."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ class Part:
     """One part of the platform.
 
     `start`: starts its process; raises ModelError while there is no model to serve, another TruecourseError where it
-    cannot start. `ready`: whether it answers. `kept`: an environment variable; descendants with it survive the part."""
+    cannot start. `ready`: whether it is ready to work. `live`: whether it answers at all, even if it cannot work; None
+    for a part that answers no requests, which is never restarted for its silence. `kept`: an environment variable;
+    descendants with it survive the part."""
 
     name: str
     start: Callable[[], Child]
     ready: Callable[[Child], bool]
+    live: Callable[[Child], bool] | None = None
     needs: str = ""
     kept: str = ""
 
@@ -151,8 +156,7 @@ class Supervisor:
             if not self._wait_ready(part, child):
                 return self._ended(child) if not child.alive else f"is not ready after {START:.0f} s"
             self._set(part.name, "up", child=child)
-            self._watch(part, child)
-            return self._ended(child)
+            return self._watch(part, child) or self._ended(child)
         finally:
             if not self._over.is_set():
                 self._clear(part, child)
@@ -167,9 +171,12 @@ class Supervisor:
             pause = min(pause * 1.2, 2.0)
         return False
 
-    def _watch(self, part: Part, child: Child) -> None:
-        """Watch until the part ends: rotate its log, and check now and then that it answers."""
-        due = time.monotonic() + PROBE
+    def _watch(self, part: Part, child: Child) -> str:
+        """Watch until the part ends or is silent for too long: rotate its log, and check now and then that it answers.
+
+        Returns why a living part has to be restarted; empty if it ended."""
+        answered = time.monotonic()
+        due = answered + PROBE
         while child.alive and not self._over.wait(PERIOD):
             if time.monotonic() < due:
                 continue
@@ -177,7 +184,13 @@ class Supervisor:
             answers = part.ready(child)
             if child.alive:
                 self._set(part.name, "up" if answers else "silent", "" if answers else "it does not answer", child)
+            now = time.monotonic()
+            if answers or part.live is None or part.live(child):
+                answered = now
+            elif now - answered > SILENT and child.alive:
+                return f"did not answer for {now - answered:.0f} s"
             due = time.monotonic() + PROBE
+        return ""
 
     def _clear(self, part: Part, child: Child) -> None:
         """End descendants of a dead part: a server's worker would keep its port."""

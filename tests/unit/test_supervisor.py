@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,34 @@ def test_an_unresponsive_process_is_silent(run: Callable[..., Supervisor], tmp_p
     answering[0] = True
     wait_until(lambda: wait_until_up(of, "server"), 20, "its answer")
     assert state(of, "server")["restarts"] == 0
+
+
+def test_a_server_that_is_silent_for_too_long_is_restarted(
+    run: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process lives, but nobody accepts connections: a deadlock, or a first process without workers."""
+    monkeypatch.setattr(module, "SILENT", 1.0)
+    ports = free_ports(2)
+    parts = [serving(name, port, tmp_path) for name, port in zip("ab", ports, strict=True)]
+
+    def closes(port: int) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.3) as connection:
+            return connection.recv(1) == b""
+        return False
+
+    def watched(part: Part, port: int, **options: Any) -> Part:
+        return Part(part.name, part.start, lambda _: closes(port), **options)
+
+    of = run(watched(parts[0], ports[0], live=lambda _: closes(ports[0])), watched(parts[1], ports[1]))
+    wait_until(lambda: wait_until_up(of, "a", "b"), 20, "both")
+    started = [state(of, name)["pid"] for name in "ab"]
+    for pid in started:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: state(of, "a")["restarts"] == 1 and wait_until_up(of, "a"), 30, "its restart")
+    assert state(of, "a")["pid"] != started[0]
+    assert started_at(started[0]) is None
+    assert (of.standing("b"), state(of, "b")["pid"]) == ("silent", started[1]), "nobody asks whether it lives"
+    os.kill(started[1], signal.SIGCONT)
 
 
 def test_leftovers_of_a_killed_command_are_found_except_detached_ones(home: Path, tmp_path: Path) -> None:

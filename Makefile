@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format docs docs-serve bench bench-drift bench-truth bench-serve bench-replay soak lock clean
+.PHONY: help setup demo up test test-fast coverage lint format docs docs-serve diagrams screenshots bench bench-drift bench-truth bench-serve bench-replay soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -43,10 +43,16 @@ format: $(STAMP) ## let ruff put the code in order
 	$(BIN)/ruff format .
 
 docs: $(STAMP) ## the documentation's site, into .site; a broken link or anchor fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 docs-serve: $(STAMP) ## the documentation's site at http://127.0.0.1:8000/, built again after each edit
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
+
+diagrams: $(STAMP) ## draw the diagrams of the architecture anew
+	$(BIN)/python -m docs.tools.diagrams
+
+screenshots: $(STAMP) ## the pictures of the documentation, of the demo's pages in headless Chromium
+	$(BIN)/python -m docs.tools.screenshots
 
 bench: $(STAMP) ## every promised figure, against its reference
 	$(BIN)/python -m benchmarks

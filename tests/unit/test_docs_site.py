@@ -59,6 +59,13 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
         assert not re.findall(r"url\(['\"]?(?:https?:)?//|@import", style.read_text()), style.name
 
 
+def test_formulas_are_mathml(site: Path) -> None:
+    source = (REPOSITORY / "docs" / "explanation" / "statistics.md").read_text()
+    page = (site / "explanation" / "statistics.html").read_text()
+    assert page.count("<math ") == source.count("```math") > 15
+    assert "\\frac" not in page
+
+
 def test_external_addresses_are_found() -> None:
     text = '<script src="https://cdn/x.js"></script><img src="//cdn/y.png"><a href="https://z"></a><link href="a.css">'
     assert external(text) == ["https://cdn/x.js", "//cdn/y.png"]

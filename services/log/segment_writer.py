@@ -22,11 +22,18 @@ class SegmentAppender:
         self.size = 0
         self.started = 0.0
         """When the segment was started, Unix seconds; 0 if there is none."""
+        self._started = 0.0
+
+    @property
+    def age(self) -> float:
+        """Seconds since the segment was started, whatever happens to the clock."""
+        return time.monotonic() - self._started if self._file is not None else 0.0
 
     def append(self, data: bytes) -> None:
         """Write and sync. Raises OSError if none of `data` was kept, or UncertainWriteError."""
         if self._file is None:
-            self._file, self.size, self.started = log_segments.create_segment(self._segment), 0, time.time()
+            self._file, self.size = log_segments.create_segment(self._segment), 0
+            self.started, self._started = time.time(), time.monotonic()
         try:
             rest = memoryview(data)
             while rest:

@@ -224,7 +224,7 @@ class Spool:
 
     def _due(self) -> bool:
         appender, limits = self._appender, self._limits
-        return bool(appender.size) and (appender.size >= limits.size or time.time() - appender.started >= limits.age)
+        return bool(appender.size) and (appender.size >= limits.size or appender.age >= limits.age)
 
     def status(self) -> SpoolStatus:
         """The status of the log. It reads the folder, so call it now and then only."""

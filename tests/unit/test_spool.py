@@ -71,6 +71,17 @@ def test_segments_are_sealed_by_size_and_by_age(tmp_path: Path) -> None:
     assert len(list_segments(tmp_path / "aged", SEALED)) == 1
 
 
+def test_segments_are_sealed_by_age_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spooling = spool(tmp_path, age=0.05)
+    spooling.put(Answers(("a",)))
+    spooling.flush()
+    yesterday = time.time() - 86_400
+    monkeypatch.setattr(time, "time", lambda: yesterday)
+    time.sleep(0.06)
+    spooling.flush()
+    assert len(list_segments(tmp_path, SEALED)) == 1
+
+
 def test_two_workers_never_share_a_segment(tmp_path: Path) -> None:
     first, second = spool(tmp_path), spool(tmp_path)
     for spooling in (first, second):

@@ -36,11 +36,14 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, config=CONFIG)
 class Entity:
-    """An object with a history of features. `keys`: request fields; by default one key with the entity's name."""
+    """An object with a history of features."""
 
     name: Identifier
+    """The entity's name, to which views refer. Example: `name="courier"`."""
     _: KW_ONLY
     keys: Many[str] = ()
+    """Request fields that identify it; by default one field with the entity's name. Example: `keys=["origin", "dest"]`.
+    """
 
     @property
     def join_keys(self) -> tuple[str, ...]:
@@ -52,62 +55,73 @@ class View:
     """Features of one entity, one SQL file (DuckDB dialect) over clean tables and `relations`.
 
     The SQL returns the entity's keys, `event_timestamp` (when the row became known) and the features.
-    `timeless`: the SQL returns no event_timestamp; it returns one row per key, which is valid at any time.
-    `ttl`: older values count as missing (inclusive); zero is unlimited.
-    `when_unavailable`: if the online store does not answer, the endpoint fails (503), or predicts with missing values
-    and reports this in its answer.
-    `lookback`: the largest distance in time between a feature row and a source row that it depends on, in either
-    direction, on the tables' `time` columns. It makes recomputation incremental; None recomputes all.
     """
 
     name: Identifier
+    """The view's name. Example: `name="courier_history"`."""
     _: KW_ONLY
     sql: str
+    """The SQL file, relative to the problem's folder. Example: `sql="features/courier_history.sql"`."""
     entity: str
+    """The name of its entity. Example: `entity="courier"`."""
     features: Columns
+    """Its features by name, columns of the SQL's result. Example: `features={"late_7d": Float("share late")}`."""
     ttl: timedelta = timedelta(0)
+    """Values older than this count as missing (inclusive); zero is unlimited. Example: `ttl=days(7)`."""
     lookback: timedelta | None = None
+    """The largest distance in time between a feature row and a source row that it depends on. It counts in both
+    directions, on the tables' `time` columns. It makes recomputation incremental; None recomputes all. Example:
+    `lookback=days(9)`."""
     timeless: bool = False
+    """Whether the SQL returns no `event_timestamp`, but one row per key, which is valid at any time. Example:
+    `timeless=True`."""
     when_unavailable: Literal["fail", "missing"] = "fail"
+    """What the endpoint does if the online store does not answer. `"fail"` responds 503. `"missing"` predicts with
+    missing values and says so in the response. Example: `when_unavailable="missing"`."""
     description: str = ""
+    """What the view holds, for people. Example: `description="a courier's last week"`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class RequestFeatures:
-    """Features computed from the request only. `function` maps arrays of n values by column to arrays of n values.
-
-    `inputs`: request fields (and `decision_time`, if there is one). Numbers are float64 with NaN for missing, text is
-    object arrays with None, times are datetime64[us]. Training, requests and batches use the same function.
-    """
+    """Features computed from the request only. Training, requests and batches use the same function."""
 
     function: Callable[[Any], Arrays]
+    """Maps arrays of n values by column to arrays of n values. Numbers are float64 with NaN for missing, text is object
+    arrays with None, times are datetime64[us]. Example: `function=speed_features`."""
     _: KW_ONLY
     inputs: Many[str]
+    """Request fields that the function reads, and `decision_time`, if there is one. Example:
+    `inputs=["distance", "promised"]`."""
     features: Columns
+    """The features that it returns, by name. Example: `features={"km_per_minute": Float()}`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Label:
-    """The target to predict.
-
-    Either `column` of `table`, for a problem without a spine, or `sql`, which returns `id`, `label` and `known_at`
-    (when the label became known, UTC). `closes_after`: how long after its decisions a cohort's labels are complete.
-    `lookback`: the largest distance in time between a decision and a source row of its label, on the tables' `time`
-    columns. It makes reading the labels of a few days cheap; None reads all.
-    `classes`: the order of the classes of a binary (the last is positive) or multiclass problem; sorted by default.
-    `unit`: of a regression's label ("minutes"), shown with predictions, contributions and errors; by default that of
-    the label's column.
-    """
+    """The target to predict: either `column` of `table`, for a problem without a spine, or `sql`."""
 
     _: KW_ONLY
     sql: str | None = None
+    """A SQL file that returns `id`, `label` and `known_at` (when the label became known, UTC). Example:
+    `sql="label.sql"`."""
     table: str | None = None
+    """The table that has the label in a column; by default the first. Example: `table="patients"`."""
     column: str | None = None
+    """The column of `table` with the label. Example: `column="progression"`."""
     closes_after: timedelta = timedelta(0)
+    """How long after its decisions a cohort's labels are complete. Example: `closes_after=hours(24)`."""
     lookback: timedelta | None = None
+    """The largest distance in time between a decision and a source row of its label, on the tables' `time` columns. It
+    makes reading the labels of a few days cheap; None reads all. Example: `lookback=days(2)`."""
     classes: Many[str] = ()
+    """The order of the classes; the last of a binary problem is positive. Sorted by default. Example:
+    `classes=["kept", "churned"]`."""
     description: str = ""
+    """What the label means, for people. Example: `description="arrived 15 minutes late or more"`."""
     unit: str = ""
+    """The unit of a regression's label, shown with predictions, contributions and errors. By default that of the
+    label's column. Example: `unit="minutes"`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -117,22 +131,30 @@ class TimeSplit:
 
     _: KW_ONLY
     train_until: Day
+    """The first day after the training rows. Example: `train_until="2024-02-10"`."""
     validate_until: Day
+    """The first day after the validation rows, and the first of the test rows. Example: `validate_until="2024-02-20"`.
+    """
     test_until: Day | None = None
+    """The first day after the test rows; None for no end. Example: `test_until="2024-03-01"`."""
     train_from: Day | None = None
+    """The first day of the training rows; None for no start. Example: `train_from="2023-01-01"`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class RandomSplit:
-    """Split by a hash of the row's id and the seed. `validate` and `test` are shares of all rows.
+    """Split by a hash of the row's id and the seed.
 
     Classes with fewer than a thousand rows are stratified (for a regression: quantiles of the label). Rows of larger
     classes never change sides; a few rows of a small class may, as it grows. See truecourse/modeling/splitting.py."""
 
     _: KW_ONLY
     validate: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of all rows in the validation set. Example: `validate=0.1`."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of all rows in the test set. Example: `test=0.25`."""
     seed: int = 0
+    """Another seed gives another split. Example: `seed=7`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -140,14 +162,20 @@ class Range:
     """A search range, inclusive; integers if both ends are integers."""
 
     low: int | float
+    """The smallest value. Example: `low=0.02`."""
     high: int | float
+    """The largest value. Example: `high=0.2`."""
     _: KW_ONLY
     log: bool = False
+    """Whether values are drawn evenly on a logarithmic scale. Example: `log=True`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Choice:
+    """A search over listed values."""
+
     values: Many[int | float | str]
+    """The values to choose from. Example: `values=[2, 3, 4]`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -156,74 +184,116 @@ class XGBoost:
 
     _: KW_ONLY
     rounds: Annotated[int, Field(ge=1)] = 1000
+    """Largest number of boosting rounds, that is of trees per output. Example: `rounds=600`."""
     early_stopping_rounds: Annotated[int, Field(ge=1)] = 50
+    """Stop after this many rounds without a lower validation loss. Example: `early_stopping_rounds=30`."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """The factor by which each tree's step is reduced. Example: `learning_rate=0.05`."""
     max_depth: Annotated[int, Field(ge=0)] = 6
+    """Largest depth of a tree; 0 for no limit. Example: `max_depth=4`."""
     min_child_weight: float = 1.0
+    """Smallest sum of second derivatives of the loss in a leaf. Example: `min_child_weight=50.0`."""
     subsample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the rows that each tree is fitted to. Example: `subsample=0.8`."""
     colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the features that each tree may use. Example: `colsample_bytree=0.4`."""
     reg_lambda: float = 1.0
+    """L2 penalty on leaf values. Example: `reg_lambda=10.0`."""
     reg_alpha: float = 0.0
+    """L1 penalty on leaf values. Example: `reg_alpha=0.5`."""
     gamma: float = 0.0
+    """Least reduction of the loss by which a leaf is split. Example: `gamma=1.0`."""
     max_bin: Annotated[int, Field(ge=2)] = 256
+    """Largest number of histogram bins per feature. Example: `max_bin=128`."""
     max_cat_to_onehot: int = 4
+    """With fewer categories than this, a split sends one category to its own side. Example: `max_cat_to_onehot=8`."""
     max_cat_threshold: int = 64
+    """Largest number of categories that a split may send to one side. Example: `max_cat_threshold=16`."""
     seed: int = 0
+    """The seed of the row and feature samples. Example: `seed=7`."""
     refit: bool = True
-    """Train again on training and validation rows together after the number of rounds is chosen."""
+    """Train again on training and validation rows together after the number of rounds is chosen. Example:
+    `refit=False`."""
     folds: Annotated[int, Field(ge=0, le=20)] = 0
     """Number of folds to choose the number of rounds by cross-validation over training and validation rows, for small
-    data. 0: use the validation rows only. Not with a TimeSplit, whose rounds are chosen on later rows."""
+    data. 0: use the validation rows only. Not with a TimeSplit, whose rounds are chosen on later rows. Example:
+    `folds=5`."""
     linear: bool | None = None
     """Fit a linear model first, and trees to its residuals (docs/explanation/training.md). None: decide by the rows on
-    which rounds are chosen. The linear part is constant outside the range that it was fitted to."""
+    which rounds are chosen. The linear part is constant outside the range that it was fitted to. Example:
+    `linear=True`."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
+    """The search space of `truecourse run tune`, by parameter. Example: `search={"max_depth": Choice([2, 3, 4])}`."""
     trials: Annotated[int, Field(ge=1)] = 20
+    """Number of parameter sets that `tune` tries. Example: `trials=50`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Serving:
-    """Limits of the endpoint (rows per request, handling of unseen categories), and its service level objectives."""
+    """Limits and service level objectives of the endpoint."""
 
     _: KW_ONLY
     max_rows: Annotated[int, Field(ge=1)] = 1000
+    """Largest number of rows in a request. Example: `max_rows=100`."""
     unknown_category: Literal["reject", "missing"] = "missing"
-    """reject: respond 422 with the value. missing: treat the value as missing, and flag it in the answer."""
+    """What happens to a category that training did not have. `"reject"` responds 422 with the value. `"missing"` treats
+    it as missing and flags it in the response. Example: `unknown_category="reject"`."""
     objectives: Objectives = Objectives()
+    """Service level objectives. Example: `objectives=Objectives(availability=0.99)`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Problem:
-    """One prediction problem. `request`: the fields that a caller sends, including entity keys. `spine`: a SQL file
-    that returns them for past decisions, with `id` and `decision_time`.
+    """One prediction problem.
 
-    Without a spine, each row of the label's table is a decision, and the request is the table's columns without label,
+    Without a spine, each row of the label's table is a decision. The request is then the table's columns without label,
     time and key."""
 
     name: Identifier
+    """The problem's name: that of its folder. Example: `name="deliveries"`."""
     _: KW_ONLY
     kind: Kind
+    """The kind of the label. Example: `kind="binary"`."""
     tables: Many[Table]
+    """The tables that it reads. Example:
+    `tables=[Table("orders", source=Files("orders.csv"), columns={"late": Boolean()})]`."""
     label: Label
+    """What is predicted. Example: `label=Label(table="orders", column="late")`."""
     request: Columns = field(default_factory=dict)
+    """The fields that a caller sends, including entity keys. Example: `request={"distance": Float(ge=0)}`."""
     spine: str | None = None
+    """A SQL file that returns the request fields of past decisions, with `id` and `decision_time`. Example:
+    `spine="spine.sql"`."""
     relations: Mapping[str, str] = field(default_factory=dict)
-    """Named SQL files that other SQL may select from, in dependency order."""
+    """Named SQL files that other SQL may select from, in dependency order. Example:
+    `relations={"outcomes": "outcomes.sql"}`."""
     entities: Many[Entity] = ()
+    """The entities that views have features of. Example: `entities=[Entity("courier")]`."""
     views: Many[View] = ()
+    """The feature views. Example:
+    `views=[View("load", sql="load.sql", entity="courier", features={"orders": Integer()})]`."""
     request_features: RequestFeatures | None = None
+    """Features that are computed from the request alone. Example:
+    `request_features=RequestFeatures(speed_features, inputs=["distance"], features={"km_per_minute": Float()})`."""
     split: TimeSplit | RandomSplit = RandomSplit()
+    """How rows are split into training, validation and test sets. Example: `split=RandomSplit(test=0.25)`."""
     model: XGBoost = XGBoost()
+    """The model's parameters. Example: `model=XGBoost(max_depth=4)`."""
     gates: Many[Gate] = DEFAULT_GATES
+    """Conditions that a version must meet before it is promoted. Example: `gates=[MetricGate("auc", min=0.74)]`."""
     promotion: Promotion = Promotion()
+    """What follows passed gates. Example: `promotion=Promotion(approval=True)`."""
     monitoring: Monitoring = Monitoring()
+    """Thresholds of findings, alerts and retraining. Example: `monitoring=Monitoring(slices=["depot"])`."""
     serving: Serving = Serving()
+    """Limits and objectives of the endpoint. Example: `serving=Serving(max_rows=100)`."""
     clock: Literal["wall", "data"] = "wall"
     """The reference time: the wall clock, or, for data that ends in the past, its newest decision (see
-    docs/explanation/time.md)."""
+    docs/explanation/time.md). Example: `clock="data"`."""
     description: str = ""
+    """The question that the model answers, for people. Example: `description="Will the delivery be late?"`."""
     folder: Path = Path()
-    """The folder of problem.py; set when it is loaded."""
+    """The folder of problem.py; set when it is loaded. Example: `folder=Path("problems/deliveries")`."""
 
     def table(self, name: str) -> Table:
         return next(table for table in self.tables if table.name == name)

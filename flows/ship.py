@@ -11,8 +11,9 @@ from truecourse.problem.loader import load_problem
 
 @flow(name="ship", flow_run_name=run_name, on_running=[note_process])
 def ship(problem: str | None = None) -> dict[str, int]:
-    """Ship the predictions logged on this machine, each exactly once, compact the log's small files, and update the
-    daily histograms of the drift check.
+    """Ship the predictions logged on this machine, each exactly once.
+
+    It also compacts the log's small files, and updates the daily histograms of the drift check.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.

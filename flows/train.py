@@ -33,7 +33,7 @@ def train(
         moved: the time (UTC) that a split by time moves to (see `Retraining`); the problem's own dates if empty.
 
     The same snapshot and parameters are not trained twice. Raises FeatureError if a feature table is older than its
-    source tables, LookAheadError if SQL reads data that was not known yet, ModelError for labels that cannot be
+    source tables, LookAheadError if SQL reads data that was not known yet. Raises ModelError for labels that cannot be
     learned.
     """
     spec = load_problem(problem)

@@ -70,7 +70,9 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr = Field(SecretStr(""), description="S3 secret key")
 
     connections: dict[str, SecretStr] = Field({}, description="named SQL URLs that problems' Sql sources refer to")
-    online_store: SecretStr = Field(SecretStr("sqlite"), description="sqlite, or redis://[:password@]host:port[/db]")
+    online_store: SecretStr = Field(
+        SecretStr("sqlite"), description="address of the online store: sqlite, or redis://[:password@]host:port[/db]"
+    )
     mlflow_uri: SecretStr = Field(SecretStr(""), description="MLflow tracking URI; empty for sqlite in <home>")
     author: str = Field("", description="author of changes in the registry's records; the login name if empty")
 
@@ -176,7 +178,7 @@ def get_settings() -> Settings:
     lines += [f"{name}: unknown setting{detail}" for name, detail in _unknown_settings().items()]
     lines += _proxy_faults()
     if lines:
-        hint = "correct or unset these variables; docs/reference/settings.md lists every setting"
+        hint = "correct or unset these variables; the reference's page of settings lists them all"
         raise SettingsError("\n  ".join(lines), where="settings", hint=hint)
     return settings
 

@@ -5,7 +5,7 @@ BentoML's own request metrics are off: they label by any path that a client send
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,32 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
 CHALLENGERS = ("challenger", "shadow")
-REASONS = (
-    "unauthenticated", "forbidden", "anonymous", "keys", "rate", "overload", "timeout", "hidden", "connections",
-    "header", "malformed",
-)  # fmt: skip
+REASONS: Mapping[str, str] = {
+    "unauthenticated": "the key is missing or not valid",
+    "forbidden": "the key lacks the scope",
+    "anonymous": "an endpoint without keys was called from another machine",
+    "keys": "the keys are not loaded yet",
+    "rate": "the caller exceeded its rate limit",
+    "overload": "the request would have waited too long",
+    "timeout": "the header did not arrive in time",
+    "hidden": "the metrics are switched off",
+    "connections": "there were too many open connections",
+    "header": "the header is too long",
+    "malformed": "the request is not HTTP",
+}
+"""Why a request is refused before its body is read."""
+LABELS: Mapping[str, str] = {
+    "path": "path of the request; other for a path that the endpoint does not have",
+    "status": "class of the response's status, such as 2xx",
+    "reason": "why the request was refused",
+    "view": "name of the feature view",
+    "role": "challenger, or shadow for one that is evaluated beside the champion",
+    "problem": "name of the problem",
+    "version": "number of the version in the registry",
+    "sha256": "digest of the model",
+    "dependency": "storage, keys, online_store or prediction_log",
+}
+"""What each label holds."""
 FLUSH_AT = 256
 """Increments that are buffered before they are added to the metrics: each addition writes to a shared file."""
 
@@ -40,21 +62,33 @@ class Metrics:
         self._buffer: deque[tuple[Any, float]] = deque()
         options: dict[str, Any] = {"registry": self.registry, "namespace": "truecourse"}
         latest: dict[str, Any] = options | {"multiprocess_mode": "livemax"}
-        self.requests = Counter("requests", "requests answered", ["path", "status"], **options)
-        self.latency = Histogram("request_seconds", "from header to answer", ["path"], buckets=SECONDS, **options)
-        self.rows = Counter("rows", "valid rows", ["path"], **options)
+        self.requests = Counter("requests", "requests that got a response", ["path", "status"], **options)
+        self.latency = Histogram(
+            "request_seconds", "seconds from header to response", ["path"], buckets=SECONDS, **options
+        )
+        self.rows = Counter("rows", "valid rows in requests", ["path"], **options)
         self.refused = Counter("refused", "requests refused before they were read", ["reason"], **options)
-        self.reads = Counter("feature_reads", "keys looked up", ["view"], **options)
-        self.misses = Counter("feature_misses", "keys without a fresh value", ["view"], **options)
+        self.reads = Counter("feature_reads", "keys looked up in the online store", ["view"], **options)
+        self.misses = Counter("feature_misses", "keys without a value, or with one past its ttl", ["view"], **options)
         self.age = Histogram(
-            "feature_age_seconds", "age of the oldest value of a request", ["view"], buckets=AGES, **options
+            "feature_age_seconds",
+            "age in seconds of the oldest value of a request at its decision",
+            ["view"],
+            buckets=AGES,
+            **options,
         )
         self.failures = Counter("feature_failures", "failed reads of the online store", ["view"], **options)
-        self.challenged = Counter("challenger_failures", "requests on which it raised", ["role"], **options)
-        self.model = Gauge("model_info", "1 for the version that answers", ["problem", "version", "sha256"], **latest)
-        self.log_lag = Gauge("log_lag_seconds", "age of the oldest record not yet shipped", **latest)
-        self.log_dropped = Gauge("log_dropped", "records dropped since the worker started", **latest)
-        self.up = Gauge("dependency_up", "1 if it answered the last check", ["dependency"], **latest)
+        self.challenged = Counter(
+            "challenger_failures", "requests on which the challenger failed; the champion answered", ["role"], **options
+        )
+        self.model = Gauge("model_info", "1 for each model in use", ["problem", "version", "sha256"], **latest)
+        self.log_lag = Gauge(
+            "log_lag_seconds", "age in seconds of the oldest log record that is not shipped yet", **latest
+        )
+        self.log_dropped = Gauge("log_dropped", "log records dropped since the worker started", **latest)
+        self.up = Gauge(
+            "dependency_up", "1 if the dependency answered the last check, else 0", ["dependency"], **latest
+        )
         for reason in REASONS:  # so that rates start from zero
             self.refused.labels(reason)
         for role in CHALLENGERS:

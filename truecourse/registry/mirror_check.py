@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from truecourse.errors import MirrorError, ModelError, NotFound
 from truecourse.problem import Problem
@@ -26,12 +26,16 @@ RECENT = 30
 WRITE = "truecourse mirror write"
 
 
+Kind = Literal["empty", "deleted", "renamed", "purged", "tags", "artifacts", "foreign", "moved"]
+"""The kind of a difference, which is the cause of its finding."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """A difference. `subject`: what differs. `cause`: the kind of difference. `sentence`: a complete description."""
 
     subject: str
-    cause: str
+    cause: Kind
     sentence: str
     hint: str
 
@@ -85,14 +89,14 @@ def _experiment(client: "MlflowClient", problem: str, some: Sequence[ModelVersio
 
 
 def _runs(client: "MlflowClient", some: Sequence[ModelVersion], write: str) -> Iterator[Difference]:
-    store, by_cause = open_store(), dict[str, list[str]]()
+    store, by_cause = open_store(), dict[Kind, list[str]]()
     for version in some:
         run, entry = mlflow_mirror.mlflow_run(client, version.run_id), _record(version)
         if entry is None:
             continue
         for cause in _faults(run, entry, store):
             by_cause.setdefault(cause, []).append(str(version.version))
-    texts = {
+    texts: dict[Kind, tuple[str, str]] = {
         "purged": ("The MLflow run of {} was purged.", "recreates it from our records"),
         "deleted": ("The MLflow run of {} was deleted.", "restores it"),
         "tags": ("Tags of the MLflow run of {} differ from those at training.", "rewrites them"),
@@ -110,7 +114,7 @@ def _record(version: ModelVersion) -> RunRecord | None:
         return None
 
 
-def _faults(run: Any, entry: RunRecord, store: Any) -> Iterator[str]:
+def _faults(run: Any, entry: RunRecord, store: Any) -> Iterator[Kind]:
     if run is None:
         yield "purged"
         return

@@ -16,6 +16,7 @@ from truecourse.errors import DeploymentError
 from truecourse.evaluation.gates import failed_gates, summarize
 from truecourse.monitoring.canary.canary_quality import evaluate_quality
 from truecourse.monitoring.canary.service_level import Step, StepResult, evaluate_step, step_of
+from truecourse.monitoring.finding_causes import RollbackCause
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem import Problem
 from truecourse.problem.promotion import Canary
@@ -39,14 +40,14 @@ class Decision:
     """What to do with the canary: "rest" (there is none), "wait", "widen" (increase traffic), "promote" or "withdraw"
     (roll back).
 
-    `reason`: for the alias history. `share`: the challenger's share of traffic afterwards. `cause`: of a rollback:
-    errors, latency, distribution, refused, quality, gates or unlogged; "silent" while nothing is logged."""
+    `reason`: for the alias history. `share`: the challenger's share of traffic afterwards. `cause`: why it is rolled
+    back; "silent" while nothing is logged; else empty."""
 
     action: Literal["rest", "wait", "widen", "promote", "withdraw"]
     reason: str
     step: Step | None = None
     share: float = 0.0
-    cause: str = ""
+    cause: RollbackCause | Literal["silent", ""] = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -137,7 +138,9 @@ def apply_gates(decision: Decision, results: list[dict[str, Any]]) -> Decision:
     return replace(decision, action="withdraw", cause="gates", reason=why)
 
 
-def _decision(action: Any, result: StepResult, step: Step, share: float = 0.0, cause: str = "") -> Decision:
+def _decision(
+    action: Any, result: StepResult, step: Step, share: float = 0.0, cause: RollbackCause | Literal["silent", ""] = ""
+) -> Decision:
     return Decision(action, result.sentence, step, share, cause, result.figures)
 
 

@@ -8,7 +8,7 @@ for the whole canary, divided evenly over steps, evaluations and tests (Bonferro
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from truecourse.arrays import Array
 from truecourse.monitoring.drift.histograms import Counts, learn_bins
 from truecourse.monitoring.drift.permutation_test import permutation_test
+from truecourse.monitoring.finding_causes import RollbackCause
 from truecourse.problem import Problem
 from truecourse.problem.promotion import Canary
 from truecourse.references import Aliases, ModelVersion
@@ -42,16 +43,19 @@ MAX_GROUPS = 400
 GRACE = timedelta(seconds=60)
 """After this time every endpoint has read the new aliases, and has retried a version it refused."""
 
+ServiceTest = Callable[[Problem, Canary, pa.Table, pa.Table, float], tuple[str, dict[str, Any]]]
+"""Tests the challenger against the champion. Returns what failed, empty if it passed, and the figures."""
+
 
 @dataclass(frozen=True)
 class StepResult:
     """The result of evaluating a step: "widen" (increase traffic), "withdraw" (roll back) or "wait".
 
-    `cause` of a rollback: errors, latency, distribution, refused or quality."""
+    `cause`: why it is rolled back; empty for another action."""
 
     action: Literal["widen", "withdraw", "wait"]
     sentence: str
-    cause: str = ""
+    cause: RollbackCause | Literal[""] = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,7 +114,11 @@ def evaluate_step(problem: Problem, canary: Canary, step: Step, records: pa.Tabl
     alpha = ALPHA / (len(canary.steps) * len(LOOKS) * TESTS)
     until = given[reached - 1]
     challenger, champion = (side.filter(pa.array(request_times(side) <= until)) for side in (challenger, champion))
-    tests = {"errors": _errors, "latency": _latency, "distribution": _distribution}
+    tests: dict[RollbackCause, ServiceTest] = {
+        "errors": _errors,
+        "latency": _latency,
+        "distribution": _distribution,
+    }
     if step.share >= 1:
         del tests["latency"]
     for cause, test in tests.items():

@@ -14,6 +14,7 @@ from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, feature_his
 from truecourse.monitoring.drift.histograms import Array
 from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, DailyHistograms, ReferenceProfile
 from truecourse.monitoring.drift.unseen_values import UnseenValues
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.robust_stats import MIN_HISTORY, is_unusual
 from truecourse.problem import Problem
@@ -147,14 +148,15 @@ def find_missing_values(
     chance = np.sqrt(np.maximum(base * (1 - base), 1 / group.rows) / group.rows)
     missing = ~dead & (base - now > MISSING) & (base - now > _SIGMAS * chance) & (1 - now > 2 * (1 - base))
     results: list[Finding] = []
-    for cause, chosen in (("dead feed", dead), ("missing values", missing)):
+    by_cause: dict[Cause, Array] = {"dead feed": dead, "missing values": missing}
+    for cause, chosen in by_cause.items():
         shares = {name: (float(middle[i]), float(now[i])) for i, name in enumerate(columns) if chosen[i]}
         results += _group_by_view(problem, shares, cause, group)
     return results
 
 
 def _group_by_view(
-    problem: Problem, shares: dict[str, tuple[float, float]], cause: str, group: DayCounts
+    problem: Problem, shares: dict[str, tuple[float, float]], cause: Cause, group: DayCounts
 ) -> list[Finding]:
     results = []
     for view in problem.views:
@@ -169,7 +171,7 @@ def _group_by_view(
 
 
 def missing_finding(
-    subject: str, names: list[str], shares: dict[str, tuple[float, float]], cause: str, day: datetime
+    subject: str, names: list[str], shares: dict[str, tuple[float, float]], cause: Cause, day: datetime
 ) -> Finding:
     was, now = (float(np.median([shares[name][i] for name in names])) for i in (0, 1))
     listed = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
@@ -272,7 +274,7 @@ def _unit_finding(name: str, unseen: UnseenValues, group: DayCounts) -> Finding 
     return _finding(name, "unit change", True, sentence, **figures)
 
 
-def _finding(subject: str, cause: str, page: bool, sentence: str, **figures: object) -> Finding:
+def _finding(subject: str, cause: Cause, page: bool, sentence: str, **figures: object) -> Finding:
     return Finding(check="drift", subject=subject, cause=cause, page=page, sentence=sentence, figures=figures)
 
 

@@ -31,6 +31,7 @@ from truecourse.monitoring.drift.window_drift import (
     compute_score_drift,
     read_windows,
 )
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.predictions.observed_predictions import Predictions, monitored_features
 from truecourse.monitoring.predictions.silence import detect_silence
@@ -41,7 +42,8 @@ from truecourse.serving.batch_scoring import predictions_table
 from truecourse.storage.delta_tables import Tables
 from truecourse.wording import counted, counted_of
 
-DATA, SCORES = "drift", "prediction drift"
+DATA: Cause = "drift"
+SCORES: Cause = "prediction drift"
 
 
 @dataclass(frozen=True)

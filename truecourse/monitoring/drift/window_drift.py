@@ -30,6 +30,7 @@ from truecourse.monitoring.drift.histograms import Array, Counts
 from truecourse.monitoring.drift.permutation_test import ColumnDrift, Drift, describe_drift
 from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, DailyHistograms, ReferenceProfile
 from truecourse.monitoring.drift.relations import moments
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.robust_stats import MIN_HISTORY
 from truecourse.problem import Problem
@@ -41,7 +42,7 @@ YEAR, SEASON = timedelta(days=364), timedelta(days=14)
 """52 weeks, so that weekdays align; and the days before and after that count as the same season."""
 HISTORY = 182
 """Days of predictions before a window that serve as history, in addition to the snapshot's days."""
-RELATION = "relation drift"
+RELATION: Cause = "relation drift"
 
 
 @dataclass(frozen=True)
@@ -228,12 +229,12 @@ def _season_days(snapshot: DailyHistograms, logged: DailyHistograms, now: DailyH
     )
 
 
-def build_findings(result: DriftResult, cause: str) -> list[Finding]:
+def build_findings(result: DriftResult, cause: Cause) -> list[Finding]:
     """Return a finding for each drifted column. `cause`: the cause to state in it."""
     return [_finding(result, column, cause) for column in result.snapshot.drifted]
 
 
-def _finding(result: DriftResult, column: ColumnDrift, cause: str) -> Finding:
+def _finding(result: DriftResult, column: ColumnDrift, cause: Cause) -> Finding:
     name, evidence = column.name, result.evidence(column.name)
     figures: dict[str, object] = {"psi": round(column.psi, 4), "p_value": round(column.p_value, 4)}
     against = [f"PSI {column.psi:.2f} against the training rows"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from truecourse.errors import NotFound
 from truecourse.hashing import sha256
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.monitoring.health.counters import (
     MEASURED_PATHS,
@@ -140,14 +141,14 @@ class _EndpointState:
             yield self._finding("reachability", "no answer", True, what, {"url": self.probe.url})
         elif self.probe.error:
             what = f"The endpoint {self.probe.name} answers, but its metrics cannot be read: {self.probe.error}."
-            yield self._finding("meters", "not told", False, what, {"url": self.probe.url})
+            yield self._finding("metrics", "metrics unreadable", False, what, {"url": self.probe.url})
         for name, objective in self._slos():
             yield from self._burning(name, objective)
         yield from self._saturation()
         yield from self._features()
         yield from self._gauges()
 
-    def _finding(self, subject: str, cause: str, page: bool, sentence: str, figures: dict[str, Any]) -> Finding:
+    def _finding(self, subject: str, cause: Cause, page: bool, sentence: str, figures: dict[str, Any]) -> Finding:
         return Finding(
             check="endpoint",
             subject=f"{self.probe.name} {subject}",
@@ -174,7 +175,7 @@ class _EndpointState:
         for alert in ALERTS:
             long, short = self._counted(name, alert.long), self._counted(name, alert.short)
             if fires(alert, long, short, objective, window):
-                cause = "fast burn" if alert.page else "slow burn"
+                cause: Cause = "fast burn" if alert.page else "slow burn"
                 figures = {"share": long.share, "burn_rate": burn_rate(long, objective), "requests": long.total}
                 yield self._finding(name, cause, alert.page, self._describe_burn(name, alert, long, objective), figures)
                 return

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import Any, Literal
 
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.health.freshness import pipeline_finding
 from truecourse.monitoring.robust_stats import is_unusual
@@ -99,7 +100,7 @@ class ScheduledFlow:
         why = "" if self.workers else "; there is no worker to run it"
         late = format_duration(now - self.due)
         what = f"The flow {self.name} is overdue: it should have started {late} ago, {last}{why}."
-        cause = "overdue" if self.workers else "no worker"
+        cause: Cause = "overdue" if self.workers else "no worker"
         return pipeline_finding(f"flow {self.name}", cause, True, what, due=self.due.isoformat())
 
     def _failing(self) -> Iterable[Finding]:
@@ -113,7 +114,8 @@ class ScheduledFlow:
         times = f" {failed} times in a row" if failed > 1 else ""
         why = f": {_first_line(last.message)}" if last.message else "."
         what = f"The flow {self.name} {last.outcome}{times}, last at {_start_time(last):%Y-%m-%d %H:%M} UTC{why}"
-        yield pipeline_finding(f"flow {self.name}", last.outcome, page, what, times=failed)
+        cause: Cause = "crashed" if last.outcome == "crashed" else "failed"
+        yield pipeline_finding(f"flow {self.name}", cause, page, what, times=failed)
 
     def _slow(self) -> Iterable[Finding]:
         """Check the run in progress, or else the last successful run."""

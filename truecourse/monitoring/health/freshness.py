@@ -13,6 +13,7 @@ from typing import Any
 from truecourse.data.validation_report import ValidationResult, standing_refusals
 from truecourse.features.asof import EVENT
 from truecourse.features.definition_digests import feature_table
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.robust_stats import LATE_FACTOR, is_unusual, longest_gap
 from truecourse.problem import Problem, View
@@ -63,7 +64,7 @@ def versions(tables: Tables, name: str, clock: Clock) -> list[Version]:
     return [Version(number, clock.moment(at, commit), commit) for number, at, commit in recent]
 
 
-def pipeline_finding(subject: str, cause: str, page: bool, sentence: str, **figures: Any) -> Finding:
+def pipeline_finding(subject: str, cause: Cause, page: bool, sentence: str, **figures: Any) -> Finding:
     return Finding(check="pipelines", subject=subject, cause=cause, page=page, sentence=sentence, figures=figures)
 
 

@@ -4,6 +4,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.problem import Problem
 from truecourse.settings import Settings
@@ -82,6 +83,6 @@ def _check_space(subject: str, share: float, limit: float, left: float) -> list[
     return [_finding(subject, "full", share >= 1 - (1 - limit) * (1 - CRITICAL_SHARE), message, share, limit)]
 
 
-def _finding(subject: str, cause: str, page: bool, sentence: str, used: float, limit: float) -> Finding:
+def _finding(subject: str, cause: Cause, page: bool, sentence: str, used: float, limit: float) -> Finding:
     figures = {"used": used, "limit": limit}
     return Finding(check="machine", subject=subject, cause=cause, page=page, sentence=sentence, figures=figures)

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from truecourse.deployment.bento import load_package
 from truecourse.errors import MirrorError
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion
@@ -69,5 +70,5 @@ def _missing_finding(role: str, version: ModelVersion, key: str) -> Finding:
     return _finding(f"version {version.version}", "file lost", True, message)
 
 
-def _finding(subject: str, cause: str, page: bool, sentence: str) -> Finding:
+def _finding(subject: str, cause: Cause, page: bool, sentence: str) -> Finding:
     return Finding(check="registry", subject=subject, cause=cause, page=page, sentence=sentence)

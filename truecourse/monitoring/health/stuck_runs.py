@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.health.flow_run_health import longest_run
 from truecourse.monitoring.health.freshness import pipeline_finding
@@ -23,7 +24,7 @@ class StuckRun:
     flow: str
     run: str
     since: datetime
-    cause: str
+    cause: Cause
     sentence: str
     command: str
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from truecourse.arrays import Array
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.quality.cohorts import Cohort
 from truecourse.problem import Problem
@@ -105,5 +106,5 @@ def _slower(newest: Cohort, earlier: Sequence[Cohort]) -> float | None:
     return usual if newest.lag[1] > _SLOWER * max(usual, max(lags) / _SLOWER) else None
 
 
-def _finding(cause: str, page: bool, sentence: str, figures: dict[str, object]) -> Finding:
+def _finding(cause: Cause, page: bool, sentence: str, figures: dict[str, object]) -> Finding:
     return Finding(check="quality", subject="labels", cause=cause, page=page, sentence=sentence, figures=figures)

@@ -8,6 +8,7 @@ import numpy as np
 
 from truecourse.errors import ModelError
 from truecourse.features.clock import reference_time
+from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding, Report, summarize
 from truecourse.monitoring.predictions.served_predictions import newest_decision_day_end
 from truecourse.monitoring.quality.baseline import FEWEST_DAYS, load_baseline
@@ -109,7 +110,7 @@ def _degradation(
     return [_finding(problem, classes, problem.metric, "concept drift", alarms)]
 
 
-def _finding(problem: Problem, classes: Sequence[str], subject: str, cause: str, alarms: Sequence[Alarm]) -> Finding:
+def _finding(problem: Problem, classes: Sequence[str], subject: str, cause: Cause, alarms: Sequence[Alarm]) -> Finding:
     """Return one finding for all alarms of a cause."""
     strongest = max(alarms, key=lambda alarm: alarm.evidence)
     figures: dict[str, Any] = {"since": str(strongest.since)}

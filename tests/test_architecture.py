@@ -148,11 +148,11 @@ def test_every_imported_distribution_is_declared() -> None:
     installed = packages_distributions()
     missing = {
         imported: name(path)
-        for package in (*PACKAGES, "tests")
+        for package in (*PACKAGES, "tests", "docs")
         for path in files(package)
-        for imported in imported_packages(path) - sys.stdlib_module_names - {*PACKAGES, "tests"}
+        for imported in imported_packages(path) - sys.stdlib_module_names - {*PACKAGES, "tests", "docs"}
         if not {distribution(each) for each in installed.get(imported, [imported])}
-        & (of_tests if package in ("tests", "benchmarks") else declared)
+        & (of_tests if package in ("tests", "benchmarks", "docs") else declared)
     }
     assert missing == {}
 
@@ -189,11 +189,11 @@ def test_our_code_reads_no_pickle() -> None:
 
 
 def test_files_and_functions_stay_small() -> None:
-    sizes = {name(path): len(path.read_text().splitlines()) for path in files()}
+    sizes = {name(path): len(path.read_text().splitlines()) for path in files(*PACKAGES, "docs")}
     assert {file: size for file, size in sizes.items() if size > 400} == {}
     long_functions = {
         f"{name(path)}:{node.name}": size
-        for path in files()
+        for path in files(*PACKAGES, "docs")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (size := (node.end_lineno or 0) - node.lineno + 1) > 60

@@ -44,7 +44,7 @@ ALLOWED = {
         "the stored field Alarm.told, and plain English in `are told to stop`",
         " ".join(
             (
-                "alert_lifecycle.py alert_record.py alerts.py config.py endpoint_health.py",
+                "alert_lifecycle.py alert_record.py alerts.py config.py",
                 "guard.py health.py monitor.py",
             )
         ),
@@ -72,7 +72,7 @@ ALLOWED = {
     "yardstick": ("the file of a quality baseline", "baseline.py"),
     "sketches": (
         "the prefix of stored daily counts",
-        "daily_attributions.py daily_counts.py drift.md reference_profile.py retention.py",
+        "daily_attributions.py daily_counts.py drift.md reference_profile.py retention.py storage.md",
     ),
     "outbox": (
         "a stored field of the alert record",
@@ -81,7 +81,7 @@ ALLOWED = {
     "owed": ("a stored field of notifications", "alert_lifecycle.py alert_record.py delivery.py retraining_policy.py"),
     "spoilers": (
         "a field of Retraining, which users write",
-        "model_lifecycle.py monitoring.py retrain.md retraining_policy.py training_checks.py",
+        "checks_page.py model_lifecycle.py monitoring.py retrain.md retraining_policy.py training_checks.py",
     ),
     "nameless": ("a stored field of cohorts", "cohort_closing.py cohorts.py label_delay.py"),
 }

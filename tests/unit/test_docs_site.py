@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.hooks.reference import FOLDER, PAGES
 from tests.conftest import REPOSITORY
 
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
@@ -51,6 +52,15 @@ def test_every_page_is_built(site: Path) -> None:
     assert places == sorted(places)
 
 
+def test_the_generated_pages_are_in_the_site(site: Path) -> None:
+    for name in PAGES:
+        text = (site / FOLDER / f"{name}.html").read_text()
+        assert "<table>" in text
+        assert not (REPOSITORY / "docs" / FOLDER / f"{name}.md").exists()
+    assert "explanation/time.html" in (site / FOLDER / "problem.html").read_text()
+    assert not list(site.rglob("*.py"))
+
+
 def test_no_page_loads_anything_from_another_host(site: Path) -> None:
     pages = [path for path in site.rglob("*") if path.suffix in {".html", ".svg"}]
     assert len(pages) > 20
@@ -74,7 +84,9 @@ def test_external_addresses_are_found() -> None:
 def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text("# Home\n\n[nowhere](nowhere.md)\n\n[no anchor](#nowhere)\n")
-    configuration = f"INHERIT: {REPOSITORY / 'mkdocs.yml'}\ndocs_dir: docs\nextra_css: []\nplugins: [search]\n"
+    configuration = (
+        f"INHERIT: {REPOSITORY / 'mkdocs.yml'}\ndocs_dir: docs\nextra_css: []\nhooks: []\nplugins: [search]\n"
+    )
     (tmp_path / "mkdocs.yml").write_text(configuration)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

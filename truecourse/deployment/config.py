@@ -124,7 +124,7 @@ class DeploymentConfig(Part):
     batch: Batch = Batch()
     container: Container = Container()
     settings: dict[str, str | int | float | bool] = {}
-    """Settings of docs/reference/settings.md by name, without TRUECOURSE_; none that holds a secret."""
+    """Settings by name, without TRUECOURSE_; none that holds a secret."""
     secrets: dict[str, Variable] = {}
     """Settings that hold secrets, each with the name of the variable that holds the value."""
 

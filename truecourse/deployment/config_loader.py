@@ -119,7 +119,7 @@ def _is_loopback(host: str) -> bool:
 def _setting_faults(setting: str, *, secret: bool) -> Iterator[FaultAt]:
     place = ("secrets" if secret else "settings", setting)
     if setting not in Settings.model_fields:
-        yield place, "unknown setting", "see docs/reference/settings.md"
+        yield place, "unknown setting", "the reference's page of settings lists them all"
     elif setting in OWN or setting in SERVER.values():
         fields = OWN | {value: path for path, value in SERVER.items()}
         yield place, "is a field of the configuration", f"write it as {fields[setting]}"
@@ -144,7 +144,7 @@ def _at(config: DeploymentConfig, path: str) -> Any:
 
 
 def server_settings(config: DeploymentConfig) -> dict[str, Any]:
-    """Return the server settings (docs/reference/settings.md) of a configuration, without secrets."""
+    """Return the server settings of a configuration, without secrets."""
     explicit = {setting: _explicit(config, path) for path, setting in SERVER.items()}
     own = {name: _at(config, field) for name, field in OWN.items()}
     return {name: value for name, value in (explicit | own | config.settings).items() if value is not None}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from truecourse.errors import SettingsError
+from truecourse.responses import CertificateStatus
 from truecourse.tls import read_certificate
 
 log = logging.getLogger("truecourse.serving")
@@ -71,10 +72,11 @@ class Certificates:
     def _read_stamp(self) -> Stamp:
         return tuple(map(_file_stamp, self._files))
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> CertificateStatus:
         """When the current certificate expires, and why a newer one is not in use."""
         left = (self._read.expires.timestamp() - time.time()) / 86400
-        return {"answers": left > 0 and not self.error, "expires": self.expires, "error": self.error or None}
+        answers = left > 0 and not self.error
+        return CertificateStatus(answers=answers, expires=self.expires, error=self.error or None)
 
 
 def _file_stamp(file: str) -> tuple[int, int, int] | None:

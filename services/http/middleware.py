@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any, Protocol
 
-import orjson
-
 from services.http import fast_path
 from services.http.authentication import OPEN
 from services.http.exchange import App, Exchange, Message, Receive, Reply, Send
@@ -97,7 +95,7 @@ class GuardMiddleware:
 
     def _health(self) -> Reply:
         document = self.guard.health.document()
-        return Reply(503 if document["status"] == "failing" else 200, orjson.dumps(document))
+        return Reply(503 if document.status == "failing" else 200, document.to_json())
 
 
 def protect(service: Any, guard: Guard, endpoint: Endpoint, settings: Settings) -> None:

@@ -9,21 +9,19 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from typing import Literal
 
 from services.http.authentication import Access
 from services.model.model_router import ModelRouter
 from services.model.predictor import Predictor
 from services.telemetry.prometheus_metrics import Metrics
 from truecourse.errors import TruecourseError
+from truecourse.responses import CertificateStatus, DependencyStatus, HealthResponse, LogStatus, ServedVersion
 from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.serving")
 PERIOD = 2.0
 Check = Callable[[], None]
-LogStatus = Callable[[], Any]
-"""Returns the status of the prediction log: a frozen dataclass with `healthy`, `lag_seconds` and `dropped`."""
 
 
 class Health:
@@ -32,10 +30,10 @@ class Health:
     def __init__(self, router: ModelRouter, access: Access, metrics: Metrics) -> None:
         self._router, self._access, self._metrics = router, access, metrics
         self._began = time.time()
-        self._checked: dict[str, dict[str, Any]] = {}
+        self._checked: dict[str, DependencyStatus] = {}
         self._model: tuple[str, ...] = ()
-        self.log_status: LogStatus | None = None
-        self.certificate: Callable[[], dict[str, Any]] | None = None
+        self.log_status: Callable[[], LogStatus] | None = None
+        self.certificate: Callable[[], CertificateStatus] | None = None
 
     @property
     def _predictor(self) -> Predictor | None:
@@ -64,7 +62,7 @@ class Health:
             checks["online_store"] = predictor.reader.check_connection
         for name, check in checks.items():
             self._checked[name] = found = _outcome(check)
-            self._metrics.up.labels(name).set(found["answers"])
+            self._metrics.up.labels(name).set(found.answers)
         self._export_model()
         self._export_log()
 
@@ -86,34 +84,36 @@ class Health:
             self._metrics.log_dropped.set(status.dropped)
             self._metrics.up.labels("prediction_log").set(status.healthy)
 
-    def document(self) -> dict[str, Any]:
-        """The health document. `status`: `ok`; `degraded` if a dependency does not answer, or the log is not written,
-        while predictions are still possible; `failing` if they are not."""
-        down = {name for name, found in self._checked.items() if not found["answers"]}
+    def document(self) -> HealthResponse:
+        """The results of the last checks, and the log's status at this moment."""
         log_status = None if self.log_status is None else self.log_status()
-        certificate = {} if self.certificate is None else {"certificate": self.certificate()}
-        degraded = bool(down) or (log_status is not None and not log_status.healthy)
-        degraded |= any(not found["answers"] for found in certificate.values())
-        predictor = self._predictor
-        required = predictor is not None and predictor.reader is not None and predictor.reader.is_required
-        failing = predictor is None or (required and "online_store" in down)
-        about = {} if predictor is None else predictor.about
-        return {
-            "status": "failing" if failing else "degraded" if degraded else "ok",
-            "model": {name: about.get(name) for name in ("problem", "version", "model_sha256")},
-            **self._checked,
-            **certificate,
-            "log": None if log_status is None else asdict(log_status),
-            "worker": os.getpid(),
-            "uptime_seconds": round(time.time() - self._began, 1),
-        }
+        checked: dict[str, DependencyStatus | CertificateStatus] = dict(self._checked)
+        if self.certificate is not None:
+            checked["certificate"] = self.certificate()
+        about = {} if self._predictor is None else self._predictor.about
+        return HealthResponse(
+            status=self._status(all(found.answers for found in checked.values()), log_status),
+            model=ServedVersion(**{name: about.get(name) for name in ServedVersion.model_fields}),
+            log=log_status,
+            worker=os.getpid(),
+            uptime_seconds=round(time.time() - self._began, 1),
+            **checked,
+        )
+
+    def _status(self, all_answer: bool, log_status: LogStatus | None) -> Literal["ok", "degraded", "failing"]:
+        predictor, store = self._predictor, self._checked.get("online_store")
+        if predictor is None:
+            return "failing"
+        if store is not None and not store.answers and predictor.reader is not None and predictor.reader.is_required:
+            return "failing"
+        return "ok" if all_answer and (log_status is None or log_status.healthy) else "degraded"
 
 
 def _reach_storage() -> None:
     open_store().exists("keys/000000001.json")
 
 
-def _outcome(check: Check) -> dict[str, Any]:
+def _outcome(check: Check) -> DependencyStatus:
     """Run a check: whether it answered, its duration, and the kind of its error, whose text may hold addresses."""
     started = time.perf_counter()
     try:
@@ -121,4 +121,4 @@ def _outcome(check: Check) -> dict[str, Any]:
         error = None
     except (TruecourseError, OSError) as failure:
         error = type(failure).__name__
-    return {"answers": error is None, "seconds": round(time.perf_counter() - started, 4), "error": error}
+    return DependencyStatus(answers=error is None, seconds=round(time.perf_counter() - started, 4), error=error)

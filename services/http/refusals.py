@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import orjson
-
 from services.http.exchange import JSON, Reply
+from truecourse.responses import ErrorResponse
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Refusal:
             headers.append((b"www-authenticate", b'Bearer realm="truecourse"'))
         if self.status == 408:
             headers.append((b"connection", b"close"))
-        return Reply(self.status, orjson.dumps({"error": self.what, "hint": self.hint}), tuple(headers))
+        return Reply(self.status, ErrorResponse(error=self.what, hint=self.hint).to_json(), tuple(headers))
 
 
 OVERLOAD = Refusal("overload", 429, "the endpoint is overloaded", "try again later", 1)

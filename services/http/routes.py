@@ -7,7 +7,6 @@ values as numbers that the contract refuses.
 import asyncio
 import codecs
 import logging
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -25,6 +24,7 @@ from services.model.model_router import ModelRouter
 from services.model.predictor import Answer, Predictor
 from services.model.traffic_split import TrafficSplit
 from truecourse.errors import PlatformError, RequestError
+from truecourse.responses import ErrorResponse
 from truecourse.serving import openapi
 from truecourse.serving.request_reader import too_large
 from truecourse.settings import get_settings
@@ -213,10 +213,10 @@ def _error_reply(path: str, error: Exception) -> Reply:
         allowed = ((b"allow", METHODS[path].encode()),) if error.status == 405 else ()
         return Reply(error.status, _error_body(error), JSON + allowed)
     if isinstance(error, PlatformError):
-        body = _encode({"error": error.what, "hint": error.hint})
+        body = ErrorResponse(error=error.what, hint=error.hint).to_json()
         return Reply(503, body, (*JSON, (b"retry-after", b"1")))
     log.error("%s failed", path, exc_info=error)
-    return Reply(500, _encode({"error": "internal error; see the server's log"}))
+    return Reply(500, ErrorResponse(error="internal error; see the server's log").to_json())
 
 
 def _count_rows(router: ModelRouter, path: str, rows: int) -> None:
@@ -257,10 +257,8 @@ def _is_utf8(charset: str) -> bool:
 
 
 def _error_body(error: RequestError) -> bytes:
-    document: dict[str, Any] = {"error": error.what, "hint": error.hint}
-    if error.faults:
-        document |= {"faults": [asdict(fault) for fault in error.faults], "fault_count": error.count}
-    return _encode(document)
+    faults = {"faults": error.faults, "fault_count": error.count} if error.faults else {}
+    return ErrorResponse(error=error.what, hint=error.hint, **faults).to_json()
 
 
 def _encode(document: Any) -> bytes:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from services.log.segment_writer import SegmentAppender, UncertainWriteError
+from truecourse.responses import LogStatus
 from truecourse.serving import log_segments
 
 log = logging.getLogger("truecourse.log")
@@ -60,25 +61,6 @@ class Limits:
     size: int = 8 << 20
     memory: int = 50_000
     disk: int = 1 << 30
-
-
-@dataclass(frozen=True)
-class SpoolStatus:
-    """Predictions: `written` and synced, `waiting` in memory, `dropped` for lack of room. `unshipped_bytes`: of all
-    workers' segments. `lag_seconds`: age of the oldest unshipped prediction; 0 if all are shipped. `error`: why
-    writing fails; `shipping_error`: why shipping fails; empty if they work."""
-
-    written: int = 0
-    waiting: int = 0
-    dropped: int = 0
-    unshipped_bytes: int = 0
-    lag_seconds: float = 0.0
-    error: str = ""
-    shipping_error: str = ""
-
-    @property
-    def healthy(self) -> bool:
-        return not (self.error or self.shipping_error)
 
 
 class Entry(NamedTuple):
@@ -226,11 +208,11 @@ class Spool:
         appender, limits = self._appender, self._limits
         return bool(appender.size) and (appender.size >= limits.size or appender.age >= limits.age)
 
-    def status(self) -> SpoolStatus:
+    def status(self) -> LogStatus:
         """The status of the log. It reads the folder, so call it now and then only."""
         files = log_segments.sizes(self._folder)
         with self._lock:
-            return SpoolStatus(
+            return LogStatus(
                 written=self._written,
                 waiting=self._waiting,
                 dropped=self._dropped,

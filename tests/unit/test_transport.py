@@ -367,11 +367,11 @@ def test_a_certificate_is_reloaded_and_an_invalid_one_ignored(
         assert certificates.error == "", "the certificate may be on its way"
         certificates.check()
         assert "is not the key of the certificate" in certificates.error
-        assert not certificates.status()["answers"]
+        assert not certificates.status().answers
         with secure(server) as after:
             assert after.getpeercert(True) == second
         make_certificate("fourth.example").write(tmp_path / "tls")
         certificates.check()
-        assert certificates.status()["answers"]
+        assert certificates.status().answers
         before.sendall(post(b"abc"))  # a connection outlives them all
         assert statuses(rest(before)) == [200]

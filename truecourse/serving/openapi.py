@@ -1,11 +1,12 @@
-"""The contract as an OpenAPI 3.1 document, with examples from the problem's own data."""
+"""The contract as an OpenAPI 3.1 document, with examples from the problem's own data.
 
-from typing import Any
+Responses are described by the schemas of their models (truecourse/serving/response_schemas.py).
+"""
 
 from truecourse.data.times import TIME_PATTERN
 from truecourse.serving.contract import DECISION_TIME, ID, ID_LIMIT, INTEGERS, LARGEST_FLOAT, Contract, RequestField
+from truecourse.serving.response_schemas import Schema, reference, response_schemas
 
-Schema = dict[str, Any]
 _KINDS = {"text": "string", "integer": "integer", "float": "number", "boolean": "boolean", "time": "string"}
 _REFUSALS = {
     "400": "The body is not valid JSON.",
@@ -18,11 +19,12 @@ _REFUSALS = {
     "422": "The rows violate the contract; the response lists the faults.",
     "429": "Too many requests from this caller or in total; retry after Retry-After seconds.",
     "431": "The header is too long.",
-    "503": "The online features cannot be read.",
+    "500": "An internal error; the server's log has the cause.",
+    "503": "The model is still loading, or the online features cannot be read; retry after Retry-After seconds.",
     "504": "The request timed out.",
 }
 _TIME = "ISO 8601, as 2024-05-01T12:30:00Z, of the years 1678 to 2261; UTC where no offset is given."
-_REFUSAL: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+_OF_ANY_PATH = ("401", "403", "500", "503", "504")
 _LISTED = 50
 """Maximum number of categories in a description."""
 UNICODE = r"^[^\ud800-\udfff]*$"
@@ -41,12 +43,12 @@ def document(contract: Contract, version: str) -> Schema:
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": contract.description or title},
         "paths": {
-            "/predict": {"post": _operation(contract, "predict", "Predict", "Prediction")},
-            "/explain": {"post": _operation(contract, "explain", "Predict and explain", "Explanation")},
-            "/model": {"get": _plain("model", "The served model", {"$ref": "#/components/schemas/Model"})},
-            "/healthz": {"get": _plain("healthz", "Detailed health of the endpoint", {"type": "object"})},
-            "/livez": {"get": _plain("livez", "The process is alive", None)},
-            "/readyz": {"get": _plain("readyz", "The model is loaded", None)},
+            "/predict": {"post": _scoring(contract, "predict", "Predict", "PredictionResponse")},
+            "/explain": {"post": _scoring(contract, "explain", "Predict and explain", "ExplanationResponse")},
+            "/model": {"get": _description("model", "The served model", {"type": "object"})},
+            "/healthz": {"get": _health()},
+            "/livez": {"get": _probe("livez", "The process is alive")},
+            "/readyz": {"get": _probe("readyz", "The model is loaded")},
         },
         "security": [{}, {"bearer": []}, {"header": []}],  # keys are optional
         "components": {
@@ -59,45 +61,47 @@ def document(contract: Contract, version: str) -> Schema:
     }
 
 
-def _operation(contract: Contract, name: str, summary: str, answer: str) -> Schema:
+def _scoring(contract: Contract, name: str, summary: str, response: str) -> Schema:
     examples = {f"row {i + 1}": {"value": {"rows": [row]}} for i, row in enumerate(contract.examples)}
     if len(contract.examples) > 1:
         examples["all"] = {"value": {"rows": list(contract.examples)}}
-    content: Schema = {"schema": {"$ref": "#/components/schemas/Request"}}
+    content: Schema = {"schema": reference("Request")}
     if examples:
         content["examples"] = examples
     return {
         "operationId": name,
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": content}},
-        "responses": {
-            "200": {"description": "One prediction per row, in order.", "content": _json(_answer(answer))},
-            **{status: {"description": why, "content": _REFUSAL} for status, why in _REFUSALS.items()},
-        },
+        "responses": {"200": _json("One prediction per row, in order.", reference(response)), **_errors(*_REFUSALS)},
     }
 
 
-def _plain(name: str, summary: str, schema: Schema | None) -> Schema:
-    answer: Schema = {"description": summary}
-    if schema:
-        answer["content"] = _json(schema)
-    refused = {
-        status: {"description": _REFUSALS[status], "content": _REFUSAL} for status in ("401", "403", "503", "504")
-    }
-    return {"operationId": name, "summary": summary, "responses": {"200": answer, **refused}}
+def _description(name: str, summary: str, schema: Schema) -> Schema:
+    return {
+        "operationId": name, "summary": summary, "responses": {"200": _json(summary, schema), **_errors(*_OF_ANY_PATH)}
+    }  # fmt: skip
 
 
-def _json(schema: Schema) -> Schema:
-    return {"application/json": {"schema": schema}}
+def _health() -> Schema:
+    operation = _description("healthz", "Detailed health of the endpoint", reference("HealthResponse"))
+    failing = {"anyOf": [reference("HealthResponse"), reference("ErrorResponse")]}
+    operation["responses"]["503"] = _json("Predictions are impossible, or the request was refused.", failing)
+    return operation
 
 
-def _answer(of: str) -> Schema:
-    rows = {"type": "array", "items": {"$ref": f"#/components/schemas/{of}"}}
-    return _object({"model": _identity(), "predictions": rows})
+def _probe(name: str, summary: str) -> Schema:
+    """A probe of a cluster, which needs no key."""
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    answers = {"200": {"description": summary, "content": text}, "500": {"description": "Not yet.", "content": text}}
+    return {"operationId": name, "summary": summary, "security": [], "responses": {**answers, **_errors("503")}}
 
 
-def _identity() -> Schema:
-    return _object({"version": {"type": "integer"}, "sha256": {"type": "string"}})
+def _errors(*statuses: str) -> Schema:
+    return {status: _json(_REFUSALS[status], reference("ErrorResponse")) for status in statuses}
+
+
+def _json(description: str, schema: Schema) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
 def _object(properties: Schema, optional: tuple[str, ...] = ()) -> Schema:
@@ -110,18 +114,8 @@ def _object(properties: Schema, optional: tuple[str, ...] = ()) -> Schema:
 
 
 def _schemas(contract: Contract) -> Schema:
-    rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}}
-    prediction = _prediction(contract)
-    explanation = {**prediction, "properties": {**prediction["properties"], **_reasons(contract)}}
-    explanation["required"] = prediction["required"] + list(_reasons(contract))
-    return {
-        "Request": _object({"rows": rows | {"minItems": 1, "maxItems": contract.max_rows}}),
-        "Row": _row(contract),
-        "Prediction": prediction,
-        "Explanation": explanation,
-        "Model": {"type": "object"},
-        "Refusal": _refusal(),
-    }
+    rows = {"type": "array", "items": reference("Row"), "minItems": 1, "maxItems": contract.max_rows}
+    return {"Request": _object({"rows": rows}), "Row": _row(contract), **response_schemas(contract)}
 
 
 def _row(contract: Contract) -> Schema:
@@ -163,59 +157,3 @@ def _text(field: RequestField) -> Schema:
     if field.pattern is None:
         return schema if field.one_of else schema | {"pattern": UNICODE}
     return schema | {"pattern": field.pattern, "allOf": [{"pattern": UNICODE}]}
-
-
-def _prediction(contract: Contract) -> Schema:
-    given: Schema = {"prediction_id": {"type": "string", "description": "id in the prediction log"}}
-    if ID in contract.extras:
-        given[ID] = {"type": ["string", "integer"], "description": "as sent"}
-    if contract.has_time:
-        given[DECISION_TIME] = {"type": "string", "format": "date-time"}
-    features = {"type": "array", "items": {"type": "string"}}
-    flags = {
-        "missing": features | {"description": "features without a value, or without a fresh one"},
-        "unknown": features | {"description": "features with an unknown category"},
-    }
-    other = {"model": _identity() | {"description": "the model of this prediction, if it is not the one above"}}
-    other["warning"] = {"type": "string", "description": "why most features are missing, if they are"}
-    other["unavailable"] = features | {"description": "feature views that could not be read from the online store"}
-    return _object({**given, **_outcome(contract), **flags, **other}, optional=(ID, "model", "unavailable", "warning"))
-
-
-def _outcome(contract: Contract) -> Schema:
-    share = {"type": "number", "minimum": 0, "maximum": 1}
-    name = {"type": "string", "enum": list(contract.classes)}
-    if contract.kind == "regression":
-        value = {"type": "number", "description": contract.label}
-        return {"score": value, "prediction": value}
-    if contract.kind == "binary":
-        what = f"{contract.label}: the probability of {contract.classes[-1]}"
-        return {"score": share | {"description": what}, "prediction": name | {"description": "the likelier class"}}
-    scores = _object(dict.fromkeys(contract.classes, share)) | {"description": f"{contract.label}: probabilities"}
-    return {"scores": scores, "prediction": name | {"description": "the likeliest class"}}
-
-
-def _reasons(contract: Contract) -> Schema:
-    of = " of the predicted class" if contract.kind == "multiclass" else ""
-    value = {"type": ["string", "number", "boolean", "null"]}
-    item = _object({"feature": {"type": "string"}, "value": value, "contribution": {"type": "number"}})
-    margin = f"The score{of} before the link function; the sum of base and contributions."
-    return {
-        "base": {"type": "number", "description": f"The margin{of} of the average training row."},
-        "margin": {"type": "number", "description": margin},
-        "contributions": {"type": "array", "items": item, "description": "Exact SHAP values, largest first."},
-    }
-
-
-def _refusal() -> Schema:
-    place = {"row": {"type": "integer"}, "field": {"type": ["string", "null"]}, "problem": {"type": "string"}}
-    return {
-        "type": "object",
-        "properties": {
-            "error": {"type": "string"},
-            "hint": {"type": "string"},
-            "faults": {"type": "array", "items": _object(place), "description": "the first faults"},
-            "fault_count": {"type": "integer"},
-        },
-        "required": ["error"],
-    }

@@ -1,0 +1,142 @@
+"""The endpoint's JSON responses, as pydantic models: predictions, explanations, errors and health.
+
+The OpenAPI document (truecourse/serving/openapi.py) is derived from these models, and the client returns them. The
+endpoint encodes predictions from plain dicts, because validation would double the time of a one-row prediction;
+tests/unit/test_responses.py checks that what it sends is what the models define.
+"""
+
+from typing import Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from truecourse.errors import RowFault
+
+
+class Response(BaseModel):
+    """A part of a response. Unknown members are ignored, so that a client can read those of a later endpoint.
+
+    A member with a default may be absent from the JSON; None as a default stands for an absent member, not for null."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    def to_json(self) -> bytes:
+        """Encode the members that were set."""
+        return self.model_dump_json(exclude_unset=True).encode()
+
+
+class ModelIdentity(Response):
+    """A model version, and the SHA-256 of its model file."""
+
+    version: int
+    sha256: str
+
+
+class Prediction(Response):
+    """The prediction of one row."""
+
+    prediction_id: str = Field(description="id in the prediction log")
+    id: int | str | None = Field(None, description="as sent")
+    decision_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
+    score: float | None = Field(None, description="the probability of the second class, or the value of a regression")
+    scores: dict[str, float] = Field({}, description="probabilities by class, of a multiclass model")
+    prediction: str | float = Field(description="the likeliest class, or the value of a regression")
+    missing: tuple[str, ...] = Field(description="features without a value, or without a fresh one")
+    unknown: tuple[str, ...] = Field(description="features with an unknown category")
+    warning: str = Field("", description="why most features are missing, if they are")
+    unavailable: tuple[str, ...] = Field((), description="feature views that could not be read from the online store")
+    model: ModelIdentity | None = Field(None, description="the model of this prediction, if it is not the one above")
+
+
+class Contribution(Response):
+    """A feature's value, and its SHAP contribution to the margin."""
+
+    feature: str
+    value: str | float | int | bool | None
+    contribution: float
+
+
+class Explanation(Prediction):
+    """The prediction of one row, and its explanation. `base` and contributions sum to `margin`."""
+
+    base: float = Field(description="the margin of the average training row")
+    margin: float = Field(description="the score before the link function; for several classes, the predicted one's")
+    contributions: tuple[Contribution, ...] = Field(description="exact SHAP values, largest first")
+
+
+class PredictionResponse(Response):
+    """Predictions in the order of the rows, and the model that made them."""
+
+    model: ModelIdentity
+    predictions: tuple[Prediction, ...]
+
+
+class ExplanationResponse(PredictionResponse):
+    """Explained predictions in the order of the rows, and the model that made them."""
+
+    predictions: tuple[Explanation, ...]
+
+
+class ErrorResponse(Response):
+    """Why a request failed, and what to do about it."""
+
+    error: str
+    hint: str = Field("", validation_alias=AliasChoices("hint", "cure"))  # older endpoints name it `cure`
+    faults: tuple[RowFault, ...] = Field((), description="the first faults of the rows")
+    fault_count: int = Field(0, description="the number of all faults")
+
+
+class ServedVersion(Response):
+    """The champion that the endpoint serves; null while no model is loaded."""
+
+    problem: str | None
+    version: int | None
+    model_sha256: str | None
+
+
+class DependencyStatus(Response):
+    """The last check of a dependency: whether it answered, after how many seconds, and the type of its error."""
+
+    answers: bool
+    seconds: float
+    error: str | None
+
+
+class CertificateStatus(Response):
+    """The TLS certificate: whether it is valid and the newest, when it expires, and why a newer one is not used."""
+
+    answers: bool
+    expires: str
+    error: str | None
+
+
+class LogStatus(Response):
+    """The prediction log of a worker. Counts are of predictions."""
+
+    written: int = Field(description="written and synced")
+    waiting: int = Field(description="in memory")
+    dropped: int = Field(description="lost for lack of room")
+    unshipped_bytes: int = Field(description="size of all workers' segments that are not in the log's table yet")
+    lag_seconds: float = Field(description="age of the oldest unshipped prediction; 0 if all are shipped")
+    error: str = Field(description="why writing fails; empty if it works")
+    shipping_error: str = Field(description="why shipping fails; empty if it works")
+
+    @property
+    def healthy(self) -> bool:
+        return not (self.error or self.shipping_error)
+
+
+class HealthResponse(Response):
+    """The health of a worker of the endpoint.
+
+    `status`: `ok`; `degraded` if a dependency does not answer, or the log is not written, while predictions are still
+    possible; `failing` if they are not."""
+
+    status: Literal["ok", "degraded", "failing"]
+    model: ServedVersion
+    storage: DependencyStatus | None = None
+    keys: DependencyStatus | None = Field(None, description="the API keys, if they are required")
+    online_store: DependencyStatus | None = Field(None, description="the online store, if the model reads one")
+    certificate: CertificateStatus | None = Field(None, description="the TLS certificate, if the endpoint has one")
+    log: LogStatus | None = Field(description="the prediction log; null if it is disabled")
+    worker: int = Field(description="process id of the worker that answered")
+    uptime_seconds: float

@@ -177,7 +177,10 @@ class _Soak:
         return bool(up) and all(up)
 
     def _predict(self, into: ClientLog) -> None:
-        client = Client(self._url, timeout=10, tries=1)
+        with Client(self._url, timeout=10, tries=1, idle_seconds=0) as client:  # each request on a new connection
+            self._predict_with(client, into)
+
+    def _predict_with(self, client: Client, into: ClientLog) -> None:
         for number in itertools.count():
             if self._over.is_set():
                 return

@@ -64,7 +64,7 @@ ALLOWED = {
         "alert_lifecycle.py guard.py health.py monitor.py",
     ),
     "keeper": ("the file by which a running supervisor is found", "supervisor.py supervisor_client.py"),
-    "cure": ("the field by which older endpoints name a hint", "client.py responses.py"),
+    "cure": ("the field by which older endpoints name a hint", "responses.py"),
     "hindsight": (
         "stored fields of cohorts, and the file of a label model",
         "baseline.py cohorts.py degradation.py label_model.py",

@@ -2,7 +2,6 @@
 
 import ipaddress
 import socket
-import ssl
 import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,11 +64,10 @@ def is_loopback_name(host: str) -> bool:
         return bare == "localhost"
 
 
-def open_url(request: urllib.request.Request, seconds: float, trust: ssl.SSLContext | None = None) -> Any:
+def open_url(request: urllib.request.Request, seconds: float) -> Any:
     """Send a request and return the open response. Requests to this machine bypass the environment's proxy. Raises what
     urllib raises."""
-    secure = [urllib.request.HTTPSHandler(context=trust)] if trust is not None else []
-    return urllib.request.build_opener(*proxy_bypass(request.full_url), *secure).open(request, timeout=seconds)
+    return urllib.request.build_opener(*proxy_bypass(request.full_url)).open(request, timeout=seconds)
 
 
 def proxy_bypass(target: str) -> list[urllib.request.BaseHandler]:

@@ -1,8 +1,8 @@
 """The endpoint's JSON responses, as pydantic models: predictions, explanations, errors and health.
 
 The OpenAPI document (truecourse/serving/openapi.py) is derived from these models, and the client returns them. The
-endpoint encodes predictions from plain dicts, because validation would double the time of a one-row prediction;
-tests/unit/test_responses.py checks that what it sends is what the models define.
+endpoint builds errors and health from them. It encodes predictions from plain dicts, which takes a thirtieth of the
+time; tests/unit/test_responses.py checks that what it sends is what the models define.
 """
 
 from typing import Literal

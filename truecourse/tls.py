@@ -4,7 +4,6 @@ A certificate names the public host, and our own probes connect to another addre
 certificate: a server that presents it and completes the handshake has its key.
 """
 
-import http.client
 import re
 import ssl
 import urllib.request
@@ -123,35 +122,37 @@ def _refuse(setting: str, file: str, what: str, hint: str = "") -> NoReturn:
     raise SettingsError(what, where=f"{setting}={file}", hint=hint)
 
 
-class _PinnedConnection(http.client.HTTPSConnection):
-    """An HTTPS connection that accepts exactly one server certificate, by its bytes."""
+def pinned_context(certificate: str) -> ssl.SSLContext:
+    """Create a TLS context for clients that accepts the first certificate of a PEM file, whatever it names, and no
+    other. Raises SettingsError if the file holds none."""
+    data = _read(CERTIFICATE, certificate)
+    first = re.search(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", data, re.S)
+    if first is None:
+        _refuse(CERTIFICATE, certificate, "holds no certificate in PEM")
+    pin = ssl.PEM_cert_to_DER_cert(first[0].decode("ascii", "replace"))
 
-    pin: bytes
+    class PinnedSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            _require_pin(self, pin)
 
-    def connect(self) -> None:
-        super().connect()
-        presented = self.sock.getpeercert(binary_form=True)  # type: ignore[union-attr]
-        if presented != self.pin:
-            self.close()
-            raise ssl.SSLCertVerificationError(f"the server does not present the certificate of {CERTIFICATE}")
+    class PinnedObject(ssl.SSLObject):  # of asynchronous clients
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            _require_pin(self, pin)
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the pin is checked before anything is sent
+    context.sslsocket_class, context.sslobject_class = PinnedSocket, PinnedObject
+    return context
+
+
+def _require_pin(connection: ssl.SSLSocket | ssl.SSLObject, pin: bytes) -> None:
+    if connection.getpeercert(binary_form=True) != pin:
+        raise ssl.SSLCertVerificationError(f"the server does not present the certificate of {CERTIFICATE}")
 
 
 def pinned_opener(certificate: str) -> urllib.request.OpenerDirector:
-    """Create an opener for https URLs that pins the first certificate of a PEM file and bypasses proxies. Raises
-    SettingsError if the file holds none."""
-    first = re.search(
-        rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", _read(CERTIFICATE, certificate), re.S
-    )
-    if first is None:
-        _refuse(CERTIFICATE, certificate, "holds no certificate in PEM")
-    pinned = type(
-        "Pinned", (_PinnedConnection,), {"pin": ssl.PEM_cert_to_DER_cert(first[0].decode("ascii", "replace"))}
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the pin is checked before anything is sent
-
-    class Handler(urllib.request.HTTPSHandler):
-        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(pinned, request, context=context)  # type: ignore[arg-type]
-
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}), Handler())
+    """Create an opener for https URLs that pins a certificate, as pinned_context() does, and bypasses proxies."""
+    handler = urllib.request.HTTPSHandler(context=pinned_context(certificate))
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), handler)

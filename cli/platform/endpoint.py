@@ -53,7 +53,8 @@ def client(url: str) -> Client:
 def served_model(url: str) -> dict[str, Any] | None:
     """What the endpoint serves, or None if none answers. Raises RequestError if it refuses the key."""
     try:
-        return client(url).about()
+        with client(url) as connected:
+            return connected.about()
     except PlatformError:
         return None
 
@@ -141,7 +142,8 @@ def request_predictions(problem: str, path: str, rows: Rows, url: str | None = N
 
 def _post(url: str, path: str, rows: Rows) -> dict[str, Any]:
     try:
-        return client(url).post(path, *rows)
+        with client(url) as connected:
+            return connected.post(path, *rows)
     except RequestError as error:
         raise _with_faults(error) from None
 

@@ -1,28 +1,36 @@
 """Requests to the endpoint as in docs/how-to/call-the-endpoint.md, and with the Python client."""
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY, free_ports
 from tests.integration.conftest import Endpoint
-from truecourse.client import Client
+from truecourse.client import AsyncClient, Client, Explanation, PredictionResponse
 from truecourse.errors import PlatformError, RequestError
 
-ROW = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"}
+ROW: dict[str, Any] = {
+    "courier": "c03",
+    "depot": "north",
+    "promised": 45,
+    "distance": 4.2,
+    "decision_time": "2024-03-01T06:30:00Z",
+}
 
 
 @pytest.fixture
-def client(endpoint: Endpoint) -> Client:
-    return Client(str(endpoint.client.base_url))
+def client(endpoint: Endpoint) -> Iterator[Client]:
+    with Client(str(endpoint.client.base_url)) as connected:
+        yield connected
 
 
 def test_the_examples_of_the_docs_run(endpoint: Endpoint, tmp_path: Path) -> None:
@@ -41,13 +49,26 @@ def test_the_examples_of_the_docs_run(endpoint: Endpoint, tmp_path: Path) -> Non
         assert "prediction_id" in done.stdout if command[0] == "bash" else len(done.stdout.splitlines()) == 4
 
 
+def test_the_examples_of_the_clients_reference_run(endpoint: Endpoint, tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "reference" / "python-client.md").read_text()
+    (tmp_path / "request.json").write_text(json.dumps({"rows": [ROW, ROW | {"depot": "south"}]}))
+    where = f"{endpoint.client.base_url.host}:{endpoint.client.base_url.port}"
+    examples = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(examples) == 3
+    for example in examples:
+        words = [sys.executable, "-c", example.replace("localhost:3000", where)]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(",") == 1, "one number or class for each of two rows"
+
+
 def test_answers_are_typed(client: Client) -> None:
     predicted, explained = client.predict(ROW, ROW), client.explain(ROW)
     assert len(predicted.predictions) == 2
     assert predicted.model.sha256 == client.about()["model_sha256"]
     (why,) = explained.predictions
     assert why.score == predicted.predictions[0].score
-    assert why.base is not None
+    assert isinstance(why, Explanation)
     assert why.margin == pytest.approx(why.base + sum(part.contribution for part in why.contributions), abs=1e-4)
 
 
@@ -67,38 +88,37 @@ def test_a_refusal_names_row_and_field(client: Client) -> None:
 def test_an_endpoint_that_does_not_run() -> None:
     (port,) = free_ports(1)
     with pytest.raises(PlatformError, match="does not answer"):
-        Client(f"http://127.0.0.1:{port}").predict(ROW)
+        Client(f"http://127.0.0.1:{port}", tries=1).predict(ROW)
 
 
-@pytest.fixture
-def busy() -> Iterator[tuple[str, list[int]]]:
-    """A server that answers with the statuses in the list, one by one, and then with 200."""
-    statuses: list[int] = []
+def test_tasks_share_the_connections_of_a_client(endpoint: Endpoint, client: Client) -> None:
+    rows = [ROW | {"distance": i / 10, "id": i} for i in range(40)]
 
-    class Busy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status = statuses.pop(0) if statuses else 200
-            body = json.dumps({"error": "too much to do"} if status == 429 else {"version": 1}).encode()
-            self.send_response(status)
-            self.send_header("retry-after", "0.01")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    async def run() -> list[PredictionResponse]:
+        async with AsyncClient(str(endpoint.client.base_url), connections=4) as shared:
+            return await asyncio.gather(*(shared.predict(row) for row in rows))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", statuses
-        server.shutdown()
+    answers = [answer.predictions[0] for answer in asyncio.run(run())]
+    expected = client.predict(*rows).predictions
+    assert [(one.id, one.score) for one in answers] == [(one.id, one.score) for one in expected]
+    assert len({one.prediction_id for one in answers}) == 40
 
 
-def test_a_request_to_a_busy_endpoint_is_repeated(busy: tuple[str, list[int]]) -> None:
-    url, statuses = busy
-    statuses += [429, 429]
-    assert Client(url).about() == {"version": 1}
-    statuses += [429, 429, 429]
-    with pytest.raises(RequestError, match="too much to do") as refused:
-        Client(url).about()
-    assert refused.value.status == 429
+def test_a_frame_is_predicted_like_its_rows(client: Client) -> None:
+    rows = [ROW | {"distance": 1.5, "id": "a"}, ROW | {"courier": "nobody"}]
+    frame = pd.DataFrame(rows).assign(decision_time=pd.Timestamp(ROW["decision_time"]))
+    by_row, by_frame = client.predict(*rows).predictions, client.predict(frame).predictions
+    compared = ("id", "decision_time", "score", "prediction", "missing", "unknown")
+    assert [[getattr(one, name) for name in compared] for one in by_frame] == [
+        [getattr(one, name) for name in compared] for one in by_row
+    ]
+
+
+def test_health_is_typed(endpoint: Endpoint, client: Client) -> None:
+    health = client.health()
+    assert health.status == "ok"
+    assert health.model.model_sha256 == client.about()["model_sha256"]
+    assert health.storage is not None
+    assert health.storage.answers
+    assert health.log is not None
+    assert health.log.dropped == 0

@@ -143,7 +143,8 @@ def test_child_processes_bypass_the_proxy_for_this_machine(
     monkeypatch.setenv("http_proxy", NOWHERE)
     for address in (*HERE, "localhost"):
         port, asked = server("127.0.0.1" if address == "localhost" else address)
-        assert Client(url(address, port)).about() == {}
+        with Client(url(address, port)) as client:
+            assert client.about() == {}
         assert asked == ["/model"]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tests.contracts import GOOD, NOW, Unknown, problem
-from truecourse.client import Answer, encode
+from truecourse.client import PredictionResponse, encode
 from truecourse.errors import RequestError
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Boolean, Float, Integer, Text, Time
@@ -205,8 +205,15 @@ def test_an_integer_is_exact_in_any_notation(text: str, field: str) -> None:
 
 @given(value=st.integers(-(2**63), 2**63 - 1) | st.text(max_size=9))
 def test_the_client_returns_ids_unchanged(value: int | str) -> None:
-    one = {"prediction_id": "p", "id": value, "prediction": "1"}
-    answer = Answer.model_validate(
+    one: dict[str, Any] = {
+        "prediction_id": "p",
+        "id": value,
+        "score": 0.5,
+        "prediction": "1",
+        "missing": [],
+        "unknown": [],
+    }
+    answer = PredictionResponse.model_validate(
         orjson.loads(json.dumps({"model": {"version": 1, "sha256": "s"}, "predictions": [one]}).encode())
     )
     assert (answer.predictions[0].id, type(answer.predictions[0].id)) == (value, type(value))

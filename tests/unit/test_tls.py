@@ -1,9 +1,11 @@
 """Unusable certificates are reported before anything starts; own probes pin the server's certificate."""
 
+import asyncio
 import urllib.error
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from services.process import endpoint_process
 from services.process.client_url import open_url
 from tests.echo_server import echo_server
 from tests.tls_certificates import Certificate, make_certificate
-from truecourse.client import Client
+from truecourse.client import AsyncClient, Client, encode
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.tls import read_certificate
 
@@ -99,11 +101,31 @@ def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[
             endpoint_process.is_ready(1, url, other)
         with pytest.raises(urllib.error.URLError):
             open_url(url)
-        assert Client(url, pin=certificate)._request("predict", b"abc") == {"length": 3}
-        for client in (Client(url, pin=other), Client(url), Client(url, certificate=certificate)):
-            with pytest.raises(PlatformError, match="does not answer"):
+        with Client(url, pin=certificate) as client:
+            assert client.post("predict") == {"length": len(encode([]))}
+        for refused in (Client(url, pin=other), Client(url), Client(url, certificate=certificate)):
+            with refused as client, pytest.raises(PlatformError, match=r"does not answer.*certificate"):
                 client.about()
+        assert asyncio.run(post_asynchronously(url, certificate)) == {"length": len(encode([]))}
+        with pytest.raises(PlatformError, match="does not present the certificate"):
+            asyncio.run(post_asynchronously(url, other))
     assert not endpoint_process.is_ready(server.port), "nobody listens"
+
+
+def test_a_client_trusts_the_issuers_of_its_file(tmp_path: Path, home: Path) -> None:
+    certificate, key = map(str, make_certificate("localhost", MIDDLE).write(tmp_path / "ours", MIDDLE))
+    root, _ = map(str, ROOT.write(tmp_path / "root"))
+    with echo_server(True, certificates=Certificates(certificate, key)) as server:
+        with Client(f"https://localhost:{server.port}", certificate=root) as client:
+            assert client.post("predict") == {"length": len(encode([]))}
+        by_address = Client(f"https://127.0.0.1:{server.port}", certificate=root)
+        with by_address as client, pytest.raises(PlatformError, match=r"does not answer.*certificate"):
+            client.post("predict")
+
+
+async def post_asynchronously(url: str, pin: str) -> dict[str, Any]:
+    async with AsyncClient(url, pin=pin) as client:
+        return await client.post("predict")
 
 
 def test_a_replaced_symlink_is_a_change(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def _section(name: str) -> str:
         return "\n".join([*parts, "It has no fields of its own.\n"])
     if positional := [code(each.name) for each in fields if each.positional]:
         parts.append(f"By position: {', '.join(positional)}.\n")
-    rows = [[code(f.name), f.type, f.default, f.meaning, code(f.example)] for f in fields]
-    return "\n".join([*parts, markdown.table(["field", "type", "default", "meaning", "example"], rows)])
+    rows = [[code(f.name), f.type, f.default, f"{f.meaning}<br>{code(f.example)}"] for f in fields]
+    return "\n".join([*parts, markdown.table(["field", "type", "default", "meaning and example"], rows)])
 
 
 def field_docs(owner: type) -> list[FieldDoc]:

@@ -32,6 +32,7 @@ from truecourse.settings import Settings
 NAMES = [name for names in problem_page.GROUPS.values() for name in names]
 CLASSES = [member(name) for name in NAMES if inspect.isclass(member(name))]
 FIELDS = [(owner, field) for owner in CLASSES for field in field_docs(owner)]
+PROBLEM_PAGE = problem_page.page()
 SPACE: dict[str, Any] = {
     **{name: getattr(problem_api, name) for name in problem_api.__all__},
     "Path": Path,
@@ -42,9 +43,8 @@ SPACE: dict[str, Any] = {
 
 def test_every_exported_name_has_a_section() -> None:
     assert sorted(NAMES) == sorted({*problem_api.__all__, "Column"})
-    page = problem_page.page()
     for name in NAMES:
-        assert f"\n### {name}\n" in page
+        assert f"\n### {name}\n" in PROBLEM_PAGE
 
 
 def test_every_class_that_a_problem_takes_has_a_section() -> None:
@@ -78,6 +78,7 @@ def test_every_field_is_documented(owner: type) -> None:
         assert field.example.startswith(f"{field.name}="), f"{owner.__name__}.{field.name} has no example"
         assert field.type
         assert field.default
+        assert f"| `{field.name}` | {field.type} | {field.default} | {field.meaning}<br>" in PROBLEM_PAGE
 
 
 @pytest.mark.parametrize(

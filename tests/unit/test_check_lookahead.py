@@ -82,6 +82,8 @@ VALID = {
     "an earlier row joined": (
         SPINE, "FROM deliveries",
         "FROM (SELECT a.* FROM deliveries a LEFT JOIN couriers b ON a.courier = b.courier) AS deliveries"),
+    "numbers of rows in a named window": windowed(
+        f"{WEEK}), one AS (PARTITION BY courier) QUALIFY 1 = row_number() OVER (one ORDER BY known_at"),
     "a static count": ("features/courier_facts.sql", "vehicle, since", "vehicle, count(*) OVER () AS since"),
     "a bound subquery": counted(
         "max((SELECT sum(late) FROM outcomes WHERE known_at < TIMESTAMP '2023-12-01'))"),
@@ -108,6 +110,14 @@ def test_look_ahead_is_rejected(name: str, tmp_path: Path, configure: Callable[.
     edit, where, what = LOOKAHEADS[name]
     found = faults(tmp_path, configure, *edit)
     assert any(place.startswith(where) and what in message for place, message in found), found
+
+
+def test_a_named_window_is_one_fault_however_often_it_is_used(tmp_path: Path, configure: Callable[..., None]) -> None:
+    found = faults(tmp_path, configure, *windowed("PARTITION BY courier"))
+    what = (
+        "WINDOW week AS (PARTITION BY outcomes.courier): a window without ORDER BY includes every row of its partition"
+    )
+    assert found == [(f"{VIEW}:6", f"{what}, later ones too")]
 
 
 @pytest.mark.parametrize("name", list(VALID))

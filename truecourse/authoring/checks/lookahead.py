@@ -113,17 +113,21 @@ class _Query:
     timed: set[str]
 
     def window_faults(self) -> Iterator[Fault]:
+        """Faults for windows that include later rows: one for each window, however many functions use a named one."""
+        found: dict[int, Fault] = {}
         for window in self.query.find_all(exp.Window):
             select = window.find_ancestor(exp.Select)
-            if select is None or not self._reads_time(select):
-                continue
+            if window.arg_key == "windows" or select is None or not self._reads_time(select):
+                continue  # the definition of a named window counts where it is used
             parts = _Window.of(window, select)
             if any(_is_time(key) is not False for key in parts.keys):
                 continue  # partitioned by a time, or by a column of unknown type
             problem = parts.looks_ahead()
             if problem is not None:
-                shown = " ".join(window.sql(dialect="duckdb", comments=False).replace('"', "").split())
-                yield Fault(_place(window, self.file), f"{shown}: {problem[0]}", problem[1])
+                faulty, shown = parts.shown(window)
+                fault = Fault(_place(faulty, self.file), f"{shown}: {problem[0]}", problem[1])
+                found.setdefault(id(faulty), fault)
+        yield from found.values()
 
     def aggregate_faults(self) -> Iterator[Fault]:
         """Faults for aggregates over a whole timed table without a bound in time."""
@@ -166,9 +170,11 @@ class _Query:
 
 @dataclass(frozen=True)
 class _Window:
-    """A window with its named window resolved. `descending`: newest first; None if not ordered by time."""
+    """A window with its named window resolved (`definition`: None without one). `descending`: newest first; None if it
+    is not ordered by time."""
 
     function: exp.Expression
+    definition: exp.Expression | None
     keys: list[exp.Expression]
     ordered: bool
     descending: bool | None
@@ -188,7 +194,16 @@ class _Window:
         first = order.expressions[0] if order is not None else None
         is_time = first is not None and _is_time(first.this) is not False
         descending = bool(first.args.get("desc")) if first is not None and is_time else None
-        return cls(function, keys, order is not None, descending, frame)
+        return cls(function, base, keys, order is not None, descending, frame)
+
+    def shown(self, window: exp.Window) -> tuple[exp.Expression, str]:
+        """What to name in a fault, and its text: the definition of a named window, unless it depends on the use."""
+        of_use = isinstance(self.function, exp.Lead | exp.Lag) or any(
+            window.args.get(part) for part in ("partition_by", "order", "spec")
+        )
+        if self.definition is None or of_use:
+            return window, _text(window)
+        return self.definition, "WINDOW " + _text(self.definition).replace(" OVER (", " AS (", 1)
 
     def looks_ahead(self) -> tuple[str, str] | None:
         """The problem and its hint; None if the window does not look ahead."""
@@ -215,6 +230,10 @@ class _Window:
         if wrong in sides:
             return "its frame includes later rows", "end the frame at CURRENT ROW, ordered by time"
         return None
+
+
+def _text(expression: exp.Expression) -> str:
+    return " ".join(expression.sql(dialect="duckdb", comments=False).replace('"', "").split())
 
 
 def _is_time(expression: exp.Expression) -> bool | None:

@@ -179,3 +179,21 @@ def test_a_proof_is_computed_once(
 
     monkeypatch.setattr("truecourse.features.lookahead_proof.prove", never)
     assert snapshot(problem, tables) == first
+
+
+def test_a_label_with_a_lookback_that_is_too_short(tmp_path: Path, configure: Callable[..., None]) -> None:
+    """Monitoring would miss the labels of decisions that need an older row: here those of couriers who pause."""
+    spine = (
+        "spine.sql",
+        "FROM deliveries",
+        """FROM deliveries
+    WHERE EXISTS (SELECT 1 FROM deliveries AS o WHERE o.courier = deliveries.courier
+    AND o.ordered_at < deliveries.ordered_at - INTERVAL 2 DAY)""",
+    )
+    label = ("label.sql", "FROM outcomes", "FROM outcomes JOIN decisions ON decisions.id = delivery")
+    named = ("problem.py", 'relations={"outcomes"', 'relations={"decisions": "spine.sql", "outcomes"')
+    with pytest.raises(FeatureError, match=r"the label of decision \d+ is [01] from all rows, and missing from those"):
+        snapshot(*prepare_problem(tmp_path, configure, spine, label, named))
+    (tmp_path / "other").mkdir()
+    longer = ("problem.py", "lookback=days(1)", "lookback=days(60)")
+    assert snapshot(*prepare_problem(tmp_path / "other", configure, spine, label, named, longer)).applies

@@ -9,6 +9,7 @@ __all__ = [
     "definition_digests",
     "feature_tables",
     "frame",
+    "label_window",
     "lookahead_proof",
     "view_sql",
 ]

@@ -27,6 +27,7 @@ from truecourse.errors import FeatureError, NotFound
 from truecourse.features import frame as frames
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.label_cells import OutcomeColumns, find_outcome_columns
+from truecourse.features.label_window import require_label_lookback
 from truecourse.features.view_sql import checked_query, used_tables
 from truecourse.hashing import sha256_json
 from truecourse.modeling.snapshot import Proof
@@ -88,8 +89,8 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
     """Compare results at MOMENTS sampled times, which are the same for the same inputs.
 
     `decisions`: the frame of all decisions, with request fields and, if known, `label` and `known_at`. Raises
-    LookAheadError with the view (or spine, or label), column, decision and both values; FeatureError for a view that
-    reads beyond its `lookback`."""
+    LookAheadError with the view (or spine, or label), column, decision and both values; FeatureError for a view or a
+    label that reads beyond its `lookback`."""
     timed = {table.name for table in problem.tables if table.time is not None}
     views = [view for view in problem.views if used_tables(problem, view) & timed]
     if not timed or not problem.has_time or (not problem.has_spine and not views) or not len(decisions):
@@ -116,6 +117,8 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
         for moment in chosen:
             for name, count in _compare_decisions(problem, tables, clean, decisions, cells, moment):
                 rows[name] = rows.get(name, 0) + count
+        for moment in chosen:
+            require_label_lookback(problem, tables, clean, decisions, moment)
     proof = Proof(applies=True, moments=len(moments), rows=rows, unstable=tuple(unstable))
     log.info("%s", proof.sentence)
     return proof

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from truecourse.data import sql
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.features import frame as frames
+from truecourse.features.label_window import label_window
 from truecourse.problem import Problem
 from truecourse.references import Window
 from truecourse.storage.delta_tables import Tables
@@ -49,22 +50,17 @@ def _latest_values(labels: pa.Table) -> pa.Table:
 
 
 def _query_labels(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided: Window, at: datetime) -> pa.Table:
-    label = problem.label
-    window = None
-    if label.lookback is not None and decided.start is not None and decided.end is not None:
-        # SQL windows include both ends, and a label may need rows after its decision.
-        window = Window(start=decided.start - label.lookback, end=decided.end + max(label.lookback, label.closes_after))
     with sql.connect() as connection:
         as_of = at.astimezone(UTC).replace(tzinfo=None)
         versions = sql.clean_versions(problem, tables)
-        sql.bind(connection, problem, tables, versions, rows=sql.as_of(as_of), window=window)
+        sql.bind(connection, problem, tables, versions, rows=sql.as_of(as_of), window=label_window(problem, decided))
         connection.register("asked__ids", pa.table({"id": ids}))
-        labels = sql.statement(problem, str(label.sql))
+        labels = sql.statement(problem, str(problem.label.sql))
         query = (
             "SELECT asked__ids.id, labels.label, labels.known_at "  # noqa: S608
             f"FROM ({labels}) AS labels JOIN asked__ids ON CAST(labels.id AS VARCHAR) = asked__ids.id"
         )
-        return sql.fetch(connection, query, where=str(label.sql))
+        return sql.fetch(connection, query, where=str(problem.label.sql))
 
 
 def label_delay_hours(rows: pa.Table) -> pa.ChunkedArray:

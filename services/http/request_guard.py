@@ -35,6 +35,7 @@ class Guard:
     """Checks a worker's callers and load. Makes no connection before health.watch()."""
 
     def __init__(self, settings: Settings, router: ModelRouter) -> None:
+        self.router = router
         self.access = Access(settings)
         self.metrics = Metrics({*METHODS, *OPEN})
         self.health = Health(router, self.access, self.metrics)

@@ -48,7 +48,9 @@ class RolloutGate:
         async def gated(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 if not (folder / OPEN).exists():
+                    self._guard.router.in_smoke_test = True
                     await self._serve_privately(folder)
+                    self._guard.router.in_smoke_test = False
                 self._watch = asyncio.create_task(self._follow(folder))
                 _drain_accepted()
             await send(message)

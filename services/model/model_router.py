@@ -30,6 +30,8 @@ class ModelRouter:
     def __init__(self) -> None:
         self.split: TrafficSplit | None = None
         self.record: Record | None = None
+        self.in_smoke_test = False
+        """Whether requests are those of a smoke test before the rollout gate opens; they are not logged."""
         self.metrics: Metrics | None = None
         self.follower_status: Callable[[], dict[str, Any]] = dict
         """Returns the status of the alias follower."""
@@ -71,7 +73,10 @@ class ModelRouter:
     def finish(self, split: TrafficSplit, parts: list[LoggedResult]) -> None:
         """Record the results once the reply is sent, and queue the champion's rows for the shadow model.
 
-        Nothing is queued where the challenger failed on rows of this request."""
+        Nothing is queued where the challenger failed on rows of this request, and nothing is recorded of a smoke
+        test."""
+        if self.in_smoke_test:
+            return
         for part in parts:
             self._log(part)
         if (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -271,3 +272,16 @@ def test_a_feed_older_than_the_ttl_of_its_view_is_critical(problem: Problem) -> 
     assert (found.subject, found.cause, found.page) == ("deliveries", "dead feed", True)
     assert f"{newest:%Y-%m-%d %H:%M} UTC" in found.sentence
     assert not check_pipelines(problem, tables, newest).findings
+
+
+def test_with_the_clock_of_the_data_todays_predictions_make_no_feed_dead(
+    trained: Trained, tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    """Predictions about data of the past are made long after the values of its views expired."""
+    shutil.copytree(trained.home / "storage", tmp_path / "storage", ignore=shutil.ignore_patterns("predictions_log"))
+    configure(home=tmp_path)
+    problem, tables = load_problem("deliveries"), Tables()
+    today = pa.table({"day": [str(datetime.now(UTC).date())], "made": [1]})
+    tables.append("predictions_log/deliveries", today, {}, partition_by="day")
+    assert causes(check_pipelines(problem, tables, None, (), {})) == {"deliveries/dead feed": True}
+    assert causes(check_pipelines(dataclasses.replace(problem, clock="data"), tables, None, (), {})) == {}

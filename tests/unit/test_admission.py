@@ -7,6 +7,7 @@ import signal
 import urllib.request
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ class Worker:
     """An application as uvicorn runs it: started, and called without a socket."""
 
     def __init__(self, folder: Path | None) -> None:
-        self.admission = RolloutGate(app, folder, Guard(Settings(), ModelRouter()))
+        self.router = ModelRouter()
+        self.admission = RolloutGate(app, folder, Guard(Settings(), self.router))
         self.started = False
 
     async def start(self) -> None:
@@ -93,6 +95,23 @@ def test_a_worker_answers_on_its_own_port_until_admitted(tmp_path: Path) -> None
         assert not list(tmp_path.glob("*.port"))
         with pytest.raises(OSError, match="refused"):
             await asyncio.to_thread(ask, port)
+
+    asyncio.run(run())
+
+
+def test_the_requests_of_a_smoke_test_are_not_logged(tmp_path: Path) -> None:
+    async def run() -> None:
+        worker = Worker(tmp_path)
+        logged: list[Any] = []
+        worker.router.record = logged.append
+        split: Any = SimpleNamespace(shadow=False, challenger=None)
+        starting = asyncio.create_task(worker.start())
+        await port_of(tmp_path)
+        worker.router.finish(split, ["of the smoke test"])  # type: ignore[list-item]
+        (tmp_path / OPEN).touch()
+        await asyncio.wait_for(starting, 20)
+        worker.router.finish(split, ["of a client"])  # type: ignore[list-item]
+        assert logged == ["of a client"]
 
     asyncio.run(run())
 

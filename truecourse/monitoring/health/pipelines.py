@@ -77,9 +77,9 @@ def _newest(problem: Problem, tables: Tables, states: Sequence[TableState], wall
     """Return the newest time of any table's rows or logged prediction.
 
     A feed that is far behind it is dead, while other feeds go on. If all feeds stop, the gaps between their versions
-    show it."""
+    show it. With `clock="data"` predictions do not count: they are made long after the end of the data."""
     moments = [state.newest_by(wall) for state in states if state.table.time is not None]
-    logged = newest_day_end(problem, tables)
+    logged = newest_day_end(problem, tables) if problem.clock == "wall" else None
     return max((moment for moment in (*moments, min(logged, wall) if logged else None) if moment), default=None)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from cli.lazy import LIGHT, OPTIONS, declaration, with_name
 from cli.terminal.output import Answer, Json, command, complete_problem
@@ -51,9 +52,11 @@ def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
         result = run_flow(name, parameters, progress)
     took = round(time.monotonic() - started, 3)
     document = {"flow": name, "problem": problem, "seconds": took, "result": result}
-    text = lifecycle_result(result) if name == "lifecycle" else ""
+    view: str | Text = ""
+    if name in ("lifecycle", "monitor"):
+        view = lifecycle_result(result) if name == "lifecycle" else findings_view(result)
     # Exit status 1 if rows of a file were rejected.
-    return Answer(document, text, ok=not getattr(result, "rejected", 0))
+    return Answer(document, view, ok=not getattr(result, "rejected", 0))
 
 
 def lifecycle_result(result: Mapping[str, Any]) -> str:
@@ -66,6 +69,15 @@ def lifecycle_result(result: Mapping[str, Any]) -> str:
             "scored again. Improve the change until its version passes the gates, or undo it"
         )
     return "\n".join(lines)
+
+
+def findings_view(result: Mapping[str, Any]) -> Text:
+    """Every finding, by check, with its severity; for a check without findings its state and sentence."""
+    lines = []
+    for check, report in result["reports"].items():
+        rows = [("critical" if one.page else "warning", one.sentence) for one in report.findings]
+        lines += [f"{check:<9}  {state:<8}  {text}" for state, text in rows or [(report.state, report.sentence)]]
+    return Text("\n".join(lines))
 
 
 def nothing_new(result: Mapping[str, Any]) -> str:

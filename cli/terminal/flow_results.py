@@ -122,6 +122,12 @@ def _deploy(entry: Deployment) -> str:
     return f"version {entry.version.version} in {entry.environment}: {entry.detail or entry.outcome}"
 
 
+def _retrain(done: Mapping[str, Any]) -> str:
+    if not done["retrained"]:
+        return f"skipped: {done['because']}"
+    return f"version {done['version'].version}, {done['outcome']}: {done['because']}"
+
+
 def _monitor(found: Mapping[str, Any]) -> str:
     return str(found["sentence"])
 
@@ -129,5 +135,5 @@ def _monitor(found: Mapping[str, Any]) -> str:
 DESCRIBERS: dict[str, Callable[[Any], str]] = {
     "ingest": _ingest, "validate": _validate, "materialize": _materialize, "train": _train,
     "register": _register, "promote": _promote, "package": _package, "score": _score, "monitor": _monitor,
-    "ship": _ship, "deploy": _deploy,
+    "ship": _ship, "deploy": _deploy, "retrain": _retrain, "audit": _monitor, "guard": _monitor,
 }  # fmt: skip

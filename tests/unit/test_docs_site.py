@@ -76,6 +76,17 @@ def test_formulas_are_mathml(site: Path) -> None:
     assert "\\frac" not in page
 
 
+def test_every_fact_of_the_comparison_has_a_source() -> None:
+    text = (REPOSITORY / "docs" / "explanation" / "comparison.md").read_text()
+    assert re.search(r"As of \*\*\d+ \w+ 20\d\d\*\*", text)
+    facts = [
+        line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ") and "| fact |" not in line
+    ]
+    assert len(facts) == 8 * text.count("| product | fact | source |")
+    for product, fact, *sources in facts:
+        assert fact == "not verified" if not sources else re.search(r"\]\([^)]+\)", sources[0]), product
+
+
 def test_external_addresses_are_found() -> None:
     text = '<script src="https://cdn/x.js"></script><img src="//cdn/y.png"><a href="https://z"></a><link href="a.css">'
     assert external(text) == ["https://cdn/x.js", "//cdn/y.png"]

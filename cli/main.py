@@ -1,7 +1,5 @@
 """The `truecourse` command."""
 
-import atexit
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,6 +12,7 @@ from cli.commands.run import FLOWS, flow_command
 from cli.lazy import OPTIONS, command_of, lazy_group, with_name
 from cli.terminal.output import WRONG_USE, explain, explain_wrong_use
 from truecourse import __version__
+from truecourse.compat import duckdb_exit
 from truecourse.settings import quiet_environment
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -119,9 +118,4 @@ def main() -> None:
         status = execute(sys.argv[1:])
     except SystemExit as error:  # shell completion exits this way
         status = error.code if isinstance(error.code, int) else WRONG_USE
-    # At interpreter shutdown DuckDB's bindings print pages about leaked objects to stderr. So skip the shutdown:
-    # commands and exit handlers have finished their work.
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    duckdb_exit.exit_process(status)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from feature_repo.compat import feast_online_store
 from feature_repo.online_reader import Stored, store_reader
 from feature_repo.protos import entity_keys, value_field
 from feature_repo.store import repo_config
@@ -175,11 +176,9 @@ def _microseconds(times: Values) -> list[int]:
 
 def _serialize(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: str, key: tuple[Any, ...]) -> bytes:
     """The bytes of a key in the store, the same for all views of an entity."""
-    from feast.infra.key_encoding_utils import serialize_entity_key
-
     fields = [value_field(column) for column in keys[view].values()]
     (message,) = entity_keys(list(keys[view]), fields, [key])
-    return bytes(serialize_entity_key(message, config.entity_key_serialization_version))
+    return feast_online_store.key_bytes(message, config.entity_key_serialization_version)
 
 
 def plain_keys(column: AnyColumn, values: Values) -> Sequence[Any]:

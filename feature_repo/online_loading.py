@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from feature_repo.compat import feast_online_store
 from feature_repo.online_location import mark_name
 from feature_repo.protos import EXACT_EVENT, entity_keys, to_value, value_field
 from feature_repo.store import open_feature_store
@@ -107,12 +108,10 @@ class Target:
     The mark is stored in the online store itself, so emptying the store removes both."""
 
     def __init__(self, problem: Problem, view: View) -> None:
-        from feast.infra.online_stores.helpers import get_online_store_from_config
-
         store = open_feature_store(problem)
         self._config = store.config
         self._feast_view = store.get_feature_view(view.name)
-        self._store: Any = get_online_store_from_config(store.config.online_store)
+        self._store: Any = feast_online_store.online_store(store.config.online_store)
         self._keys = {name: value_field(column) for name, column in key_columns(problem, view).items()}
         self._features = {name: value_field(column) for name, column in view.features.items()}
         self._name = mark_name(problem, view.name)
@@ -133,17 +132,12 @@ class Target:
         return len(data)
 
     def wipe(self) -> None:
-        view = [self._feast_view]
         self._write_text(None)
-        if self._redis:
-            self._store.delete_table(self._config, self._feast_view)
-            return
-        self._store.update(self._config, view, [], [], [], partial=True)
-        self._store.update(self._config, [], view, [], [], partial=True)
+        feast_online_store.clear_view(self._store, self._config, self._feast_view)
 
     def read_mark(self) -> dict[str, Any] | None:
         if self._redis:
-            text = self._store._get_client(self._config.online_store).get(self._name)
+            text = self._redis_client().get(self._name)
         else:
             with closing(self._database()) as database:
                 row = database.execute("SELECT mark FROM truecourse_loaded WHERE name = ?", [self._name]).fetchone()
@@ -156,11 +150,14 @@ class Target:
 
     def _write_text(self, text: str | None) -> None:
         if self._redis:
-            client = self._store._get_client(self._config.online_store)
+            client = self._redis_client()
             client.set(self._name, text) if text else client.delete(self._name)
             return
         with closing(self._database()) as database, database:
             database.execute("INSERT OR REPLACE INTO truecourse_loaded VALUES (?, ?)", [self._name, text])
+
+    def _redis_client(self) -> Any:
+        return feast_online_store.redis_client(self._store, self._config.online_store)
 
     def _database(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._config.online_store.path)

@@ -1,19 +1,18 @@
 """Read the bytes of Feast's online store directly, for all views of a request at once.
 
-Feast's online_read reads one view per call, and parses every value of a key, requested or not. The layout of the store:
-https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_format.md
+Feast's online_read reads one view per call, and parses every value of a key, requested or not. The layout of the store
+is in feature_repo/compat/feast_online_store.py.
 """
 
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
-from feast.infra.online_stores.helpers import _mmh3, compute_table_id, get_online_store_from_config
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feature_repo.compat import feast_online_store, redis_connection
 from feature_repo.protos import EXACT_EVENT, value_decoder, value_field
 from truecourse.problem import View
 
@@ -46,7 +45,7 @@ class _Sqlite:
 
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._path = config.online_store.path
-        self._tables = {view.name: compute_table_id(config.project, view, False) for view in views}
+        self._tables = {view.name: feast_online_store.sqlite_table(config.project, view) for view in views}
         self._readers = {view.name: _value_decoders(view) for view in views}
         self._local = threading.local()
 
@@ -54,18 +53,21 @@ class _Sqlite:
         return {view: self._view(view, keys) for view, keys in wanted.items()}
 
     def _view(self, view: str, keys: Sequence[Key]) -> dict[Key, Stored]:
-        rows: dict[Key, tuple[dict[str, Any], str]] = {}
+        rows: dict[Key, tuple[dict[str, Any], int]] = {}
         readers = self._readers[view]
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
-            columns = "entity_key, feature_name, value, event_ts"
+            columns = feast_online_store.SQLITE_COLUMNS
             query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
             for key, name, value, event in self._connection.execute(query, part):
                 values, _ = rows.setdefault(key, ({}, event))
                 if name in readers:  # the table may have features that are no longer declared
                     values[name] = readers[name](value)
-        return {key: _with_exact_event(values, partial(_parse_time, event)) for key, (values, event) in rows.items()}
+        return {
+            key: _with_exact_event(values, partial(feast_online_store.sqlite_event, event))
+            for key, (values, event) in rows.items()
+        }
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -80,10 +82,10 @@ class _Redis:
 
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._project = config.project.encode()
-        self._client = _redis_client(config.online_store)
+        self._send = redis_connection.sender(_redis_client(config.online_store))
         self._readers = {view.name: list(_value_decoders(view).items()) for view in views}
         self._fields = {
-            view: [*(_mmh3(f"{view}:{name}") for name, _ in readers), f"_ts:{view}".encode()]
+            view: feast_online_store.redis_fields(view, [name for name, _ in readers])
             for view, readers in self._readers.items()
         }
         self._cached_fields = lru_cache(len(views) + 1)(self._field_names)
@@ -113,24 +115,6 @@ class _Redis:
     def _field_names(self, views: tuple[str, ...]) -> list[bytes]:
         return [field for view in views for field in self._fields[view]]
 
-    def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Send commands together and return their responses, in four fifths of the time of a redis-py pipeline."""
-        pool = self._client.connection_pool
-        connection = pool.get_connection()
-
-        def send() -> list[Any]:
-            connection.send_packed_command(connection.pack_commands(commands))
-            return [connection.read_response() for _ in commands]
-
-        try:
-            responses: list[Any] = connection.retry.call_with_retry(send, lambda error: connection.disconnect())
-        except BaseException:  # a partial response may be pending
-            connection.disconnect()
-            raise
-        finally:
-            pool.release(connection)
-        return responses
-
 
 def _redis_client(store: Any) -> Any:
     """Feast's Redis client with short timeouts and one retry; its default is four attempts seconds apart."""
@@ -139,7 +123,7 @@ def _redis_client(store: Any) -> Any:
 
     limits = f"socket_timeout={TIMEOUT},socket_connect_timeout={TIMEOUT}"
     config = store.model_copy(update={"connection_string": f"{store.connection_string},{limits}"})
-    client = get_online_store_from_config(config)._get_client(config)
+    client = feast_online_store.redis_client(feast_online_store.online_store(config), config)
     client.set_retry(Retry(NoBackoff(), 1))  # one immediate retry: the connection may have been idle too long
     return client
 
@@ -158,9 +142,3 @@ def _with_exact_event(values: dict[str, Any], rounded: Callable[[], int]) -> Sto
 
 def _parse_timestamp(data: bytes) -> int:
     return int(Timestamp.FromString(data).ToMicroseconds())
-
-
-def _parse_time(text: str) -> int:
-    moment = datetime.fromisoformat(text)
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1_000_000)

@@ -7,6 +7,7 @@ from typing import Any
 
 import bentoml
 
+from services.compat import prometheus_files
 from services.http import fast_path
 from services.http.authentication import require_safe
 from services.http.limits import per_worker
@@ -17,14 +18,14 @@ from services.log.recorder import open_log
 from services.model.model_router import ModelRouter
 from services.model.scoring_script import init
 from services.process.alias_follower import AliasFollower
-from services.telemetry import log_redaction, preallocated_metrics
+from services.telemetry import log_redaction
 from truecourse.settings import get_settings, is_container, trust_proxies
 
 SOURCE = Path(__file__).resolve().parent.parent
 ROUTER = ModelRouter()
 SETTINGS = get_settings()
 trust_proxies(SETTINGS)
-preallocated_metrics.install()
+prometheus_files.preallocate()
 GUARD = Guard(per_worker(SETTINGS), ROUTER)
 if is_container():
     require_safe(SETTINGS)  # the container's entrypoint does not check our settings

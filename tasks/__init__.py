@@ -3,4 +3,16 @@
 Only flows, the command line and benchmarks import tasks.
 """
 
-__all__ = ["data", "features", "monitoring", "naming", "process", "release", "replay", "scoring", "state", "training"]
+__all__ = [
+    "compat",
+    "data",
+    "features",
+    "monitoring",
+    "naming",
+    "process",
+    "release",
+    "replay",
+    "scoring",
+    "state",
+    "training",
+]

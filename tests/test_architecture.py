@@ -175,6 +175,60 @@ def imported_packages(path: Path) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
+INTERNAL = (
+    "bentoml_cli", "circus", "feast.infra.key_encoding_utils", "feast.infra.online_stores",
+    "great_expectations.data_context", "mlflow.store", "prefect.server", "prefect.utilities.asyncutils",
+    "prefect.utilities.callables", "prometheus_client.mmap_dict", "prometheus_client.multiprocess",
+    "prometheus_client.values", "typeguard", "uvicorn.config", "uvicorn.protocols", "xgboost.core",
+)  # fmt: skip
+"""Modules of libraries that their documentation does not name, though their names have no underscore."""
+
+
+def test_internals_of_libraries_are_used_in_compat_only() -> None:
+    """Private names and internal modules of libraries, and assignments to their attributes."""
+    trees = {path: ast.parse(path.read_text()) for path in files()}
+    own = {one for tree in trees.values() for one in defined_names(tree)}
+    found = {(name(path), use) for path, tree in trees.items() for use in internal_uses(tree, own)}
+    outside = {(file, use) for file, use in found if "/compat/" not in file}
+    assert outside == {(file, "os._exit") for file in ("benchmarks/harness.py", "tasks/replay/worker_process.py")}
+    assert len(found) > 30, "it finds those in the compat packages"
+
+
+def defined_names(tree: ast.Module) -> Iterator[str]:
+    """The attributes of `self`, functions and classes of a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
+            yield node.attr
+
+
+def internal_uses(tree: ast.Module, own: set[str]) -> Iterator[str]:
+    """Uses of internals of libraries. `own`: the names that our code defines."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    libraries: set[str] = set()
+    for node in imports:
+        module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        for alias in node.names:
+            dotted = f"{module}{alias.name}"
+            if dotted.partition(".")[0] in PACKAGES:
+                continue
+            libraries.add((alias.asname or alias.name).partition(".")[0])
+            if is_private(dotted) or any(_within(dotted, internal) for internal in INTERNAL):
+                yield dotted
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Attribute) and is_private(part.attr) and part.attr not in own:
+            yield ast.unparse(part)
+        for target in part.targets if isinstance(part, ast.Assign) else ():
+            changed = ast.unparse(target)
+            if re.fullmatch(r"(\w+)(\.\w+)+", changed) and changed.partition(".")[0] in libraries:
+                yield changed
+
+
+def is_private(dotted: str) -> bool:
+    return any(part.startswith("_") and not part.endswith("__") for part in dotted.split("."))
+
+
 def test_our_code_reads_no_pickle() -> None:
     """Unpickling runs code that the file contains."""
     pickles = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from truecourse import log_files
+from truecourse.compat import prefect_variables
 from truecourse.errors import PlatformError
 from truecourse.settings import variables_of
 
@@ -86,7 +87,7 @@ def start(
     require_writable(log.parent)
     mark = "" if outlives else ":".join([str(os.getpid()), started_at(os.getpid()) or "", name, secrets.token_hex(8)])
     # A process that outlives a worker's flow run does not belong to that run.
-    removed = (MARK, "PREFECT__") if outlives else (MARK,)
+    removed = (MARK, prefect_variables.PREFIX) if outlives else (MARK,)
     variables = {key: value for key, value in environment.items() if not key.startswith(removed)}
     variables |= {MARK: mark} if mark else {}
     try:

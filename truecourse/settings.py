@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     rate_burst: int = Field(20, ge=1, description="size of a burst above that rate, in requests")
     metrics: bool = Field(True, description="whether the endpoint serves Prometheus metrics at /metrics")
     access_log: bool = Field(False, description="whether the endpoint logs every request except probes")
+    fast_path: bool = Field(
+        True, description="whether predictions are answered before the ASGI application; false: by it, as all requests"
+    )
     max_delay: float | None = Field(
         None,
         ge=0,
@@ -147,6 +150,7 @@ class Settings(BaseSettings):
     machine_memory: float = Field(0.9, gt=0, lt=1, description="share of memory in use above which health warns")
     machine_disk: float = Field(0.9, gt=0, lt=1, description="share of a disk in use above which health warns")
 
+    skipped_patches: str = Field("", description="patches of libraries to leave out, by name, comma-separated")
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="threads for DuckDB and XGBoost"
     )

@@ -22,11 +22,12 @@ from cli.terminal.progress import Progress
 from cli.terminal.tables import pairs
 from services.http.authentication import require_servable
 from services.process import endpoint_process, flow_runs
-from services.process.flow_runs import ENGINE, FlowRuns
+from services.process.flow_runs import FlowRuns
 from services.process.platform_state import Platform, platform_file, running_platform, write_platform
 from services.process.platform_supervisor import Part, Supervisor
 from truecourse import processes
 from truecourse.addresses import bind_address, local_url, require_free
+from truecourse.compat import prefect_variables
 from truecourse.errors import PlatformError
 from truecourse.problem.loader import load_problem
 from truecourse.processes import Child, require_writable, start
@@ -113,7 +114,7 @@ class _Parts:
             _web_part("prefect", self._start_prefect, f"{self.prefect}/api/health"),
             _web_part("mlflow", self._start_mlflow, f"{self.mlflow}/health"),
             _web_part("control", self._start_control, f"{self.control}/livez"),
-            Part("worker", self._start_worker, _worker_started, needs="prefect", kept=ENGINE),
+            Part("worker", self._start_worker, _worker_started, needs="prefect", kept=prefect_variables.RUN_ID),
             self.serving.shipper(),
         ]
 

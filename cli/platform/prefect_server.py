@@ -9,6 +9,8 @@ from http.client import HTTPException
 
 from cli.platform.server_logs import prefect_logging
 from services.process.platform_state import running_platform, serving_since
+from tasks.compat import prefect_logging as prefect_log
+from tasks.compat import prefect_unreachable
 from truecourse.addresses import bind_address, free_port, local_url, open_url
 from truecourse.errors import PlatformError
 from truecourse.processes import Child, interrupted_by_signals, require_writable, start, supervised
@@ -102,25 +104,15 @@ def require_answer(url: str) -> None:
 
 @contextmanager
 def reporting_to(url: str) -> Iterator[None]:
-    from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: url}):
         try:
             yield
         except Exception as error:
-            if not _is_unreachable(error, url):
+            if not prefect_unreachable.is_unreachable(error, url):
                 raise
             hint = "run the command again once it is up: every step is safe to repeat"
             raise PlatformError("the Prefect server stopped answering during the run", where=url, hint=hint) from error
         finally:
-            APILogHandler().flush()  # while the server still runs
-
-
-def _is_unreachable(error: Exception, url: str) -> bool:
-    """Whether the error means that the Prefect server does not answer."""
-    import httpx
-
-    if isinstance(error, httpx.TransportError):
-        return str(error._request.url if error._request else "").startswith(url)
-    return isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API at ")
+            prefect_log.flush()  # while the server still runs

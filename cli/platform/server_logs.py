@@ -1,13 +1,11 @@
 """Logging of third-party servers (Prefect, MLflow): repeated tracebacks are counted there too."""
 
-import importlib.util
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tasks.compat import prefect_logging as shipped
 from truecourse.settings import get_settings
 
 _FILTER = {"repeats": {"()": "truecourse.repeats.Repeats"}}
@@ -15,13 +13,8 @@ _FILTER = {"repeats": {"()": "truecourse.repeats.Repeats"}}
 
 def prefect_logging() -> dict[str, str]:
     """The variable with Prefect's logging configuration, with our filter on console handlers."""
-    spec = importlib.util.find_spec("prefect")
-    assert spec is not None
-    assert spec.origin is not None
-    config = yaml.safe_load((Path(spec.origin).parent / "logging" / "logging.yml").read_text())
-    for name in ("console", "debug"):  # other handlers write to the server's database
-        config["handlers"][name]["filters"] = ["repeats"]
-    return {"PREFECT_LOGGING_CONFIG_PATH": str(_write("prefect-logging.yml", config | {"filters": _FILTER}))}
+    config = shipped.configuration(_FILTER)
+    return {} if config is None else {"PREFECT_LOGGING_CONFIG_PATH": str(_write("prefect-logging.yml", config))}
 
 
 def mlflow_logging() -> tuple[list[str], dict[str, str]]:

@@ -7,7 +7,15 @@ from posixpath import relpath
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from docs.hooks import checks_page, command_line_page, http_page, metrics_page, problem_page, settings_page
+from docs.hooks import (
+    checks_page,
+    command_line_page,
+    http_page,
+    metrics_page,
+    patches_page,
+    problem_page,
+    settings_page,
+)
 
 FOLDER = "reference"
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -17,6 +25,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "http": http_page.page,
     "checks": checks_page.page,
     "metrics": metrics_page.page,
+    "patches": patches_page.page,
 }
 """The generated pages of the folder `reference`, by name, and what writes them."""
 _MENTION = re.compile(r"\bdocs/([\w/-]+\.md)(#[\w-]+)?")

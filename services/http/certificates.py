@@ -1,14 +1,10 @@
 """TLS of the endpoint, with a certificate that is reloaded when its files change."""
 
-import asyncio
 import logging
 import ssl
 import threading
 import time
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from truecourse.errors import SettingsError
 from truecourse.responses import CertificateStatus
@@ -86,31 +82,3 @@ def _file_stamp(file: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def start_tls(protocol: Any, transport: asyncio.Transport, context: ssl.SSLContext, seconds: float) -> None:
-    """Start TLS on an accepted connection.
-
-    `protocol.connection_made` is called after the handshake, `protocol.connection_ended` at the end in any case. A
-    handshake that takes longer than `seconds` is aborted."""
-    options = {"server_side": True, "ssl_handshake_timeout": seconds}
-    kind = _tls_protocol(isinstance(protocol.loop, asyncio.BaseEventLoop))
-    tls = kind(protocol.loop, protocol, context, None, **options)
-    tls.ended = protocol.connection_ended
-    transport.set_protocol(tls)
-    tls.connection_made(transport)
-
-
-@cache
-def _tls_protocol(of_asyncio: bool) -> Any:
-    """The TLS protocol class of the event loop: uvloop's works with its own transports only."""
-    base: Any = import_module("asyncio.sslproto" if of_asyncio else "uvloop.loop").SSLProtocol
-
-    class Encrypted(base):  # type: ignore[misc]
-        ended: Any
-
-        def connection_lost(self, exc: BaseException | None) -> None:
-            self.ended()
-            super().connection_lost(exc)
-
-    return Encrypted

@@ -16,6 +16,8 @@ LAST = (b"connection", b"close")
 """The header of a reply that closes its connection."""
 LOCAL = "truecourse.local"
 """The key of a scope that holds whether the connection comes from this machine."""
+ANSWERING = "truecourse.answering"
+"""The key of a scope that holds the exchange while the application answers it."""
 
 
 class Exchange:

@@ -2,20 +2,19 @@
 
 uvicorn makes a task of every request and messages of its parts, for an ASGI application to await and send; that is a
 fifth of the cost of a one-row prediction. A prediction awaits nothing once its body has been read. Every other request
-goes to the application (services/http/middleware.py), as all would without this module.
+goes to the application (services/http/middleware.py), as all do with TRUECOURSE_FAST_PATH=false.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-import uvicorn.config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
-
+from services.compat import uvicorn_protocol
+from services.compat.uvicorn_fast_path import HIGH_WATER_LIMIT, RequestResponseCycle
+from services.compat.uvicorn_protocol import STATUS_LINE
 from services.http.certificates import Certificates
 from services.http.exchange import LAST, App, Exchange, Reply
-from services.http.protocol import BoundedProtocol
+from services.http.protocol import BoundedProtocol, PublicBoundedProtocol
 from services.http.refusals import Refusal
 from services.http.request_guard import LIMITED_PATHS, Guard
 
@@ -156,21 +155,25 @@ class PublicFastPathProtocol(FastPathProtocol):
 
 def private_protocol() -> str:
     """Name of the protocol without TLS, for a server on a loopback port."""
-    return PRIVATE if PRIVATE in uvicorn.config.HTTP_PROTOCOLS else "auto"
+    return PRIVATE if uvicorn_protocol.is_registered(PRIVATE) else "auto"
 
 
 PRIVATE = "private"
 
 
-def install(guard: Guard, endpoint: Scoring) -> None:
-    """Use the fast path for every server that this process starts, unless it names another protocol."""
-    FastPathProtocol.guard, FastPathProtocol.endpoint = guard, endpoint
-    for name, protocol in (("auto", PublicFastPathProtocol), (PRIVATE, FastPathProtocol)):
-        uvicorn.config.HTTP_PROTOCOLS[name] = f"{__name__}:{protocol.__name__}"  # type: ignore[index]
+def install(guard: Guard, endpoint: Scoring, enabled: bool = True) -> None:
+    """Use the protocols with our limits for every server that this process starts, unless it names another protocol.
+
+    `enabled`: whether predictions take the fast path; otherwise the ASGI application answers every request."""
+    FastPathProtocol.guard = BoundedProtocol.guard = guard
+    FastPathProtocol.endpoint = endpoint
+    uvicorn_protocol.register("auto", PublicFastPathProtocol if enabled else PublicBoundedProtocol)
+    uvicorn_protocol.register(PRIVATE, FastPathProtocol if enabled else BoundedProtocol)
 
 
 def use_certificate(certificate: str, key: str) -> Certificates:
     """Use TLS on public connections. Raises SettingsError for unusable files."""
-    PublicFastPathProtocol.certificates = certificates = Certificates(certificate, key)
+    certificates = Certificates(certificate, key)
+    PublicFastPathProtocol.certificates = PublicBoundedProtocol.certificates = certificates
     certificates.watch()
     return certificates

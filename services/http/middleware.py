@@ -3,9 +3,10 @@
 import asyncio
 from typing import Any, Protocol
 
+from services.compat import starlette_middleware
 from services.http import fast_path
 from services.http.authentication import OPEN
-from services.http.exchange import App, Exchange, Message, Receive, Reply, Send
+from services.http.exchange import ANSWERING, App, Exchange, Message, Receive, Reply, Send
 from services.http.refusals import Refusal
 from services.http.request_guard import Guard
 from services.http.rollout_gate import RolloutGate
@@ -17,17 +18,14 @@ GUARD_PATHS = {"/metrics", "/healthz"}
 
 
 class OutermostMiddleware:
-    """The outermost middleware. At startup it puts ours in front of BentoML's middlewares.
-
-    Those create a task and a timer for every request and look for a trace. That costs more than a refusal, so an
-    endpoint that refuses two of three requests would break down."""
+    """The outermost middleware. At startup it puts ours in front of BentoML's (services/compat)."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            scope["app"].middleware_stack = self._app  # Starlette's: requests bypass its own middlewares
+            starlette_middleware.enter_at(scope["app"], self._app)
         await self._app(scope, receive, send)
 
 
@@ -56,11 +54,13 @@ class GuardMiddleware:
         elif exchange.status:  # given up before this task ran
             return None
         exchange.receive = receive
+        scope[ANSWERING] = exchange
         try:
             reply = await self._reply(exchange) if refusal is None else await self._refuse(exchange, refusal)
             exchange.status = reply.status
             await reply.send(send, scope["method"] == "HEAD")
         finally:
+            del scope[ANSWERING]  # a reference cycle
             guard.finish(exchange)
         if reply.after is not None:
             reply.after()
@@ -101,7 +101,7 @@ class GuardMiddleware:
 def protect(service: Any, guard: Guard, endpoint: Endpoint, settings: Settings) -> None:
     """Install the middlewares of a BentoML service, outermost first: BentoML bypass, rollout gate, CORS (which needs no
     key), guard and endpoint."""
-    fast_path.install(guard, endpoint)
+    fast_path.install(guard, endpoint, settings.fast_path)
     service.add_asgi_middleware(OutermostMiddleware)  # the first one is the outermost
     service.add_asgi_middleware(RolloutGate, folder=settings.admission, guard=guard)
     if settings.cors_origins:

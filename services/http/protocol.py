@@ -2,17 +2,15 @@
 
 import asyncio
 import math
-from collections.abc import Collection
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.protocols.utils import is_ssl
 
+from services.compat.tls_protocol import start_tls
+from services.compat.uvicorn_protocol import STATUS_LINE, Flow, HttpToolsProtocol, is_ssl
 from services.http import peers
-from services.http.certificates import Certificates, start_tls
-from services.http.exchange import LOCAL, Reply
+from services.http.certificates import Certificates
+from services.http.exchange import ANSWERING, LOCAL, Reply
 from services.http.refusals import Refusal
 from services.http.request_guard import Guard
 
@@ -35,18 +33,6 @@ MANY_HEADERS = Refusal("header", 431, f"the request has more than {MOST_HEADERS}
 HANDSHAKE, REQUEST, HEADER, BODY, NOTHING = range(5)
 """The phase of a connection: what the client has to send next, the end of a TLS handshake, a request, the rest of a
 header, the rest of a body; or NOTHING: its data is dropped. No Enum: a member lookup costs more than all other work."""
-
-
-class Flow(FlowControl):
-    """Resumes reading once all read requests are answered: a client that never reads replies fills no memory."""
-
-    def __init__(self, transport: asyncio.Transport, pipeline: Collection[Any]) -> None:
-        super().__init__(transport)
-        self._pipeline = pipeline
-
-    def resume_reading(self) -> None:
-        if self.read_paused and not self._pipeline:
-            super().resume_reading()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -97,6 +83,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.guard.connections.close(self)
         if self.transport is not None:  # None for a connection that was refused
             super().connection_lost(exc)
+        if self.cycle is not None and not self.cycle.response_complete:
+            scope: Any = self.cycle.scope
+            if (exchange := scope.get(ANSWERING)) is not None:
+                exchange.is_gone = True
 
     def connection_ended(self) -> None:
         """The accepted transport was closed, perhaps during the handshake."""
@@ -274,6 +264,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _should_upgrade_to_ws(self) -> bool:
         return False
+
+
+class PublicBoundedProtocol(BoundedProtocol):
+    """The protocol of the public socket, with TLS if there is a certificate."""
 
 
 def _serialize(reply: Reply, default_headers: Any = ()) -> bytes:

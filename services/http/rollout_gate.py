@@ -9,13 +9,13 @@ folder holds `leaving`, every reply closes its connection, so that clients recon
 import asyncio
 import os
 import signal
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from services.compat import uvicorn_shutdown
 from services.http import fast_path
 from services.http.exchange import App, Message, Receive, Send
 from services.http.request_guard import Guard
@@ -52,7 +52,7 @@ class RolloutGate:
                     await self._serve_privately(folder)
                     self._guard.router.in_smoke_test = False
                 self._watch = asyncio.create_task(self._follow(folder))
-                _drain_accepted()
+                uvicorn_shutdown.wait_for_requests(GRACE)
             await send(message)
 
         return gated
@@ -97,17 +97,3 @@ class RolloutGate:
             await send(message)
 
         return closing
-
-
-def _drain_accepted() -> None:
-    """Make uvicorn stop accepting GRACE seconds before it closes idle connections: a connection whose request has not
-    arrived yet counts as idle."""
-    shutdown = uvicorn.Server.shutdown
-
-    async def finish(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(GRACE)
-        await shutdown(self, sockets)
-
-    uvicorn.Server.shutdown = finish  # type: ignore[method-assign]

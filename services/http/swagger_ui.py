@@ -4,8 +4,8 @@ BentoML ships Swagger UI's files (Apache License 2.0) but serves them on its own
 """
 
 from functools import lru_cache
-from importlib.resources import files
 
+from services.compat import bentoml_swagger_ui
 from services.http.exchange import Headers
 from truecourse.errors import RequestError
 
@@ -56,11 +56,11 @@ def headers(path: str) -> Headers:
 
 @lru_cache(maxsize=len(PATHS))
 def body(path: str) -> bytes:
-    """The file of a path. Raises RequestError (404) if this BentoML ships no Swagger UI."""
+    """The file of a path. Raises RequestError (404) without Swagger UI."""
     if path in _OWN:
         return _OWN[path][1]
-    try:
-        return (files("bentoml") / "_internal" / "server" / "static_content" / path.rpartition("/")[2]).read_bytes()
-    except OSError:
+    shipped = bentoml_swagger_ui.read(path.rpartition("/")[2])
+    if shipped is None:
         hint = "the contract is at /openapi.json"
-        raise RequestError("this BentoML ships no Swagger UI", status=404, hint=hint) from None
+        raise RequestError("there is no Swagger UI here", status=404, hint=hint)
+    return shipped

@@ -3,18 +3,16 @@
 BentoML reads its home folder from the environment at import, and imports the code that it packages.
 """
 
-import shutil
 import sys
-import tarfile
 from pathlib import Path
+
+from services.compat import bentoml_build
 
 
 def main(folder: Path, archive: Path, name: str, version: str) -> None:
     import bentoml
-    from bentoml._internal import configuration
 
-    # BentoML requires uv even with nothing to lock, and would install it from the network.
-    configuration.get_uv_command = lambda: ["uv"]
+    bentoml_build.skip_uv()
     # Line by line: BentoML refuses a requirements file below a hidden folder, such as our home.
     locked = (folder / "requirements.txt").read_text().splitlines()
     bento = bentoml.bentos.build(
@@ -24,12 +22,8 @@ def main(folder: Path, archive: Path, name: str, version: str) -> None:
         build_ctx=str(folder),
         python={"packages": locked, "lock_packages": False},
     )
-    # Restore the locked file: BentoML appends itself without a hash, which pip refuses in a file with hashes.
-    shutil.copy(folder / "requirements.txt", Path(bento.path) / "env" / "python" / "requirements.txt")
-    # The same archive as `bentoml export` writes, which goes through a shared temporary folder.
-    with tarfile.open(archive, "w:xz", preset=1) as tar:
-        for path in sorted(Path(bento.path).rglob("*")):
-            tar.add(path, path.relative_to(bento.path).as_posix(), recursive=False)
+    bentoml_build.restore_requirements(Path(bento.path), folder / "requirements.txt")
+    bentoml_build.export(Path(bento.path), archive)
 
 
 if __name__ == "__main__":

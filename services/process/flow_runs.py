@@ -18,19 +18,17 @@ from typing import Any, Literal
 
 from services.process.prefect_client import PAGE, PrefectClient
 from truecourse import processes
+from truecourse.compat import prefect_variables
 from truecourse.errors import PlatformError
 from truecourse.monitoring.health.stuck_runs import StuckRun, find_stuck
 from truecourse.settings import get_settings
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.flowruns")
-ENGINE = "PREFECT__FLOW_RUN_ID"
-"""The environment variable with the run's id, in the process that a worker starts for it."""
 HELD = ("PENDING", "RUNNING", "CANCELLING")
 """States in which a run has a process and holds its deployment's concurrency slot."""
 STARTS = timedelta(seconds=90)
 """A worker starts a run's process within this time of taking the run."""
-HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENT = timedelta(minutes=15)
 """A run on another machine without a heartbeat for this long is dead: five heartbeat intervals."""
 
@@ -189,7 +187,10 @@ class FlowRuns:
         `unknown` for a run that never sent one, and while we have listened for less than SILENT."""
         if time.monotonic() - self.started < SILENT.total_seconds():
             return "unknown", ""
-        wanted: dict[str, Any] = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
+        wanted: dict[str, Any] = {
+            "event": {"name": [prefect_variables.HEARTBEAT]},
+            "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
+        }
         wanted |= {"occurred": {"since": (datetime.now(UTC) - timedelta(days=7)).isoformat()}, "order": "DESC"}
         found = self.request("POST", "/events/filter", {"filter": wanted, "limit": 1})["events"]
         if not found:
@@ -269,7 +270,7 @@ def _noted_pid(run_id: str, *, living: bool = True) -> int | None:
 def _engines() -> dict[str, list[int]]:
     """The pids on this machine of each run that a worker started, by run id."""
     found: dict[str, list[int]] = {}
-    for pid, run in processes.find_by_variable(ENGINE):
+    for pid, run in processes.find_by_variable(prefect_variables.RUN_ID):
         found.setdefault(run, []).append(pid)
     return found
 

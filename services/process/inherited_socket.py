@@ -2,7 +2,7 @@
 
 FD is the socket's descriptor; the rest are BentoML's arguments. Closing and reopening a port between two servers would
 lose the connections in its queue. So the supervisor (services/process/supervisor.py) holds the socket and every server
-inherits it. BentoML and circus cannot inherit a socket, hence the one method that is replaced here.
+inherits it (services/compat/circus_socket.py).
 """
 
 import os
@@ -11,28 +11,18 @@ import sys
 import threading
 import time
 
+from services.compat import circus_socket
+
 PERIOD = 0.5
 """Seconds between two checks that the supervisor lives."""
 
 
 def main(descriptor: int, arguments: list[str]) -> None:
-    for module in [name for name in sys.modules if name.partition(".")[0] == "services"]:
+    for module in [name for name in sys.modules if name.partition(".")[0] in ("services", "truecourse")]:
         del sys.modules[module]  # the Bento has its own copy
-    from bentoml_cli.cli import cli
-    from circus.sockets import CircusSocket
-
-    listen = CircusSocket.bind_and_listen
-
-    def inherit(self: CircusSocket) -> None:
-        if self.is_unix:
-            listen(self)
-            return
-        os.dup2(descriptor, self.fileno())
-        self.host, self.port = self.getsockname()[:2]
-
-    CircusSocket.bind_and_listen = inherit
+    circus_socket.inherit(descriptor)
     threading.Thread(target=_end_with_supervisor, args=(os.getppid(),), daemon=True).start()
-    cli.main(args=arguments, prog_name="bentoml")
+    circus_socket.run_bentoml(arguments)
 
 
 def _end_with_supervisor(supervisor: int) -> None:

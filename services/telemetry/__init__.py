@@ -1,6 +1,6 @@
 """Prometheus metrics of the endpoint, and logs without the values of requests.
 
-Depends on no other package of `services`.
+Depends on `services.compat`.
 """
 
-__all__ = ["log_redaction", "preallocated_metrics", "prometheus_metrics"]
+__all__ = ["log_redaction", "prometheus_metrics"]

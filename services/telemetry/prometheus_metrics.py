@@ -3,17 +3,17 @@
 BentoML's own request metrics are off: they label by any path that a client sends, so a scan would fill the memory.
 """
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from services.compat import prometheus_files
 from truecourse.settings import multiprocess_folder
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -157,7 +157,7 @@ class Metrics:
         folder = multiprocess_folder()
         if folder is None:
             return generate_latest(self.registry)
-        _remove_dead_gauges(folder)
+        prometheus_files.remove_dead_gauges(folder)
         registry = CollectorRegistry()
         registry.register(_OwnMetrics(folder))
         return generate_latest(registry)
@@ -167,19 +167,11 @@ class _OwnMetrics(Collector):
     """Our metrics of all workers: importing Feast adds dozens that are never used."""
 
     def __init__(self, folder: Path) -> None:
-        self._all = multiprocess.MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+        self._all = prometheus_files.collector(folder)
 
     def collect(self) -> Iterator[Metric]:
-        for metric in self._all.collect():  # type: ignore[no-untyped-call]
+        for metric in self._all.collect():
             if metric.name.startswith("truecourse_"):
                 # The format requires a histogram's buckets first.
                 metric.samples.sort(key=lambda sample: not sample.name.endswith("_bucket"))
                 yield metric
-
-
-def _remove_dead_gauges(folder: Path) -> None:
-    """Remove the gauge files of killed workers, which prometheus_client keeps."""
-    for file in folder.glob("gauge_live*_*.db"):
-        found = re.search(r"_(\d+)\.db$", file.name)
-        if found and not Path("/proc", found[1]).exists() and Path("/proc").is_dir():
-            file.unlink(missing_ok=True)

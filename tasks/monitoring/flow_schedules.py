@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from services.process.platform_state import serving_since
+from tasks.compat import prefect_schedules
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.monitoring.health.flow_run_health import GRACE, Outcome, Run, ScheduledFlow
 from truecourse.problem.loader import default_problem
@@ -96,14 +97,9 @@ def _schedule_text(schedule: Any) -> str:
 
 def moments_before(schedule: Any, end: datetime) -> Sequence[datetime]:
     """The last two scheduled times up to `end`, oldest first; fewer if there are not two within 400 days."""
-    from prefect.server.schemas import schedules
-    from prefect.utilities.asyncutils import run_coro_as_sync
-
-    kind: Any = getattr(schedules, type(schedule).__name__)
-    exact = kind.model_validate(schedule.model_dump())
     moments: list[datetime] = []
     for back in _BACK:
-        dates: Any = run_coro_as_sync(exact.get_dates(start=end - back, end=end))
+        dates = prefect_schedules.scheduled_times(schedule, end - back, end)
         moments = [datetime.fromtimestamp(moment.timestamp(), UTC) for moment in dates]
         if len(moments) > 1:
             break

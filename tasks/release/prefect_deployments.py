@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 from services.process.prefect_client import PrefectClient
+from tasks.compat import prefect_deploy
 from truecourse.settings import prefect_environment
 
 Settings: TypeAlias = dict[str, Any]
@@ -123,9 +124,6 @@ class Api:
     def _automate(self, current: Mapping[str, Any], one: DeclaredDeployment, name: str, target: Settings) -> None:
         """Replace the existing automation of this name by the declared trigger."""
         prefect_environment()
-        from prefect.events import DeploymentTriggerTypes
-        from pydantic import TypeAdapter
-
         title = name.removeprefix("automation ")
         for existing in current["automations"]:
             if existing["name"] == title:
@@ -133,9 +131,8 @@ class Api:
         for declared in one.triggers:
             if declared["name"] == title:
                 enabled = target.get(f"{name} enabled", True)
-                trigger: Any = TypeAdapter(DeploymentTriggerTypes).validate_python({**declared, "enabled": enabled})
-                trigger.set_deployment_id(current["id"])
-                self._ask("POST", "/automations/", trigger.as_automation().model_dump(mode="json"))
+                trigger = {**declared, "enabled": enabled}
+                self._ask("POST", "/automations/", prefect_deploy.automation(trigger, current["id"]))
 
     def replace(self, current: Mapping[str, Any], one: DeclaredDeployment) -> None:
         """Set everything as the repository declares it, and remove other schedules. Other automations stay."""
@@ -181,10 +178,8 @@ def _without_ids(trigger: Any) -> Any:
 def _schema(entrypoint: str) -> Any:
     """The JSON schema of a flow's parameters, for Prefect's form."""
     prefect_environment()
-    from prefect.utilities.callables import parameter_schema
-
     module, _, name = entrypoint.rpartition(".")
-    return parameter_schema(getattr(importlib.import_module(module), name)).model_dump()
+    return prefect_deploy.parameter_schema(getattr(importlib.import_module(module), name))
 
 
 def setting_text(value: Any) -> str:

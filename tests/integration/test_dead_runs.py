@@ -15,6 +15,7 @@ import pytest
 from services.process import flow_runs
 from services.process.flow_runs import FlowRuns, worker_name
 from tests.conftest import REPOSITORY, wait_until
+from truecourse.compat import prefect_variables
 from truecourse.errors import PlatformError
 from truecourse.processes import started_at
 
@@ -61,11 +62,14 @@ class World:
     def heartbeat(self, run: str, minutes_ago: float) -> None:
         occurred = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
         resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
-        event = {"id": str(uuid4()), "event": flow_runs.HEARTBEAT, "occurred": occurred, "resource": resource}
+        event = {"id": str(uuid4()), "event": prefect_variables.HEARTBEAT, "occurred": occurred, "resource": resource}
         self.request("POST", "/events", [event])
 
     def heartbeats(self, *runs: str) -> int:
-        wanted = {"event": {"name": [flow_runs.HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{r}" for r in runs]}}
+        wanted = {
+            "event": {"name": [prefect_variables.HEARTBEAT]},
+            "resource": {"id": [f"prefect.flow-run.{r}" for r in runs]},
+        }
         return len(self.request("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"])
 
     def taken_slots(self) -> int:

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from truecourse.modeling.compiled_forest import Forest, compile_forest
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.forest_kernel import walk
 from truecourse.modeling.model import Model
-from truecourse.modeling.xgboost_native import NativeBooster
+from truecourse.modeling.xgboost_native import NativeBooster, StockBooster, open_booster
 from truecourse.problem.definition import Kind
 
 TYPES = ["q"] * 5 + ["int"] * 2 + ["i"] + ["c"] * 4
@@ -69,10 +70,11 @@ def test_every_bit_is_equal_on_100_000_rows(objective: str, predictor: Any) -> N
         assert np.concatenate(alone).tobytes() == wanted[:500].tobytes()
 
 
+@pytest.mark.parametrize("predictor", [NativeBooster, StockBooster])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_contributions_are_equal_to_the_bit(objective: str) -> None:
+def test_contributions_are_equal_to_the_bit(objective: str, predictor: Any) -> None:
     model = booster(objective)
-    direct, matrix = NativeBooster(model), inputs(300, seed=5, codes=CATEGORIES + 5)
+    direct, matrix = predictor(model), inputs(300, seed=5, codes=CATEGORIES + 5)
     rows = xgboost.DMatrix(matrix, feature_types=TYPES, enable_categorical=True)
     wanted = model.predict(rows, pred_contribs=True)
     whole = direct.contributions(matrix)
@@ -103,10 +105,25 @@ def test_threads_do_not_share_results(predictor: Any) -> None:
 def test_a_matrix_of_another_width_is_an_error() -> None:
     with pytest.raises(ModelError, match="12 features, the matrix 13"):
         compiled_forest(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
-    with pytest.raises(ModelError, match="prediction failed"):
-        NativeBooster(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
-    with pytest.raises(ModelError, match="prediction failed"):
-        NativeBooster(booster("binary:logistic")).contributions(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
+    for predictor in (NativeBooster, StockBooster):
+        with pytest.raises(ModelError, match="prediction failed"):
+            predictor(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
+        with pytest.raises(ModelError, match="prediction failed"):
+            predictor(booster("binary:logistic")).contributions(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_python_interface_predicts_if_the_patch_is_left_out(objective: str, configure: Callable[..., None]) -> None:
+    model, matrix = booster(objective), inputs(300, seed=6, codes=CATEGORIES + 5)
+    native = open_booster(model)
+    configure(skipped_patches="xgboost_library")
+    stock = open_booster(model)
+    assert (type(native), type(stock)) == (NativeBooster, StockBooster)
+    for margin in (False, True):
+        found, wanted = stock.predict(matrix, margin), native.predict(matrix, margin)
+        assert (found.shape, found.dtype) == (wanted.shape, np.float32)
+        assert found.tobytes() == wanted.tobytes()
+    assert compile_forest(model) is not None, "it is compared with XGBoost's predictions"
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

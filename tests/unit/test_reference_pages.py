@@ -260,7 +260,8 @@ def test_the_causes_of_retraining_exist() -> None:
     assert {*policy.causes, *policy.spoilers} <= set(get_args(Cause))
 
 
-def test_every_metric_is_explained() -> None:
+def test_every_metric_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)  # importing Feast sets it
     exposed = Metrics(["/predict"], CollectorRegistry()).exposition().decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", exposed, re.MULTILINE))
     # A single process also exports the times of creation; the workers of an endpoint do not.

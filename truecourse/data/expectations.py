@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from truecourse.data.parsing import LINE, UNREADABLE, unreadable_texts
 from truecourse.errors import ValidationFailed
 from truecourse.problem.schema import AnyColumn, Severity, Table
+from truecourse.settings import quiet_environment
 from truecourse.wording import counted
 
 EXAMPLES = 5
@@ -142,12 +143,10 @@ class Suite:
     """The Great Expectations suite of a table. The library is imported when a suite is created."""
 
     def __init__(self, table: Table, expectations: list[Expectation]) -> None:
+        quiet_environment()
         import great_expectations as gx
-        from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
-        stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)  # otherwise it leaves a folder in /tmp
-        config = DataContextConfig(store_backend_defaults=stores, analytics_enabled=False)
-        context = gx.get_context(mode="ephemeral", project_config=config)
+        context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
         asset = context.data_sources.add_pandas("chunks").add_dataframe_asset(table.name)
         self._batches = asset.add_batch_definition_whole_dataframe("chunk")

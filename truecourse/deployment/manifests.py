@@ -9,6 +9,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import truecourse
+from truecourse.compat import bento_image
 from truecourse.deployment.config import DeploymentConfig
 from truecourse.deployment.config_loader import server_variables
 from truecourse.references import ArtifactRef, ModelVersion
@@ -20,10 +21,9 @@ IMAGES = MappingProxyType(
     {"postgres": "postgres:18.4", "valkey": "valkey/valkey:9.1.2", "seaweedfs": "chrislusf/seaweedfs:4.48"}
 )
 """The servers' images, of the versions on which the tests run."""
-HOME = "/home/bentoml/truecourse"
-USER = 1034
-"""The user of the Bento's Dockerfile."""
-SOURCE = "/home/bentoml/bento/src"
+HOME = f"{bento_image.HOME}/truecourse"
+USER = bento_image.USER
+SOURCE = f"{bento_image.BENTO}/src"
 
 
 class Raw(str):

@@ -16,7 +16,7 @@ import numpy as np
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
 from truecourse.modeling.encoding import finite
-from truecourse.modeling.xgboost_native import NativeBooster
+from truecourse.modeling.xgboost_native import Booster, open_booster
 from truecourse.wording import counted
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def compile_forest(booster: Any) -> Forest | None:
         forest = _build_forest(learner)
         if forest is None:
             why = "its trees are of an unsupported kind"
-        elif not _matches_xgboost(forest, NativeBooster(booster)):
+        elif not _matches_xgboost(forest, open_booster(booster)):
             why = "the compiled predictions differ"
         else:
-            forest = _with_attributions(forest, learner["gradient_booster"]["model"]["trees"], NativeBooster(booster))
+            forest = _with_attributions(forest, learner["gradient_booster"]["model"]["trees"], open_booster(booster))
     except Exception as error:  # no Numba, no writable or a broken cache: XGBoost predicts instead
         why = f"the trees could not be compiled ({type(error).__name__})"
     if why:
@@ -80,7 +80,7 @@ def compile_forest(booster: Any) -> Forest | None:
     return None if why else forest
 
 
-def _with_attributions(forest: Forest, trees: list[dict[str, Any]], direct: NativeBooster) -> Forest:
+def _with_attributions(forest: Forest, trees: list[dict[str, Any]], direct: Booster) -> Forest:
     """Add attributions to the forest, unless they differ from XGBoost's."""
     try:
         from truecourse.modeling.shap_values import Attributions
@@ -195,7 +195,7 @@ def _probes(forest: Forest) -> Array:
     return matrix
 
 
-def _matches_xgboost(forest: Forest, direct: NativeBooster) -> bool:
+def _matches_xgboost(forest: Forest, direct: Booster) -> bool:
     matrix = _probes(forest)
     for margin in (False, True):
         expected, starts = direct.predict(matrix, margin), range(0, PROBES, 5)

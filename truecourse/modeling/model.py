@@ -10,7 +10,7 @@ from truecourse.arrays import Array
 from truecourse.errors import ModelError
 from truecourse.modeling.compiled_forest import Forest, compile_forest
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.xgboost_native import NativeBooster
+from truecourse.modeling.xgboost_native import Booster, open_booster
 from truecourse.problem.definition import Kind
 from truecourse.settings import get_settings
 
@@ -65,8 +65,8 @@ class Model:
         return (self.forest or self._direct).predict(matrix, margin=True)
 
     @cached_property
-    def _direct(self) -> NativeBooster:
-        return NativeBooster(self.booster)
+    def _direct(self) -> Booster:
+        return open_booster(self.booster)
 
     def contributions(self, matrix: Array) -> Array:
         """Compute exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for

@@ -5,11 +5,13 @@ constant JSON. The results are equal bit for bit; a test compares 100,000 rows.
 """
 
 import ctypes
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from truecourse.arrays import Array
+from truecourse.compat import xgboost_library
 from truecourse.errors import ModelError
 
 _CONFIG = (
@@ -27,11 +29,9 @@ class NativeBooster:
     and is copied before the next call."""
 
     def __init__(self, booster: Any) -> None:
-        from xgboost.core import _LIB
-
         self._booster = booster  # keeps the handle alive
         self._handle = booster.handle
-        self._library = _LIB
+        self._library = xgboost_library.library()
         self._none = ctypes.c_void_p()
 
     def predict(self, matrix: Array, margin: bool = False) -> Array:
@@ -63,6 +63,41 @@ class NativeBooster:
         if failed:
             reason = self._library.XGBGetLastError().decode().splitlines()[0]
             raise ModelError(f"prediction failed: {reason}")
+
+
+class StockBooster:
+    """The same predictions by XGBoost's Python interface."""
+
+    def __init__(self, booster: Any) -> None:
+        self._booster = booster
+
+    def predict(self, matrix: Array, margin: bool = False) -> Array:
+        """Predict as NativeBooster does."""
+        kind = "margin" if margin else "value"
+        return self._run(lambda: self._booster.inplace_predict(matrix, predict_type=kind, validate_features=False))
+
+    def contributions(self, matrix: Array) -> Array:
+        """Compute contributions as NativeBooster does."""
+        import xgboost
+
+        rows = xgboost.DMatrix(matrix, nthread=1)
+        return self._run(lambda: self._booster.predict(rows, pred_contribs=True, validate_features=False))
+
+    def _run(self, call: Callable[[], Any]) -> Array:
+        import xgboost
+
+        try:
+            return np.asarray(call(), dtype=np.float32)
+        except xgboost.core.XGBoostError as error:
+            raise ModelError(f"prediction failed: {str(error).splitlines()[0]}") from None
+
+
+Booster: TypeAlias = NativeBooster | StockBooster
+
+
+def open_booster(booster: Any) -> Booster:
+    """Predictions of a booster: directly by XGBoost's library, unless that patch is left out."""
+    return NativeBooster(booster) if xgboost_library.PATCH.is_active() else StockBooster(booster)
 
 
 def _array_interface(matrix: Array) -> bytes:

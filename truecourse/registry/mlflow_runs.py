@@ -8,7 +8,6 @@ import fcntl
 import getpass
 import json
 import logging
-import os
 import sqlite3
 import subprocess
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from truecourse.compat import mlflow_tables
 from truecourse.errors import MirrorError, ModelError, PlatformError
 from truecourse.problem import Problem
 from truecourse.references import Snapshot
@@ -129,7 +129,7 @@ def _probe(uri: str) -> None:
                 requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE, allow_redirects=False, stream=True).close()
         elif uri.startswith("sqlite:///") and not is_new():
             with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=PATIENCE)) as database:
-                database.execute("SELECT count(*) FROM alembic_version").fetchall()
+                database.execute(f"SELECT count(*) FROM {mlflow_tables.REVISION_TABLE}").fetchall()  # noqa: S608
     except requests.exceptions.RequestException as error:
         what = f"MLflow does not answer: {type(error).__name__}"
         raise MirrorError(what, where=_place(uri), hint=_START_HINT) from None
@@ -146,7 +146,7 @@ def _client(uri: str) -> "MlflowClient":
         logging.getLogger(name).setLevel(level)
     with _database_lock(uri), _failures(uri):
         if is_new():
-            _create_database(Path(uri.removeprefix("sqlite:///")))
+            mlflow_tables.create(Path(uri.removeprefix("sqlite:///")))
         elif uri.startswith("sqlite:///"):
             relocate_artifacts(Path(uri.removeprefix("sqlite:///")), get_settings().storage_root)
         client = MlflowClient(uri)
@@ -171,23 +171,6 @@ def _database_lock(uri: str) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _create_database(file: Path) -> None:
-    """Create MLflow's tables in a temporary file and rename it: a killed process leaves no partial database, and the
-    hundreds of migrations run without waiting for the disk."""
-    from mlflow.store.db.utils import _initialize_tables
-    from sqlalchemy import create_engine, event
-
-    aside = file.with_name(f"{file.name}.new")
-    aside.unlink(missing_ok=True)
-    engine = create_engine(f"sqlite:///{aside}")
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
-    _initialize_tables(engine)
-    engine.dispose()
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
-    aside.replace(file)
 
 
 def is_new() -> bool:

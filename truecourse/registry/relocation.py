@@ -5,17 +5,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from truecourse.compat import mlflow_tables
+
 log = logging.getLogger("truecourse.mlflow")
 FOLDER = "mlflow"
 """Below the storage root, where MLflow looks for artifacts."""
-_PLACES = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-    ("logged_models", "artifact_location"),
-)
-"""Columns of MLflow's tables that hold artifact paths."""
 
 
 def relocate_artifacts(database: Path, root: str) -> None:
@@ -28,7 +22,7 @@ def relocate_artifacts(database: Path, root: str) -> None:
         query = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
         found = [place for (place,) in connection.execute(query, [f"/%/{FOLDER}"])]
         for old in {place.removesuffix(f"/{FOLDER}") for place in found} - {root}:
-            for table, column in _PLACES:
+            for table, column in mlflow_tables.ARTIFACT_COLUMNS:
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
                     f"WHERE substr({column}, 1, ?) = ?",

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from truecourse.compat import evidently_results
 from truecourse.modeling.snapshot import load_frame
 from truecourse.monitoring.predictions.observed_predictions import Predictions, monitored_features
 from truecourse.problem import Problem
@@ -64,11 +65,10 @@ def run_evidently(reference: pa.Table, window: pa.Table) -> EvidentlyComparison:
     # Evidently fails on a column without values on one side.
     usable = [name for name in reference.column_names if before[name].notna().any() and after[name].notna().any()]
     run = Report([DataDriftPreset()]).run(after[usable], before[usable])
-    results = {}
-    for metric in run.dict()["metrics"]:
-        config = metric["config"]
-        if config["type"].endswith(":ValueDrift"):
-            results[config["column"]] = _result(float(metric["value"]), config["method"], float(config["threshold"]))
+    results = {
+        found.column: _result(found.score, found.method, found.threshold)
+        for found in evidently_results.column_drifts(run.dict())
+    }
     return EvidentlyComparison(run.get_html_str(as_iframe=False), results)
 
 

@@ -1,16 +1,17 @@
 """The files of the metrics reserve all the space they will need, before the disk is full."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from services.telemetry.preallocated_metrics import SIZE
+from services.compat.prometheus_files import SIZE, remove_dead_gauges
 from tests.conftest import REPOSITORY
 from truecourse.settings import child_environment
 
 COUNTING = """
-from services.telemetry import preallocated_metrics
-preallocated_metrics.install()
+from services.compat import prometheus_files
+prometheus_files.preallocate()
 from services.telemetry.prometheus_metrics import Metrics
 
 paths = [f"/a-path-{number}" for number in range(20)]
@@ -45,3 +46,14 @@ def test_without_disk_space_metrics_are_kept_in_memory() -> None:
     counting = counted(Path("/proc"))  # where nobody can make a file
     assert "are not reported" in counting.stderr
     assert counting.stdout.strip() == "0"
+
+
+def test_gauges_of_dead_workers_are_removed_by_their_file_names(tmp_path: Path) -> None:
+    counted(tmp_path)  # by a process that has ended
+    gauges = [file.name for file in tmp_path.glob("gauge_*")]
+    assert [name.rpartition("_")[0] for name in gauges] == ["gauge_livemax"]
+    living = tmp_path / f"gauge_livemax_{os.getpid()}.db"
+    living.write_bytes((tmp_path / gauges[0]).read_bytes())
+    remove_dead_gauges(tmp_path)
+    assert list(tmp_path.glob("gauge_*")) == [living]
+    assert list(tmp_path.glob("counter_*"))

@@ -1,4 +1,4 @@
-"""A server that answers with the length of each request's body, with uvicorn's own protocol or with ours."""
+"""A server that answers with the length of each request's body, with uvicorn's own protocol or with one of ours."""
 
 import asyncio
 import re
@@ -14,25 +14,30 @@ import uvicorn
 from services.http import fast_path
 from services.http.exchange import Exchange, Message, Receive, Reply, Send
 from services.http.middleware import GuardMiddleware
+from services.http.protocol import BoundedProtocol
 from services.http.request_guard import Guard
 from services.model.model_router import ModelRouter
 from tests.conftest import free_ports
 from truecourse.settings import Settings
 
 Done = Callable[[Reply], None]
+SERVED = {"fast path": fast_path.FastPathProtocol, "application": BoundedProtocol}
+"""Our protocols: with TRUECOURSE_FAST_PATH=true, and with false."""
 
 
 class Echo:
     """Answers with the length of the body: at once, after 0.02 s (`later`), or when a test calls `waiting` (`never`).
 
-    `direct`: the number of requests that came without the ASGI application."""
+    `direct`: the number of requests that came without the ASGI application. `last`: the exchange of the last one."""
+
+    last: Exchange | None = None
 
     def __init__(self) -> None:
         self.direct = self.after = 0
         self.waiting: list[Callable[[], None]] = []
 
     def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
-        exchange.is_complete = True
+        exchange.is_complete, self.last = True, exchange
         self.loop = asyncio.get_running_loop()
         self.direct += 1
         reply = Reply(400 if b"bad" in body else 200, b'{"length": %d}' % len(body), after=self._after)
@@ -60,10 +65,10 @@ class Echo:
 
 
 class EchoServer:
-    """A running echo server, with uvicorn's own protocol or with ours."""
+    """A running echo server. `is_fast`: whether it has the fast path."""
 
-    def __init__(self, port: int, guard: Guard, echo: Echo) -> None:
-        self.port, self.guard, self.echo = port, guard, echo
+    def __init__(self, port: int, guard: Guard, echo: Echo, is_fast: bool) -> None:
+        self.port, self.guard, self.echo, self.is_fast = port, guard, echo, is_fast
 
     def send(self, *parts: bytes) -> bytes:
         """Send these parts one by one; all bytes that come back, without dates. The last part closes the connection."""
@@ -90,15 +95,18 @@ def without_date(answer: bytes) -> bytes:
 
 
 @contextmanager
-def echo_server(ours: bool, certificates: Any = None, **settings: Any) -> Iterator[EchoServer]:
+def echo_server(served: str | None = "fast path", certificates: Any = None, **settings: Any) -> Iterator[EchoServer]:
+    """Run an echo server. `served`: a key of SERVED, or None for uvicorn's own protocol."""
     guard, echo = Guard(Settings(**{"max_delay": 0, "allow_anonymous": True, **settings}), ModelRouter()), Echo()
-    with run_server(guard, echo, ours, certificates) as port:
-        yield EchoServer(port, guard, echo)
+    with run_server(guard, echo, served, certificates) as port:
+        yield EchoServer(port, guard, echo, served == "fast path")
 
 
 @contextmanager
-def run_server(guard: Guard, endpoint: Any, ours: bool = True, certificates: Any = None) -> Iterator[int]:
-    """Run a server in a thread until the block ends; its port."""
+def run_server(
+    guard: Guard, endpoint: Any, served: str | None = "fast path", certificates: Any = None
+) -> Iterator[int]:
+    """Run a server in a thread until the block ends; its port. `served`: as for echo_server()."""
     (port,) = free_ports(1)
 
     async def behind(scope: Message, receive: Receive, send: Send) -> None:
@@ -106,10 +114,8 @@ def run_server(guard: Guard, endpoint: Any, ours: bool = True, certificates: Any
         await send({"type": "http.response.body", "body": b"Bento"})
 
     protocol: Any = "httptools"
-    if ours:
-        protocol = type(
-            "Ours", (fast_path.FastPathProtocol,), {"guard": guard, "endpoint": endpoint, "certificates": certificates}
-        )
+    if served is not None:
+        protocol = type("Ours", (SERVED[served],), {"guard": guard, "endpoint": endpoint, "certificates": certificates})
     app: Any = GuardMiddleware(behind, guard, endpoint)
     server = uvicorn.Server(
         uvicorn.Config(app, port=port, http=protocol, log_level="warning", lifespan="off", server_header=False)

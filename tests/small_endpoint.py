@@ -88,11 +88,11 @@ class SmallEndpoint:
 
 
 @contextmanager
-def small_endpoint(fast: bool = True, **settings: Any) -> Iterator[SmallEndpoint]:
-    """Run an endpoint that has no model yet. `fast`: with our HTTP protocol, else with uvicorn's."""
+def small_endpoint(served: str = "fast path", **settings: Any) -> Iterator[SmallEndpoint]:
+    """Run an endpoint that has no model yet. `served`: a key of SERVED (tests/echo_server.py)."""
     router = ModelRouter()
     guard = Guard(Settings(**{"max_delay": 0, "allow_anonymous": True, **settings}), router)
     router.metrics = guard.metrics
-    with run_server(guard, Endpoint(router, guard.load), fast) as port:
+    with run_server(guard, Endpoint(router, guard.load), served) as port:
         yield SmallEndpoint(f"http://127.0.0.1:{port}", router, guard)
     router.threads.shutdown()

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,27 @@ class Endpoint:
 
 @pytest.fixture(scope="session")
 def _endpoint(_trained: Trained) -> Iterator[Endpoint]:
+    with serve_champion(_trained, fast_path=True) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def _application_endpoint(_trained: Trained) -> Iterator[Endpoint]:
+    with serve_champion(_trained, fast_path=False) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def serve_champion(trained: Trained, fast_path: bool) -> Iterator[Endpoint]:
+    """Package the champion, and serve it until the block ends."""
     from flows.package import package
 
     (port,) = free_ports(1)
-    log = _trained.home / "endpoint.log"
+    log = trained.home / f"endpoint-{port}.log"
     with pytest.MonkeyPatch.context() as patch:  # only for the start: each test has its own settings
-        set_environment(patch, _trained.home, _trained.problems)
+        set_environment(patch, trained.home, trained.problems)
+        patch.setenv("TRUECOURSE_FAST_PATH", str(fast_path))
+        get_settings.cache_clear()
         package("deliveries")
         folder = endpoint_process.prepare("deliveries")
         server = endpoint_process.start(folder, port, log)
@@ -101,6 +117,13 @@ def _endpoint(_trained: Trained) -> Iterator[Endpoint]:
 def endpoint(_endpoint: Endpoint, trained: Trained) -> Endpoint:
     """A real server of the packaged champion."""
     return _endpoint
+
+
+@pytest.fixture(params=["_endpoint", "_application_endpoint"], ids=["fast path", "application"])
+def each_endpoint(request: pytest.FixtureRequest, trained: Trained) -> Endpoint:
+    """Two real servers of the packaged champion, one after the other: with the fast path, and without it."""
+    served: Endpoint = request.getfixturevalue(request.param)
+    return served
 
 
 @pytest.fixture

@@ -28,6 +28,11 @@ ROW: dict[str, Any] = {
 
 
 @pytest.fixture
+def endpoint(each_endpoint: Endpoint) -> Endpoint:
+    return each_endpoint
+
+
+@pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[Client]:
     with Client(str(endpoint.client.base_url)) as connected:
         yield connected

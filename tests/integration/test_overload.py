@@ -5,10 +5,12 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from benchmarks.load_generator import LoadGenerator
 from services.http.request_guard import Guard
 from services.http.routes import Endpoint
-from tests.echo_server import run_server
+from tests.echo_server import SERVED, run_server
 from tests.workers import ROW, MakeVersion, Worker
 from truecourse.settings import REPOSITORY, Settings
 
@@ -26,12 +28,13 @@ def generate_load(port: int, clients: int) -> dict[str, Any]:
     return result
 
 
-def test_a_short_queue_is_answered_and_a_long_one_in_part(make_version: MakeVersion) -> None:
+@pytest.mark.parametrize("served", SERVED)
+def test_a_short_queue_is_answered_and_a_long_one_in_part(make_version: MakeVersion, served: str) -> None:
     worker = Worker()
     limit = [5.0]  # seconds; the machine may be busy with other tests
     guard = Guard(Settings(), worker.router)
     guard.load.limit = lambda: limit[0]
-    with run_server(guard, Endpoint(worker.router, guard.load)) as port:
+    with run_server(guard, Endpoint(worker.router, guard.load), served) as port:
         within = generate_load(port, 64)
         assert set(within["counts"]) == {"200"}
         limit[0] = 0.0005

@@ -42,6 +42,7 @@ class Guarded:
     key: str
     log: Path
     process: "subprocess.Popen[bytes]"
+    fast_path: bool
 
     def client(self, key: str | None = None) -> httpx.Client:
         url = f"http://127.0.0.1:{self.port}"
@@ -55,16 +56,16 @@ class Guarded:
         return pids
 
 
-@pytest.fixture(scope="module")
-def _guarded(_trained: Trained) -> Iterator[Guarded]:
-    """A real server that requires keys, with two workers and one trusted origin."""
+@pytest.fixture(scope="module", params=[True, False], ids=["fast path", "application"])
+def _guarded(request: pytest.FixtureRequest, _trained: Trained) -> Iterator[Guarded]:
+    """A real server that requires keys, with two workers and one trusted origin: with the fast path, and without it."""
     from flows.package import package
 
     (port,) = free_ports(1)
     log = _trained.home / "guarded.log"
     with pytest.MonkeyPatch.context() as patch:
         set_environment(patch, _trained.home, _trained.problems)
-        settings = {"AUTHENTICATION": "keys", "WORKERS": "2", "CORS_ORIGINS": ORIGIN}
+        settings = {"AUTHENTICATION": "keys", "WORKERS": "2", "CORS_ORIGINS": ORIGIN, "FAST_PATH": str(request.param)}
         for name, value in settings.items():
             patch.setenv(f"TRUECOURSE_{name}", value)
         get_settings.cache_clear()
@@ -74,7 +75,7 @@ def _guarded(_trained: Trained) -> Iterator[Guarded]:
     get_settings.cache_clear()
     try:
         endpoint_process.wait_ready(server, port)
-        yield Guarded(port, key, log, server.process)
+        yield Guarded(port, key, log, server.process, request.param)
     finally:
         stop(server.process)
 
@@ -237,7 +238,8 @@ def test_a_killed_worker_loses_only_its_own_requests(guarded: Guarded) -> None:
 def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, configure: Callable[..., None]) -> None:
     certificate, key = make_certificate("endpoint.example").write(tmp_path)
     (port,) = free_ports(1)
-    configure(tls_certificate=certificate, tls_key=key, request_timeout=1, workers=2, rate_limit=0.02, rate_burst=6)
+    configure(fast_path=guarded.fast_path, tls_certificate=certificate, tls_key=key, request_timeout=1)
+    configure(workers=2, rate_limit=0.02, rate_burst=6)
     server = endpoint_process.start(endpoint_process.prepare("deliveries"), port, tmp_path / "log")
     try:
         endpoint_process.wait_ready(server, port)

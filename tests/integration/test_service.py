@@ -20,6 +20,11 @@ ROW: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def endpoint(each_endpoint: Endpoint) -> Endpoint:
+    return each_endpoint
+
+
 def test_it_predicts(endpoint: Endpoint, trained: Trained) -> None:
     response = endpoint.post("/predict", ROW | {"id": "mine"})
     body = response.json()

@@ -1,12 +1,16 @@
-"""The fast HTTP path answers like the application, byte for byte; other requests go to the application."""
+"""The fast HTTP path answers like the application, byte for byte; other requests go to the application.
+
+With TRUECOURSE_FAST_PATH=false all requests do, under the same limits."""
 
 import asyncio
 import gc
 import re
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,12 @@ import uvicorn
 
 from services.http import fast_path
 from services.http.exchange import Deadlines
+from services.http.middleware import GuardMiddleware
 from services.http.refusals import Refusal
 from services.http.request_guard import Guard
 from services.model.model_router import ModelRouter
-from tests.echo_server import Echo, EchoServer, echo_server, head, post, without_date
+from tests.conftest import wait_until
+from tests.echo_server import SERVED, Echo, EchoServer, echo_server, head, post, without_date
 from truecourse.settings import Settings
 
 CHUNKED = head(None, "transfer-encoding: chunked") + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
@@ -50,6 +56,8 @@ NO_HTTP: dict[str, tuple[bytes, ...]] = {
         head(None, "origin: http://elsewhere", "transfer-encoding: chunked") + b"zz\r\nabc\r\n",
     ),
 }
+ALL = (*SERVED, None)
+"""Our two protocols and uvicorn's."""
 REASONS = {401: "unauthenticated", 429: "rate"}
 PIPELINED = (
     post(b"abc", last=False) + post(b"later", last=False) + post(b"abcd", last=False) + head(2),
@@ -57,15 +65,15 @@ PIPELINED = (
 )
 
 
-@pytest.fixture(scope="module")
-def our_server() -> Iterator[EchoServer]:
-    with echo_server(True) as server:
+@pytest.fixture(scope="module", params=SERVED)
+def our_server(request: pytest.FixtureRequest) -> Iterator[EchoServer]:
+    with echo_server(request.param) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def uvicorns() -> Iterator[EchoServer]:
-    with echo_server(False) as server:
+    with echo_server(None) as server:
         yield server
 
 
@@ -75,7 +83,8 @@ def test_the_fast_path_answers_like_the_application(kind: str, our_server: EchoS
     found = our_server.send(*asked)
     assert found == uvicorns.send(*asked)
     assert b"HTTP/1.1 200" in found or kind == "refused by the contract"
-    assert our_server.echo.direct - before == found.count(b"HTTP/1.1"), "none of them came to the application"
+    fast = found.count(b"HTTP/1.1") if our_server.is_fast else 0
+    assert our_server.echo.direct - before == fast, "none of them came to the application"
     assert not our_server.guard.deadlines
 
 
@@ -101,8 +110,9 @@ def test_pipelined_requests_are_answered_in_their_order(our_server: EchoServer, 
     assert re.findall(rb'"length": (\d)', found) == [b"3", b"5", b"4", b"2"]
 
 
-def test_data_during_an_answer_does_not_repeat_it(home: Path) -> None:
-    with echo_server(True) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+@pytest.mark.parametrize("served", SERVED)
+def test_data_during_an_answer_does_not_repeat_it(home: Path, served: str) -> None:
+    with echo_server(served) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         for part in (post(b"never", last=False), post(b"abc")):
             connection.sendall(part)
             threading.Event().wait(0.1)
@@ -114,18 +124,19 @@ def test_data_during_an_answer_does_not_repeat_it(home: Path) -> None:
 
 def test_a_partial_pipelined_request_is_handled(home: Path) -> None:
     found = []
-    for by_us in (True, False):
-        with echo_server(by_us) as server:
+    for served in ALL:
+        with echo_server(served) as server:
             server.guard.deadlines = Deadlines(0.3)
             found.append(server.send(head(None, path="/readyz", method="GET", last=False) + head(5) + b"ab"))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert re.findall(rb"HTTP/1.1 (\d+)", found[0]) == [b"200", b"408"]
 
 
+@pytest.mark.parametrize("served", SERVED)
 @pytest.mark.parametrize("body", [b"abc", b"later"])
-def test_requests_before_invalid_http_are_answered(home: Path, body: bytes) -> None:
+def test_requests_before_invalid_http_are_answered(home: Path, body: bytes, served: str) -> None:
     broken = head(None, "transfer-encoding: chunked") + b"zz\r\n"
-    with echo_server(True) as server:
+    with echo_server(served) as server:
         found = server.send(head(len(body), last=False), body + broken)
         threading.Event().wait(0.1)
         assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"200", b"400"]
@@ -142,8 +153,8 @@ def test_many_pipelined_requests_are_answered(our_server: EchoServer) -> None:
 )
 def test_rejections_are_sent_before_the_body_is_read(home: Path, settings: dict[str, Any], status: int) -> None:
     found = []
-    for by_us in (True, False):
-        with echo_server(by_us, **settings) as server:
+    for served in ALL:
+        with echo_server(served, **settings) as server:
             server.send(post(b"abc"))
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
                 connection.sendall(head(3, last=False))
@@ -154,7 +165,7 @@ def test_rejections_are_sent_before_the_body_is_read(home: Path, settings: dict[
             answered = {"/predict2xx": 1} if status == 429 else {}
             times = 2 if answered else 3
             assert server.counts() == answered | {"/predict4xx": times, REASONS[status]: times}
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert found[0].count(b"HTTP/1.1 %d" % status) == 2
 
 
@@ -166,20 +177,21 @@ def send_late(server: EchoServer, *parts: bytes) -> bytes:
 @pytest.mark.parametrize(("parts", "status"), [((head(3),), 408), ((head(3), b"a"), 408), ((post(b"never"),), 504)])
 def test_late_requests_time_out(home: Path, parts: tuple[bytes, ...], status: int) -> None:
     found = []
-    for by_us in (True, False):
-        with echo_server(by_us) as server:
+    for served in ALL:
+        with echo_server(served) as server:
             found.append(send_late(server, *parts))
             for done in server.echo.waiting:
                 done()  # nobody waits for it any more
             assert not server.guard.deadlines
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert b"HTTP/1.1 %d" % status in found[0]
     assert b"0.15 s" in found[0]
 
 
+@pytest.mark.parametrize("served", SERVED)
 @pytest.mark.parametrize("body", [b"", b"ab", b"later"])
-def test_a_disconnected_client_is_counted_once_and_freed(home: Path, body: bytes) -> None:
-    with echo_server(True) as server:
+def test_a_disconnected_client_is_counted_once_and_freed(home: Path, body: bytes, served: str) -> None:
+    with echo_server(served) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(head(5) + body)
             threading.Event().wait(0.01)
@@ -187,6 +199,22 @@ def test_a_disconnected_client_is_counted_once_and_freed(home: Path, body: bytes
         assert not server.guard.deadlines
         assert server.counts() == {"/predict2xx" if body == b"later" else "/predict4xx": 1}
         assert server.echo.after == (body == b"later"), "what was answered is logged, whoever reads it"
+
+
+@pytest.mark.parametrize("served", SERVED)
+def test_a_request_of_a_disconnected_client_is_marked(home: Path, served: str) -> None:
+    """So that it is not computed (services/http/scheduling.py). A client that only ends its sending gets its answer."""
+    with echo_server(served) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(post(b"never"))
+            wait_until(lambda: bool(server.echo.waiting), 5, "the request")
+            assert server.echo.last is not None
+            assert not server.echo.last.is_gone
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes by a reset
+        wait_until(lambda: bool(server.echo.last and server.echo.last.is_gone), 5, "the end of the connection")
+        for answer in server.echo.waiting:
+            server.echo.loop.call_soon_threadsafe(answer)
+        wait_until(lambda: not server.guard.deadlines, 5, "the end of the request")
 
 
 def test_connection_close_is_set_when_draining(our_server: EchoServer) -> None:
@@ -220,12 +248,13 @@ class Transport:
 
 
 def connections(
-    guard: Guard, endpoint: Any, transport_of: Callable[[], Transport] = Transport
+    guard: Guard, endpoint: Any, transport_of: Callable[[], Transport] = Transport, served: str = "fast path"
 ) -> Callable[[], tuple[Any, Transport]]:
-    """Create connections without a socket."""
-    config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
+    """Create connections without a socket. `served`: a key of SERVED."""
+    app: Any = GuardMiddleware(lambda *_: None, guard, endpoint)  # type: ignore[arg-type,return-value]
+    config = uvicorn.Config(app, lifespan="off", log_config=None)
     config.load()
-    made = type("Ours", (fast_path.FastPathProtocol,), {"guard": guard, "endpoint": endpoint})
+    made = type("Ours", (SERVED[served],), {"guard": guard, "endpoint": endpoint})
 
     def connect() -> tuple[Any, Transport]:
         connection: Any = made(config, uvicorn.server.ServerState(), {})
@@ -282,13 +311,19 @@ def test_a_request_leaves_no_reference_cycle(home: Path, monkeypatch: pytest.Mon
         gc.enable()
 
 
-def test_uvicorn_uses_this_protocol_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("served", SERVED)
+def test_uvicorn_uses_our_protocols_by_default(monkeypatch: pytest.MonkeyPatch, served: str) -> None:
     monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
-    for name in ("guard", "endpoint"):
-        monkeypatch.setattr(fast_path.FastPathProtocol, name, None, raising=False)
+    for owner, name in (*product(SERVED.values(), ["guard"]), (fast_path.FastPathProtocol, "endpoint")):
+        monkeypatch.setattr(owner, name, None, raising=False)
     guard, echo = Guard(Settings(), ModelRouter()), Echo()
-    fast_path.install(guard, echo)
-    config = uvicorn.Config(lambda: None)
-    config.load()
-    assert config.http_protocol_class is fast_path.PublicFastPathProtocol
-    assert (fast_path.FastPathProtocol.guard, fast_path.FastPathProtocol.endpoint) == (guard, echo)
+    fast_path.install(guard, echo, served == "fast path")
+    for name, is_private in (("auto", False), (fast_path.private_protocol(), True)):
+        config = uvicorn.Config(lambda: None, http=name)  # type: ignore[arg-type]
+        config.load()
+        protocol: Any = config.http_protocol_class
+        assert issubclass(protocol, SERVED[served])
+        assert issubclass(protocol, fast_path.FastPathProtocol) == (served == "fast path")
+        assert (protocol is SERVED[served]) == is_private
+        assert protocol.guard is guard
+    assert fast_path.FastPathProtocol.endpoint is echo

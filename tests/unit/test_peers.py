@@ -14,7 +14,7 @@ from services.http.peers import counted_as, is_local, is_within, parse_networks
 from services.http.request_guard import Guard
 from services.model.model_router import ModelRouter
 from tests.conftest import REPOSITORY
-from tests.echo_server import Echo, post
+from tests.echo_server import SERVED, Echo, post
 from tests.unit.test_fast_path import Transport, connections
 from truecourse.errors import SettingsError
 from truecourse.settings import Settings
@@ -58,12 +58,15 @@ class From(Transport):
         return self._ends.get(name, default)
 
 
-def response_to(peer: Any, own: Any, request: bytes, **settings: Any) -> bytes:
+def response_to(served: str, peer: Any, own: Any, request: bytes, **settings: Any) -> bytes:
     async def ask() -> bytes:
         echo = Echo()
         guard = Guard(Settings(max_delay=0, **settings), ModelRouter())
-        connection, transport = connections(guard, echo, lambda: From(peer, own))()
+        connection, transport = connections(guard, echo, lambda: From(peer, own), served)()
         connection.data_received(request)
+        async with asyncio.timeout(10):
+            while not connection.cycle.response_complete:
+                await asyncio.sleep(0)
         return b"".join(transport.writes)
 
     return asyncio.run(ask())
@@ -72,18 +75,20 @@ def response_to(peer: Any, own: Any, request: bytes, **settings: Any) -> bytes:
 ASKED = post(b"abc", last=False)
 
 
+@pytest.mark.parametrize("served", SERVED)
 @pytest.mark.parametrize("ends", LOCAL)
-def test_local_clients_are_served(ends: tuple[Any, Any], home: Path) -> None:
-    assert response_to(*ends, ASKED).startswith(b"HTTP/1.1 200")
+def test_local_clients_are_served(ends: tuple[Any, Any], home: Path, served: str) -> None:
+    assert response_to(served, *ends, ASKED).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("served", SERVED)
 @pytest.mark.parametrize("ends", REMOTE)
-def test_remote_clients_are_rejected_without_keys(ends: tuple[Any, Any], home: Path) -> None:
-    found = response_to(*ends, ASKED)
+def test_remote_clients_are_rejected_without_keys(ends: tuple[Any, Any], home: Path, served: str) -> None:
+    found = response_to(served, *ends, ASKED)
     assert found.startswith(b"HTTP/1.1 403")
     assert b"TRUECOURSE_AUTHENTICATION=keys" in found
-    assert response_to(*ends, ASKED, allow_anonymous=True).startswith(b"HTTP/1.1 200")
-    assert response_to(*ends, ASKED, authentication="keys").startswith(b"HTTP/1.1 401")
+    assert response_to(served, *ends, ASKED, allow_anonymous=True).startswith(b"HTTP/1.1 200")
+    assert response_to(served, *ends, ASKED, authentication="keys").startswith(b"HTTP/1.1 401")
 
 
 def test_only_client_connections_are_checked() -> None:

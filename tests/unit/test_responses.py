@@ -17,6 +17,7 @@ from services.http import protocol, request_guard
 from services.http.readiness import Health
 from services.http.refusals import OVERLOAD, Refusal
 from tests.contracts import GOOD
+from tests.echo_server import SERVED
 from tests.small_endpoint import KINDS, SmallEndpoint, Store, make_predictor, small_endpoint
 from truecourse.errors import StorageError
 from truecourse.problem.definition import Kind
@@ -59,7 +60,7 @@ ANY = st.recursive(
 INVALID = st.builds(lambda row, name, value: row | {name: value}, VALID, st.sampled_from([*GOOD, "id"]) | TEXTS, ANY)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["fast path", "application"])
+@pytest.fixture(scope="module", params=SERVED)
 def endpoint(request: pytest.FixtureRequest) -> Iterator[SmallEndpoint]:
     with small_endpoint(request.param) as running:
         yield running

@@ -12,7 +12,7 @@ import pytest
 from services.http.certificates import Certificates
 from services.process import endpoint_process
 from services.process.client_url import open_url
-from tests.echo_server import echo_server
+from tests.echo_server import SERVED, echo_server
 from tests.tls_certificates import Certificate, make_certificate
 from truecourse.client import AsyncClient, Client, encode
 from truecourse.errors import PlatformError, SettingsError
@@ -89,10 +89,11 @@ def test_complete_and_partial_chains_are_accepted(chain: tuple[Certificate, ...]
     assert read_certificate(*map(str, LEAF.write(tmp_path, *chain))).expires > datetime.now(UTC)
 
 
-def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[..., None]) -> None:
+@pytest.mark.parametrize("served", SERVED)
+def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[..., None], served: str) -> None:
     certificate, key = map(str, LEAF.write(tmp_path / "ours", MIDDLE))
     other, _ = map(str, OTHER.write(tmp_path / "other"))
-    with echo_server(True, certificates=Certificates(certificate, key)) as server:
+    with echo_server(served, certificates=Certificates(certificate, key)) as server:
         url = f"https://127.0.0.1:{server.port}"
         configure(tls_certificate=certificate, tls_key=key, endpoint_port=server.port)
         assert endpoint_process.is_ready(server.port)
@@ -112,10 +113,11 @@ def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[
     assert not endpoint_process.is_ready(server.port), "nobody listens"
 
 
-def test_a_client_trusts_the_issuers_of_its_file(tmp_path: Path, home: Path) -> None:
+@pytest.mark.parametrize("served", SERVED)
+def test_a_client_trusts_the_issuers_of_its_file(tmp_path: Path, home: Path, served: str) -> None:
     certificate, key = map(str, make_certificate("localhost", MIDDLE).write(tmp_path / "ours", MIDDLE))
     root, _ = map(str, ROOT.write(tmp_path / "root"))
-    with echo_server(True, certificates=Certificates(certificate, key)) as server:
+    with echo_server(served, certificates=Certificates(certificate, key)) as server:
         with Client(f"https://localhost:{server.port}", certificate=root) as client:
             assert client.post("predict") == {"length": len(encode([]))}
         by_address = Client(f"https://127.0.0.1:{server.port}", certificate=root)

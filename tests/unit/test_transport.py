@@ -16,13 +16,13 @@ import pytest
 from services.http.certificates import Certificates
 from services.http.transport import RESERVED, Connections
 from tests.conftest import wait_until
-from tests.echo_server import EchoServer, echo_server, head, post
+from tests.echo_server import SERVED, EchoServer, echo_server, head, post
 from tests.tls_certificates import make_certificate
 from truecourse.settings import Settings
 
 SOON = 0.4
 OFF = "origin: http://elsewhere"
-"""A header that takes a request off the fast path."""
+"""A header that takes a request off the fast path, if there is one."""
 PATHS = {"fast": (), "off": (OFF,)}
 KEPT = post(b"abc", last=False)
 
@@ -48,9 +48,9 @@ def statuses(answer: bytes) -> list[int]:
     return [int(found) for found in re.findall(rb"HTTP/1.1 (\d+)", answer)]
 
 
-@pytest.fixture(scope="module")
-def our_server() -> Iterator[EchoServer]:
-    with echo_server(True, header_timeout=SOON, request_timeout=1, keep_alive=2) as server:
+@pytest.fixture(scope="module", params=SERVED)
+def our_server(request: pytest.FixtureRequest) -> Iterator[EchoServer]:
+    with echo_server(request.param, header_timeout=SOON, request_timeout=1, keep_alive=2) as server:
         yield server
 
 
@@ -222,8 +222,9 @@ def test_a_client_that_does_not_read_is_dropped() -> None:
     assert held.dropped
 
 
-def test_idle_connections_of_one_address_are_limited(home: Path) -> None:
-    with echo_server(True, max_connections_per_address=50, header_timeout=60) as server, ExitStack() as idle:
+@pytest.mark.parametrize("served", SERVED)
+def test_idle_connections_of_one_address_are_limited(home: Path, served: str) -> None:
+    with echo_server(served, max_connections_per_address=50, header_timeout=60) as server, ExitStack() as idle:
         for sent in (b"", b"POST /pre", head(5)) * 100:
             connection = idle.enter_context(connected(server))
             connection.sendall(sent)
@@ -233,8 +234,9 @@ def test_idle_connections_of_one_address_are_limited(home: Path) -> None:
     assert not len(server.guard.connections)
 
 
-def test_the_total_limit_spares_active_connections(home: Path) -> None:
-    with echo_server(True, max_connections=3, max_connections_per_address=0) as server, ExitStack() as open_ones:
+@pytest.mark.parametrize("served", SERVED)
+def test_the_total_limit_spares_active_connections(home: Path, served: str) -> None:
+    with echo_server(served, max_connections=3, max_connections_per_address=0) as server, ExitStack() as open_ones:
         waiting = [open_ones.enter_context(connected(server)) for _ in range(3)]
         for connection in waiting:
             connection.sendall(post(b"never"))
@@ -247,9 +249,10 @@ def test_the_total_limit_spares_active_connections(home: Path) -> None:
         assert [statuses(rest(connection)) for connection in waiting] == [[200]] * 3
 
 
-def test_trusted_proxies_are_exempt_from_the_address_limit(home: Path) -> None:
+@pytest.mark.parametrize("served", SERVED)
+def test_trusted_proxies_are_exempt_from_the_address_limit(home: Path, served: str) -> None:
     settings = {"max_connections_per_address": 2, "trusted_proxies": "10.0.0.0/8, 127.0.0.1", "header_timeout": 60}
-    with echo_server(True, **settings) as server, ExitStack() as several:
+    with echo_server(served, **settings) as server, ExitStack() as several:
         for _ in range(10):
             several.enter_context(connected(server))
         wait_until(lambda: len(server.guard.connections) >= 10, 5, "ten connections")
@@ -290,9 +293,10 @@ def test_a_client_that_ends_mid_request_gets_the_earlier_answers(our_server: Ech
     wait_until(lambda: not len(our_server.guard.connections), 5, "the end of the connections")
 
 
-def test_in_flight_requests_are_answered_on_shutdown(home: Path) -> None:
+@pytest.mark.parametrize("served", SERVED)
+def test_in_flight_requests_are_answered_on_shutdown(home: Path, served: str) -> None:
     with ExitStack() as several:
-        with echo_server(True) as server:
+        with echo_server(served) as server:
             idle, half, silent = (several.enter_context(connected(server)) for _ in range(3))
             idle.sendall(post(b"abc", last=False))
             assert statuses(idle.recv(65536)) == [200]
@@ -305,10 +309,11 @@ def test_in_flight_requests_are_answered_on_shutdown(home: Path) -> None:
         assert b"connection: close" in answer
 
 
-@pytest.fixture
-def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EchoServer, Certificates]]:
+@pytest.fixture(params=SERVED)
+def encrypted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[EchoServer, Certificates]]:
     certificates = Certificates(*map(str, make_certificate("first.example").write(tmp_path / "tls")))
-    with echo_server(True, header_timeout=SOON, max_connections_per_address=20, certificates=certificates) as server:
+    settings = {"header_timeout": SOON, "max_connections_per_address": 20}
+    with echo_server(request.param, certificates=certificates, **settings) as server:
         yield server, certificates
 
 
@@ -331,7 +336,7 @@ def test_tls_connections_have_the_same_limits(encrypted: tuple[EchoServer, Certi
     with secure(server) as connection:
         connection.sendall(b"GET /x HTTP")
         assert statuses(rest(connection)) == [408]
-    assert server.echo.direct == 1
+    assert server.echo.direct == server.is_fast
 
 
 def test_unfinished_handshakes_time_out(encrypted: tuple[EchoServer, Certificates]) -> None:

@@ -90,7 +90,7 @@ def test_a_replay_serves_all_rows_is_repeatable_and_ignores_the_future(installed
     assert not (get_settings().home / "storage").exists()
 
     # The outcomes of the last days are changed: no earlier answer, model or label may change.
-    later = pd.to_datetime(served["ordered_at"]) >= pd.Timestamp("2024-03-08")
+    later = pd.to_datetime(served["ordered_at"]) >= pd.Timestamp("2024-03-08", tz="UTC")
     served.loc[later, "took"] = served.loc[later, "took"] * 3 + 100
     served.to_csv(installed / "deliveries" / "data" / "deliveries-1.csv", index=False)
     other = play(plan)
@@ -112,7 +112,7 @@ def test_a_model_trained_ahead_does_not_depend_on_later_deliveries(installed: Pa
     plan, models = Plan("deliveries", date(2024, 2, 26), date(2024, 3, 3), tick=14), []
     for late in (1, 3):
         served = world()
-        served.loc[pd.to_datetime(served["ordered_at"]) >= pd.Timestamp("2024-03-01"), "took"] *= late
+        served.loc[pd.to_datetime(served["ordered_at"]) >= pd.Timestamp("2024-03-01", tz="UTC"), "took"] *= late
         served.to_csv(installed / "deliveries" / "data" / "deliveries-1.csv", index=False)
         events = play(plan)["events"]
         assert [event["at"][:10] for event in events] == ["2024-02-26", "2024-03-01"]

@@ -19,6 +19,7 @@ from services.http.refusals import OVERLOAD, Refusal
 from tests.contracts import GOOD
 from tests.echo_server import SERVED
 from tests.small_endpoint import KINDS, SmallEndpoint, Store, make_predictor, small_endpoint
+from truecourse.client import encode
 from truecourse.errors import StorageError
 from truecourse.problem.definition import Kind
 from truecourse.responses import (
@@ -112,7 +113,7 @@ def test_every_answer_is_as_defined_and_documented(
 ) -> None:
     STORE.state, champion = state, CHAMPIONS[kind, has_time]
     endpoint.serve(champion, CHALLENGERS[kind] if has_time else None, share)
-    response = http.post(path, content=orjson.dumps({"rows": rows}), headers={"content-type": "application/json"})
+    response = http.post(path, content=encode(rows), headers={"content-type": "application/json"})
     document, status = DOCUMENTS[kind, has_time], response.status_code
     assert status in (200, 422, 503)
     model = PATHS[path] if status == 200 else ErrorResponse

@@ -73,6 +73,7 @@ COMMANDS = _loaders(
         "summary": "cli.commands.inspect:summary",
         "promote": "cli.commands.promote:promote",
         "rollback": "cli.commands.promote:rollback",
+        "migrate": "cli.commands.migrate:migrate",
         "mirror": "",
         "schedules": "",
         "release": "cli.commands.release:release",

@@ -7,9 +7,9 @@ from prefect import flow
 
 from tasks.monitoring.check_skew import check_skew
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from truecourse.features.clock import clip_to_now
-from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 
 
@@ -25,6 +25,6 @@ def audit(problem: str | None = None, start: datetime | None = None, end: dateti
 
     The audit takes a sample of `monitoring.audit_rows` predictions, the same one each time.
     """
-    return check_skew(load_problem(problem).name, clip_to_now(end), Window(start=start, end=end)).model_dump(
+    return check_skew(open_problem(problem).name, clip_to_now(end), Window(start=start, end=end)).model_dump(
         mode="json"
     )

@@ -9,8 +9,8 @@ from tasks.monitoring.check_health import check_endpoint, check_machine, check_p
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.monitoring.summarize import require_unbroken, run_check
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
-from truecourse.problem.loader import load_problem
 
 
 @flow(name="health", flow_run_name=run_name, on_running=[note_process])
@@ -26,7 +26,7 @@ def health(problem: str | None = None) -> dict[str, Any]:
     A check that fails to run does not stop the others. Returns a sentence for each check, one for all of them, and the
     notifications. Raises CheckBroken at the end if a check failed to run.
     """
-    name = load_problem(problem).name
+    name = open_problem(problem).name
     reports = [
         run_check("pipelines", check_pipelines, name),
         run_check("endpoint", check_endpoint, name),
@@ -35,8 +35,8 @@ def health(problem: str | None = None) -> dict[str, Any]:
     ]
     recorded = record_findings(name, reports)
     result: dict[str, Any] = {report.check: report.sentence for report in reports}
-    result |= {"health": publish_health(name), "settled": recorded}
+    result |= {"health": publish_health(name), "alerts": recorded}
     publish_control(name)
-    recorded["told"] = notify(name)
+    recorded["notified"] = notify(name)
     require_unbroken(name, reports)
     return result

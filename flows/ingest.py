@@ -4,9 +4,9 @@ from prefect import flow
 
 from tasks.data.ingest import ingest_table
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from truecourse.errors import SourceError
-from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 
 
@@ -20,7 +20,7 @@ def ingest(problem: str | None = None) -> dict[str, TableVersion]:
     Returns the raw version of every table. Raises SourceError for sources that cannot be read, after all others were
     ingested.
     """
-    spec = load_problem(problem)
+    spec = open_problem(problem)
     versions: dict[str, TableVersion] = {}
     errors: list[SourceError] = []
     for table in spec.tables:

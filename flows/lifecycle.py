@@ -15,6 +15,7 @@ from flows.train import train
 from flows.validate import validate
 from tasks.data.validate import accepted_versions, raw_versions
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.state import current_state
 from truecourse.authoring.checks.run_checks import require_valid
@@ -22,7 +23,6 @@ from truecourse.deployment.bento import changed_parts
 from truecourse.errors import SourceError, TruecourseError, ValidationFailed
 from truecourse.problem import Problem, TimeSplit
 from truecourse.problem.definition import midnight
-from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
 
 
@@ -42,7 +42,7 @@ def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | 
     that fails a gate is registered as challenger only; packaging, scoring and monitoring then use the champion, if
     there is one. Raises ProblemError before anything is read if the specification is invalid, and what the flows raise.
     """
-    spec = load_problem(problem)
+    spec = open_problem(problem)
     require_valid(spec)
     name = spec.name
     before = current_state(spec)

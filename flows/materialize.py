@@ -7,10 +7,10 @@ from prefect import flow
 from tasks.features.compute_features import compute_view
 from tasks.features.load_online import apply_definitions, load_for_models, load_view
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from truecourse.features.clock import data_end
 from truecourse.features.feature_tables import newest_event
-from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
 
@@ -31,7 +31,7 @@ def materialize(
     is replaced. Returns the feature table version of each view. Raises FeatureError, which names the file, for SQL that
     does not return the columns that its view declares.
     """
-    spec = load_problem(problem)
+    spec = open_problem(problem)
     versions = {view.name: compute_view(spec.name, view.name) for view in spec.views}
     if online and spec.views:
         apply_definitions(spec.name)

@@ -14,9 +14,9 @@ from tasks.monitoring.clean_up import clean_up
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.monitoring.summarize import require_unbroken, run_check, summary
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from truecourse.features.clock import clip_to_now, require_past
-from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 
 
@@ -44,7 +44,7 @@ def monitor(
     that window is checked and nothing is recorded. Raises CheckBroken at the end if a check failed to run, and
     SettingsError for an `at` in the future.
     """
-    name, at = load_problem(problem).name, require_past(at)
+    name, at = open_problem(problem).name, require_past(at)
     window = Window(start=start, end=end) if start or end else None
     if window is not None:
         return summary(name, [check_drift(name, at or clip_to_now(end), window, evidently)])
@@ -61,6 +61,6 @@ def monitor(
     publish_health(name)
     publish_control(name)
     cleaned = clean_up(name) if at is None else {}
-    recorded["told"] = notify(name, at)
+    recorded["notified"] = notify(name, at)
     require_unbroken(name, reports)
-    return summary(name, reports) | {"settled": recorded, "cleaned": cleaned}
+    return summary(name, reports) | {"alerts": recorded, "cleaned": cleaned}

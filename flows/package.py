@@ -3,9 +3,9 @@
 from prefect import flow
 
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.release.package import package_model
-from truecourse.problem.loader import load_problem
 from truecourse.references import ArtifactRef
 
 
@@ -20,4 +20,4 @@ def package(problem: str | None = None, version: int | None = None) -> ArtifactR
     A version whose Bento has the same files keeps it. Raises ModelError if there is no such version, or the problem has
     changed since it was trained.
     """
-    return package_model(load_problem(problem).name, version)
+    return package_model(open_problem(problem).name, version)

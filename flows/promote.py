@@ -6,12 +6,12 @@ from prefect import flow
 
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.release.approve import request_approval
 from tasks.release.promote import candidate, evaluate_version, make_champion, require_passed_gates
 from tasks.release.start_canary import start_canary, starts_as_canary
 from tasks.training.build_snapshot import take_snapshot
-from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
 from truecourse.registry import aliases
 
@@ -38,7 +38,7 @@ def promote(
     version first gets a part of the traffic, which `guard` increases. Raises GateFailed if a gate failed or the person
     refused, ModelError if the aliases changed since the evaluation started.
     """
-    spec = load_problem(problem)
+    spec = open_problem(problem)
     before = aliases.current(spec.name)
     chosen = candidate(spec.name, before, version)
     gates = evaluate_version(spec.name, chosen, before.champion, take_snapshot(spec.name, until), accept_unknown)

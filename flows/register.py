@@ -4,10 +4,10 @@ from prefect import flow
 
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.release.register import find_registered, register_model
 from tasks.training.evaluate_model import evaluate_model
-from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.registry.runs import trained_run
 
@@ -24,7 +24,7 @@ def register(problem: str | None = None, run_id: str | None = None) -> ModelVers
     problem requires approval: `promote` asks for it. A run that was registered before is evaluated again only if the
     gates have changed since. Raises ModelError if nothing was trained.
     """
-    name = load_problem(problem).name
+    name = open_problem(problem).name
     run = trained_run(name, run_id)
     version = find_registered(run)
     if version is None:

@@ -9,12 +9,12 @@ from flows.package import package
 from flows.register import register
 from flows.train import train
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.training.build_snapshot import newest_decision
 from tasks.training.retrain import begin_retraining, end_retraining, fail_retraining
 from truecourse.errors import TruecourseError
 from truecourse.monitoring.alerts.alert_record import Decision
-from truecourse.problem.loader import load_problem
 
 
 @flow(name="retrain", flow_run_name=run_name, on_running=[note_process])
@@ -30,7 +30,7 @@ def retrain(problem: str | None = None, reason: str = "", at: datetime | None = 
     An automation starts it when a finding makes it due. If several runs are started, one trains and the others return
     why they did not. The outcome, or the error, is recorded with the findings. Raises what its flows raise.
     """
-    spec = load_problem(problem)
+    spec = open_problem(problem)
     name = spec.name
     attempt = begin_retraining(name, reason)
     if isinstance(attempt, Decision):

@@ -6,11 +6,11 @@ from prefect import flow
 
 from tasks.monitoring.check_drift import update_daily_histograms
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.scoring.score_decisions import score_decisions
 from tasks.scoring.score_files import score_file
 from truecourse.features.clock import data_end
-from truecourse.problem.loader import load_problem
 from truecourse.references import FileScores, TableVersion, Window, naive_utc
 from truecourse.storage.delta_tables import Tables
 
@@ -40,7 +40,7 @@ def score(
     if the file has it, gives the row ids. Rows that break the contract go, with their reasons, to the table
     `rejected/<problem>` and to a file among the reports. Daily histograms for the drift check are updated.
     """
-    spec = load_problem(problem)
+    spec = open_problem(problem)
     name = spec.name
     written: TableVersion | FileScores
     if source is not None:

@@ -4,9 +4,9 @@ from prefect import flow
 
 from tasks.monitoring.check_drift import update_daily_histograms
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.scoring.ship_log import gather_files, ship_log
-from truecourse.problem.loader import load_problem
 
 
 @flow(name="ship", flow_run_name=run_name, on_running=[note_process])
@@ -21,7 +21,7 @@ def ship(problem: str | None = None) -> dict[str, int]:
     Each endpoint has a process that ships continuously. This flow ships what that process left, and keeps the table
     fast to read.
     """
-    name = load_problem(problem).name
+    name = open_problem(problem).name
     shipped = ship_log(name)
     gathered = gather_files(name)
     update_daily_histograms(name)

@@ -5,12 +5,12 @@ from datetime import datetime
 from prefect import flow
 
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.training.build_snapshot import take_snapshot
 from tasks.training.train import train_model
 from tasks.training.tune import search_parameters
 from truecourse.authoring.checks.run_checks import require_valid
-from truecourse.problem.loader import load_problem
 from truecourse.references import TrainedRun
 
 
@@ -36,7 +36,7 @@ def train(
     source tables, LookAheadError if SQL reads data that was not known yet. Raises ModelError for labels that cannot be
     learned.
     """
-    spec = load_problem(problem)
+    spec = open_problem(problem)
     require_valid(spec)
     name = spec.name
     snapshot = take_snapshot(name, until, moved)

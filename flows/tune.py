@@ -6,10 +6,10 @@ from typing import Any
 from prefect import flow
 
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.training.build_snapshot import take_snapshot
 from tasks.training.tune import search_parameters
-from truecourse.problem.loader import load_problem
 
 
 @flow(name="tune", flow_run_name=run_name, on_running=[note_process])
@@ -25,5 +25,5 @@ def tune(problem: str | None = None, trials: int | None = None, until: datetime 
     Every trial is an MLflow run. An interrupted search continues where it stopped. Raises ModelError if the problem
     declares no search space.
     """
-    name = load_problem(problem).name
+    name = open_problem(problem).name
     return search_parameters(name, take_snapshot(name, until), trials)

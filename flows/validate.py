@@ -6,10 +6,10 @@ from prefect import flow
 
 from tasks.data.validate import publish, validate_table
 from tasks.naming import run_name
+from tasks.open_problem import open_problem
 from tasks.process import note_process
 from truecourse.data.validation_report import TableResult, in_order_of_reference, require_accepted
 from truecourse.errors import TruecourseError, ValidationFailed
-from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 
 
@@ -25,7 +25,7 @@ def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[
     others are not affected. Raises ValidationFailed at the end if this run refused one, or a table is stale; it also
     lists earlier refusals. The page of results is `reports/<problem>/validation.html` in storage.
     """
-    spec = load_problem(problem)
+    spec = open_problem(problem)
     results: list[TableResult] = []
     waiting: set[str] = set()
     try:

@@ -20,6 +20,8 @@ from services.model.scoring_script import init
 from services.process.alias_follower import AliasFollower
 from services.telemetry import log_redaction
 from truecourse.settings import get_settings, is_container, trust_proxies
+from truecourse.storage.format import refuse_newer_format
+from truecourse.storage.object_store import open_store
 
 SOURCE = Path(__file__).resolve().parent.parent
 ROUTER = ModelRouter()
@@ -40,6 +42,7 @@ class Predictions:
         ROUTER.metrics = GUARD.metrics
         ROUTER.open(init(watch=GUARD.metrics).predictor)
         if SETTINGS.follow:
+            refuse_newer_format(open_store())
             follower = AliasFollower(ROUTER, SOURCE, SETTINGS.admission)
             follower.step()  # before the first request: the aliases may name a newer model than the Bento's
             follower.start()

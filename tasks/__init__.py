@@ -9,6 +9,7 @@ __all__ = [
     "features",
     "monitoring",
     "naming",
+    "open_problem",
     "process",
     "release",
     "replay",

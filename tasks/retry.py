@@ -5,9 +5,9 @@ from typing import Any
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from truecourse.errors import AccessDenied, AlreadyExists, NotFound, PlatformError, StorageError
+from truecourse.errors import AccessDenied, AlreadyExists, FormatError, NotFound, PlatformError, StorageError
 
-_FINAL = (AccessDenied, AlreadyExists, NotFound)
+_FINAL = (AccessDenied, AlreadyExists, FormatError, NotFound)
 
 
 def _is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -88,7 +88,7 @@ def trained_champion(folder: Path, configure: Callable[..., None]) -> ModelVersi
     from tasks.training.train import train_model
 
     configure(home=folder / "home", problems=folder / "problems", problem="deliveries")
-    for table in ("predictions", "predictions_log", "sketches", "checked"):
+    for table in ("predictions", "predictions_log", "histograms", "checked"):
         shutil.rmtree(folder / "home" / "storage" / table, ignore_errors=True)
     champion = registry.champion("deliveries")
     if champion is None:

@@ -39,53 +39,25 @@ DIALECT = {
     "whoever": "the caller, the user",
 }
 """A dialect term, as a pattern of whole words, and the terms to use instead: docs and names alike."""
+_FORMER = "a name in records of format 1, which are still read"
 ALLOWED = {
-    "told": (
-        "the stored field Alarm.told, and plain English in `are told to stop`",
-        " ".join(
-            (
-                "alert_lifecycle.py alert_record.py alerts.py config.py",
-                "guard.py health.py monitor.py",
-            )
-        ),
-    ),
-    "said": ("the stored field State.said of a part of the platform", "platform_state.py platform_supervisor.py"),
-    "withdraw": (
-        "the stored action of the alias ledger and of canary decisions",
-        "aliases.py canary_quality.py decision.py evaluate_canary.py register.py retraining_runs.py service_level.py",
-    ),
-    "judged": (
-        "stored fields of validation results and canary reports, and an MLflow tag",
-        "canary_quality.py decision.py deliveries.py register.py service_level.py validate.py validation_report.py",
-    ),
-    "judge": ("the stored action of the gate ledger", "versions.py"),
-    "settled": (
-        "a key of the JSON result of monitoring flows, and a stored action of alerts",
-        "alert_lifecycle.py guard.py health.py monitor.py",
-    ),
-    "keeper": ("the file by which a running supervisor is found", "supervisor.py supervisor_client.py"),
-    "cure": ("the field by which older endpoints name a hint", "responses.py"),
-    "hindsight": (
-        "stored fields of cohorts, and the file of a label model",
-        "baseline.py cohorts.py degradation.py label_model.py",
-    ),
-    "yardstick": ("the file of a quality baseline", "baseline.py"),
-    "sketches": (
-        "the prefix of stored daily counts",
-        "daily_attributions.py daily_counts.py drift.md reference_profile.py retention.py storage.md",
-    ),
-    "outbox": (
-        "a stored field of the alert record",
-        "alert_lifecycle.py alert_record.py delivery.py retraining_policy.py",
-    ),
-    "owed": ("a stored field of notifications", "alert_lifecycle.py alert_record.py delivery.py retraining_policy.py"),
-    "spoilers": (
-        "a field of Retraining, which users write",
-        "checks_page.py model_lifecycle.py monitoring.py retrain.md retraining_policy.py training_checks.py",
-    ),
-    "nameless": ("a stored field of cohorts", "cohort_closing.py cohorts.py label_delay.py"),
+    "told": (_FORMER, "stored_format.py"),
+    "said": (_FORMER, "stored_format.py"),
+    "withdraw": (_FORMER, "stored_format.py"),
+    "judged": (_FORMER, "stored_format.py"),
+    "judge": (_FORMER, "stored_format.py"),
+    "settled": (_FORMER, "stored_format.py"),
+    "keeper": (_FORMER, "stored_format.py"),
+    "cure": (_FORMER, "stored_format.py"),
+    "hindsight": (_FORMER, "stored_format.py"),
+    "yardstick": (_FORMER, "stored_format.py"),
+    "sketches": (_FORMER, "stored_format.py"),
+    "outbox": (_FORMER, "stored_format.py"),
+    "owed": (_FORMER, "stored_format.py"),
+    "spoilers": (_FORMER, "stored_format.py"),
+    "nameless": (_FORMER, "stored_format.py"),
 }
-"""Stored and user-written names with the dialect, why each is left, and the files where it stands. At most 20."""
+"""Names of our former dialect, why each is left, and the files where it stands. At most 20."""
 ROOMS = ("truecourse", "tasks", "flows", "feature_repo", "services", "cli", "benchmarks", "docs", "deployments")
 SUFFIXES = {".py", ".md", ".html", ".j2", ".yaml", ".toml"}
 

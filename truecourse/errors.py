@@ -12,7 +12,8 @@ TruecourseError
 ├── StorageError           object storage or a table cannot be reached
 │   ├── NotFound           no such object, table or version
 │   ├── AlreadyExists      create-if-absent found an object
-│   └── AccessDenied       bad or missing credentials
+│   ├── AccessDenied       bad or missing credentials
+│   └── FormatError        a newer Truecourse wrote it
 ├── FeatureError           invalid feature SQL or feature store failure
 ├── IntegrityError         bytes differ from the recorded SHA-256
 ├── ModelError             training, registry, packaging
@@ -116,6 +117,10 @@ class AlreadyExists(StorageError):
 
 
 class AccessDenied(StorageError):
+    pass
+
+
+class FormatError(StorageError):
     pass
 
 

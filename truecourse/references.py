@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from truecourse.stored_format import FORMAT, Action, Format
+
 
 def aware_utc(moment: datetime) -> datetime:
     """Convert a time to UTC. A time without zone is UTC."""
@@ -16,6 +18,12 @@ UtcTime = Annotated[datetime, AfterValidator(aware_utc)]
 
 class Reference(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoredRecord(Reference):
+    """A record that is stored and read again, with the number of its format."""
+
+    format: Format = FORMAT
 
 
 class ArtifactRef(Reference):
@@ -79,7 +87,7 @@ class ModelVersion(Reference):
     model_sha256: str
 
 
-class Package(Reference):
+class Package(StoredRecord):
     """A packaged version and its Bento. `inputs`: digest of every file in the package. `code`: digest of our code and
     the locked environment; versions with equal `code` can be served by one process."""
 
@@ -89,14 +97,14 @@ class Package(Reference):
     code: str
 
 
-class Entry(Reference):
+class Entry(StoredRecord):
     """An entry of a ledger: its number from 1, the action, the reason, the author and the time (UTC).
 
     `follows`: the `sha256` of the previous entry; empty if that was gone. `sha256`: of the rest of this entry. The
     ledger sets both."""
 
     number: int
-    action: str
+    action: Action
     reason: str
     author: str
     at: datetime
@@ -106,8 +114,12 @@ class Entry(Reference):
 
 class Aliases(Entry):
     """Champion and challenger. `shadow`: the challenger scores requests; its predictions are logged, not returned.
-    `share`: the challenger's traffic weight (0 to 1)."""
+    `share`: the challenger's traffic weight (0 to 1).
 
+    The number of the format is read but not written yet: servers of Bentos with the code of format 1 read the entries,
+    and accept no other fields."""
+
+    format: Format = Field(FORMAT, exclude=True)
     champion: ModelVersion | None = None
     challenger: ModelVersion | None = None
     shadow: bool = False

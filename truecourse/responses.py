@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from truecourse.errors import RowFault
+from truecourse.stored_format import FORMER_FIELDS
 
 
 class Response(BaseModel):
@@ -80,7 +81,7 @@ class ErrorResponse(Response):
     """Why a request failed, and what to do about it."""
 
     error: str
-    hint: str = Field("", validation_alias=AliasChoices("hint", "cure"))  # older endpoints name it `cure`
+    hint: str = Field("", validation_alias=AliasChoices("hint", FORMER_FIELDS["hint"]))
     faults: tuple[RowFault, ...] = Field((), description="the first faults of the rows")
     fault_count: int = Field(0, description="the number of all faults")
 

@@ -23,7 +23,7 @@ from truecourse.errors import MirrorError, ModelError, NotFound
 from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.findings import Check
-from truecourse.references import ModelVersion, Reference, UtcTime
+from truecourse.references import ModelVersion, StoredRecord, UtcTime
 from truecourse.registry import aliases, mlflow_mirror, mlflow_runs, runs
 from truecourse.registry import versions as registry
 from truecourse.registry.runs import RunRecord
@@ -32,6 +32,7 @@ from truecourse.serving.prediction_log import PARTITION, log_table
 from truecourse.settings import Settings, get_settings
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.stored_format import FORMER_HISTOGRAMS, HISTOGRAMS
 
 log = logging.getLogger("truecourse.retention")
 PERIOD = timedelta(hours=20)
@@ -42,7 +43,7 @@ _ENTRIES = 200
 """The number of newest entries of the findings ledger that are always kept."""
 
 
-class RetentionState(Reference):
+class RetentionState(StoredRecord):
     """State between cleanups. `cleaned`: time of the last one. `unused`: since when (UTC) a frame belongs to no run."""
 
     cleaned: UtcTime
@@ -240,7 +241,7 @@ def _clean_reports(store: ObjectStore, problem: str, settings: Settings) -> dict
         removed["reports"] += report_store.expire(store, problem, check, days)
     removed["reports"] += _clean_windows(store, problem, days)
     by_key: dict[str, list[str]] = {}
-    for key in store.list(f"sketches/{problem}/"):
+    for key in [key for place in (HISTOGRAMS, FORMER_HISTOGRAMS) for key in store.list(f"{place}/{problem}/")]:
         folder, _, name = key.rpartition("/")
         if name.removesuffix(".json").isdecimal():
             by_key.setdefault(folder, []).append(name)

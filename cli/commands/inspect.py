@@ -14,7 +14,7 @@ from cli.commands.mirror import mirror_differences
 from cli.commands.schedules import schedule_differences
 from cli.commands.status_report import history_view, pages, quality, refusals, table_states
 from cli.platform.endpoint import endpoint_url, is_ours, served_model
-from cli.terminal.output import Answer, Json, ProblemName, command
+from cli.terminal.output import Answer, Json, ProblemName, command, command_without_storage
 from cli.terminal.tables import links_view, pairs, table
 from services.process import platform_state
 from truecourse.authoring.data_check import DataCheck, check_frame, check_source
@@ -27,6 +27,7 @@ from truecourse.registry import aliases
 from truecourse.registry import versions as registry
 from truecourse.registry.scorecard import version_summary
 from truecourse.settings import get_settings, prefect_environment
+from truecourse.storage.format import read_format
 from truecourse.storage.object_store import open_store
 from truecourse.wording import counted, counted_of, nearest
 
@@ -43,6 +44,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "problems": _problems(),
         "home": str(get_settings().home),
         "storage": get_settings().storage_root,
+        "format": read_format(open_store()).model_dump(),
         "tables": table_states(spec),
         "refused": refusals(spec),
         "champion": version_summary(registry.champion(spec.name)),
@@ -105,6 +107,12 @@ def _describe_endpoint(document: dict[str, Any]) -> str:
     return f"not running: truecourse serve{there}"
 
 
+def _describe_format(found: dict[str, int]) -> str:
+    if found["oldest"] >= found["format"]:
+        return str(found["format"])
+    return f"{found['format']}, with objects of format {found['oldest']}: truecourse migrate"
+
+
 def _describe_mirror(found: list[dict[str, Any]] | str) -> str:
     if isinstance(found, str):
         return f"{found}; serving and gates do not need it"
@@ -129,6 +137,7 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
                 "problem": document["problem"],
                 "problems": _describe_problems(document["problems"]),
                 "storage": document["storage"],
+                "format": _describe_format(document["format"]),
                 "champion": _short(champion),
                 "challenger": _short(document["challenger"]),
                 "endpoint": _describe_endpoint(document),
@@ -221,7 +230,7 @@ def _write(path: Path, text: str) -> None:
         raise SettingsError(what, where=str(path), hint="set --output to a writable file") from None
 
 
-@command
+@command_without_storage
 def check(
     problem: ProblemName = None,
     data: Annotated[
@@ -267,7 +276,7 @@ def _check_data(spec: Problem) -> DataCheck:
     return check_frame(spec, decision_frame(spec, tables, clean, feature_versions(spec, tables, clean)))
 
 
-@command
+@command_without_storage
 def init(
     name: Annotated[str, typer.Argument(help="The new problem: lower-case letters, digits and underscores.")],
     data: Annotated[str, typer.Option(help="A CSV, JSON lines or Parquet file, or a glob in quotes: 'sales-*.csv'.")],

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from cli.terminal.output import Answer, Json, ProblemName, command, stderr
+from cli.terminal.output import Answer, Json, ProblemName, command_without_storage, stderr
 from cli.terminal.progress import log_to
 from truecourse.errors import Fault, ReplayError
 from truecourse.problem.loader import load_problem
@@ -19,7 +19,7 @@ from truecourse.settings import prefect_environment
 from truecourse.wording import counted
 
 
-@command
+@command_without_storage
 def replay(
     first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day to serve, UTC.")],
     last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day.")],

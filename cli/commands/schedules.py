@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from cli.platform import flow_deployments
-from cli.terminal.output import Answer, Json, command
+from cli.terminal.output import Answer, Json, command_without_storage
 from services.process.platform_state import running_platform
 from tasks.release.prefect_deployments import Api
 from truecourse.errors import PlatformError, SettingsError
@@ -17,14 +17,14 @@ _SECONDS = 5.0
 """Seconds that `status` waits for the Prefect server."""
 
 
-@command
+@command_without_storage
 def show(json: Json = False) -> Answer:
     """Show settings in Prefect that differ from prefect.yaml."""
     found = flow_deployments.differences(_api())
     return Answer({"differences": found}, Text("\n".join(found) or "Prefect matches prefect.yaml"))
 
 
-@command
+@command_without_storage
 def reset(
     flows: Annotated[list[str] | None, typer.Argument(metavar="[FLOW]...", help="All flows if empty.")] = None,
     json: Json = False,

@@ -61,12 +61,30 @@ def stdout() -> Console:
 
 
 def command(function: Callable[P, Answer]) -> Callable[P, None]:
-    """Make a command of a function that returns an Answer: print the answer or error, and set the exit status."""
+    """Make a command of a function that returns an Answer: print the answer or error, and set the exit status.
 
+    The format of the storage is checked first."""
+    return _command(function, _check_storage)
+
+
+def command_without_storage(function: Callable[P, Answer]) -> Callable[P, None]:
+    """Make a command, like command(), of a function that does not use the storage or checks its format itself."""
+    return _command(function, lambda: None)
+
+
+def _check_storage() -> None:
+    from truecourse.storage.format import open_format
+    from truecourse.storage.object_store import open_store
+
+    open_format(open_store())
+
+
+def _command(function: Callable[P, Answer], prepare: Callable[[], None]) -> Callable[P, None]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         as_json = bool(kwargs.get("json"))
         try:
+            prepare()
             answer = function(*args, **kwargs)
         except (KeyboardInterrupt, Exception) as error:
             raise typer.Exit(explain(error, as_json)) from None

@@ -47,7 +47,7 @@ def _rollbacks() -> str:
 
 def _retraining() -> str:
     policy = Retraining()
-    triggers, blockers = (", ".join(map(code, causes)) for causes in (policy.causes, policy.spoilers))
+    triggers, blockers = (", ".join(map(code, causes)) for causes in (policy.causes, policy.blockers))
     return (
         f"Unless a problem declares others, these causes trigger a retraining: {triggers}. "
         f"These block it while such a finding is open: {blockers}.\n"

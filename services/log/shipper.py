@@ -14,6 +14,8 @@ from truecourse.repeats import count_repeats
 from truecourse.serving.log_segments import OPEN, list_segments
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.settings import get_settings
+from truecourse.storage.format import refuse_newer_format
+from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.log")
 LONGEST = 30.0
@@ -24,7 +26,10 @@ LAST = 5.0
 
 
 def run(problem: str) -> None:
-    """Ship until SIGTERM, then until the endpoint, which stops at the same time, has closed its last segment."""
+    """Ship until SIGTERM, then until the endpoint, which stops at the same time, has closed its last segment.
+
+    Raises FormatError if a newer Truecourse wrote the storage."""
+    refuse_newer_format(open_store())
     pause = interval = get_settings().log_ship
     try:
         with interrupted_by_signals():

@@ -24,7 +24,7 @@ from truecourse.modeling import prediction
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
 from truecourse.problem import Problem, View
-from truecourse.problem.loader import load_problem, problem_digest
+from truecourse.problem.loader import former_problem_digest, load_problem, problem_digest
 from truecourse.references import ModelVersion
 from truecourse.serving.contract import DECISION_TIME, ID, Contract
 from truecourse.serving.request_reader import RowReader
@@ -214,13 +214,13 @@ def open_predictor(folder: Path, watch: "ReadObserver | None" = None) -> Predict
 
     `watch` is called for every read of the online store. Raises IntegrityError if a file or the problem differs from
     the packaged one."""
-    about = InferenceConfig.model_validate_json((folder / INFERENCE_FILE).read_bytes()).model_dump(mode="json")
+    about = InferenceConfig.model_validate_json((folder / INFERENCE_FILE).read_bytes()).to_document()
     files = {name: (folder / name).read_bytes() for name in about["files"]}
     for name, data in files.items():
         if sha256(data) != about["files"][name]:
             raise IntegrityError("differs from the packaged file", where=name, hint="unpack the Bento again")
     problem = load_problem(about["problem"], folder.parent / "problems")
-    if problem_digest(problem) != about["problem_digest"]:
+    if about["problem_digest"] not in (problem_digest(problem), former_problem_digest(problem)):
         raise IntegrityError(
             "differs from the packaged problem", where=str(problem.folder), hint="unpack the Bento again"
         )
@@ -241,7 +241,7 @@ def registered_predictor(version: ModelVersion, model: Model) -> Predictor:
     check_problem(problem, json.loads(files["problem.json"]), version)
     config = inference_config(problem, version, files)
     contract = Contract.from_json(files["contract.json"])
-    return Predictor(model, contract, problem, _reader(problem), config.model_dump(mode="json"))
+    return Predictor(model, contract, problem, _reader(problem), config.to_document())
 
 
 def _online_store_time(problem: Problem) -> datetime | None:

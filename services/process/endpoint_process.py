@@ -19,6 +19,7 @@ from truecourse.processes import Child
 from truecourse.references import ArtifactRef, ModelVersion, Package
 from truecourse.registry import aliases
 from truecourse.settings import child_environment, get_settings
+from truecourse.storage.format import refuse_newer_format
 from truecourse.storage.object_store import open_store
 
 NAME = "the endpoint"
@@ -100,7 +101,8 @@ def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
     """Start a server of an unpacked Bento; its output goes to `log`.
 
     Raises PlatformError if it cannot be started, SettingsError if it would be open to the network without keys, or its
-    certificate is not usable."""
+    certificate is not usable, FormatError if a newer Truecourse wrote the storage."""
+    refuse_newer_format(open_store())
     require_servable(get_settings())
     arguments, address = command(folder, port), bind_address(get_settings().host)
     if not _inherits(address):

@@ -14,6 +14,7 @@ from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.health import stuck_runs as stuckruns
 from truecourse.monitoring.health.freshness import pipeline_finding
 from truecourse.settings import get_settings
+from truecourse.stored_format import field_of
 from truecourse.wording import counted, format_duration
 
 Document = dict[str, Any]
@@ -109,7 +110,9 @@ _FAULTS = {"down": "is down", "silent": "does not answer"}
 
 
 def _finding(part: Document, now: datetime) -> Finding:
-    figures = {name: part[name] for name in ("since", "restarts", "said", "log")}
+    figures = {name: part[name] for name in ("since", "restarts", "log")} | {
+        "last_line": field_of(part, "last_line", "")
+    }
     return pipeline_finding(f"platform {part['part']}", part["standing"], True, sentence(part, now), **figures)
 
 
@@ -119,7 +122,8 @@ def sentence(part: Document, now: datetime) -> str:
     lasted = format_duration(now - datetime.fromisoformat(part["since"]))
     restarts = f", restarted {counted(part['restarts'], 'time')}" if part["restarts"] else ""
     if standing in _FAULTS:
-        last = f'; last log line: "{part["said"]}"' if part["said"] else ""
+        line = field_of(part, "last_line", "")
+        last = f'; last log line: "{line}"' if line else ""
         return f"{name} {_FAULTS[standing]} for {lasted}: {part['cause']}{restarts}{last}."
     why = f": {part['cause']}" if part["cause"] else ""
     return f"{name} is {standing} for {lasted}{restarts}{why}."

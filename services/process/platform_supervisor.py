@@ -52,7 +52,7 @@ class Part:
 
 @dataclass
 class State:
-    """State of a part: since when (UTC), restarts, why it is not up, and its last log line (`said`)."""
+    """State of a part: since when (UTC), restarts, why it is not up, and its `last_line` of its log."""
 
     standing: Standing = "waiting"
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -60,7 +60,7 @@ class State:
     cause: str = ""
     pid: int | None = None
     log: str = ""
-    said: str = ""
+    last_line: str = ""
 
     def to_document(self, name: str) -> dict[str, Any]:
         """The JSON document of the state."""
@@ -216,7 +216,7 @@ class Supervisor:
                 state.pid, state.log = child.process.pid, str(child.log)
             if standing in ("down", "silent", "stopped"):
                 last = self._children.get(name)
-                state.said = last.tail(1)[:400] if last else ""
+                state.last_line = last.tail(1)[:400] if last else ""
                 state.pid = state.pid if standing == "silent" else None
             if changed:
                 with suppress(OSError):  # a full disk: the next change is written

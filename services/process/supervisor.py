@@ -28,6 +28,8 @@ PERIOD = 0.5
 """Seconds between two checks of the servers."""
 LOG_CHECK = 10.0
 """Seconds between two checks of the size of their logs."""
+FILE = "supervisor.json"
+"""The file by which a running supervisor is found, in the folder of its state."""
 SOCKET = "{socket}"
 """Placeholder of the socket's descriptor in a command."""
 
@@ -108,15 +110,15 @@ class SocketSupervisor:
 
 
 def serve(supervisor: SocketSupervisor, place: Path) -> None:
-    """Accept requests until SIGTERM. Address and key are in `keeper.json`, readable by its owner only."""
+    """Accept requests until SIGTERM. Address and key are in `supervisor.json`, readable by its owner only."""
     key = secrets.token_hex(16)
     with Listener(("127.0.0.1", 0), authkey=key.encode()) as listener:
         contact = {"pid": os.getpid(), "started": processes.started_at(os.getpid()), "key": key}
         contact |= {"address": listener.address}
-        file = place / "keeper.new"
+        file = place / "supervisor.new"
         file.touch(mode=0o600)
         file.write_text(json.dumps(contact))
-        file.replace(place / "keeper.json")
+        file.replace(place / FILE)
         while True:
             try:
                 connection = listener.accept()
@@ -143,7 +145,7 @@ def main(place: Path, host: str, port: int) -> None:
     try:
         serve(supervisor, place)
     finally:
-        (place / "keeper.json").unlink(missing_ok=True)
+        (place / FILE).unlink(missing_ok=True)
         supervisor.close()
 
 

@@ -8,10 +8,11 @@ from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
-from services.process.supervisor import SOCKET
+from services.process.supervisor import FILE, SOCKET
 from truecourse import addresses, processes
 from truecourse.errors import PlatformError
 from truecourse.settings import child_environment
+from truecourse.stored_format import FORMER_SUPERVISOR_FILE
 
 COMPANION = 0
 """Number of the companion process, which is no server."""
@@ -64,8 +65,9 @@ class SupervisorClient:
 
 def find(place: Path) -> SupervisorClient | None:
     """The supervisor of the folder, if it runs."""
-    try:
-        contact = json.loads((place / "keeper.json").read_text())
+    file = place / FILE
+    try:  # the supervisor may have been started by an earlier release
+        contact = json.loads((file if file.exists() else place / FORMER_SUPERVISOR_FILE).read_text())
     except (OSError, ValueError):
         return None
     if processes.started_at(contact["pid"]) != contact["started"]:
@@ -77,7 +79,9 @@ def launch(place: Path, host: str, port: int) -> SupervisorClient:
     """Start a supervisor, which outlives this process. Raises PlatformError if it cannot listen on the port."""
     addresses.require_free(host, port, "the deployment", "the configuration's port")
     command = [sys.executable, "-m", "services.process.supervisor", str(place), host, str(port)]
-    child = processes.start("the socket supervisor", command, child_environment(), place / "keeper.log", outlives=True)
+    child = processes.start(
+        "the socket supervisor", command, child_environment(), place / "supervisor.log", outlives=True
+    )
     child.wait_ready(lambda: find(place) is not None, READY)
     found = find(place)
     assert found is not None

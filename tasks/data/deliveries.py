@@ -73,7 +73,7 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
             new.append(delivery)
         elif delivery.number not in newest:
             continue
-        elif result.judged_by != digest:
+        elif result.rules_sha256 != digest:
             again.append(delivery)
         elif result.because_of_table:
             waiting.append(delivery)
@@ -131,7 +131,7 @@ def check_deliveries(
                 validated_at=datetime.now(UTC),
                 outcomes=validation_report.summarize_tallies(tally),
                 refused=tuple(faults),
-                judged_by=digest,
+                rules_sha256=digest,
                 because_of_table=of_table,
             )
         )

@@ -111,7 +111,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
         problem=problem.name,
         table=table.name,
         clean=TableVersion(name=name, version=last["version"]) if last else None,
-        judged=tuple(results),
+        validated=tuple(results),
         refused=tuple(refused),
         stale=tuple(validation_report.freshness_faults(table, watermark, as_of)) if last else (),
     )

@@ -74,7 +74,7 @@ def _create_artifact(problem: str, changes: AlertChanges) -> None:
             "check": alarm.finding.check,
             "what": alarm.finding.subject,
             "cause": alarm.finding.cause,
-            "critical": alarm.told is not None,
+            "critical": alarm.notified_at is not None,
             "since (UTC)": f"{alarm.opened:%Y-%m-%d %H:%M}",
             "sentence": alarm.finding.sentence,
         }

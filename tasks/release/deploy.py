@@ -8,6 +8,7 @@ from typing import Any
 from prefect import task
 
 from services.process import blue_green, endpoint_process
+from tasks.open_problem import open_problem
 from tasks.release.deploy_batch import schedule, unschedule
 from tasks.release.deploy_container import write_manifests
 from tasks.release.package import find_version
@@ -16,7 +17,6 @@ from truecourse.deployment.bento import load_package
 from truecourse.deployment.config import DeploymentConfig
 from truecourse.deployment.config_loader import load_deployment
 from truecourse.errors import ModelError, PlatformError, TruecourseError
-from truecourse.problem.loader import load_problem
 from truecourse.references import ArtifactRef, Deployment, ModelVersion
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
@@ -34,7 +34,7 @@ def deploy_version(environment: str, problem: str | None, number: int | None, re
     Raises IntegrityError for a Bento whose bytes were changed, and what the target raises. The previous version then
     stays deployed, and the record has the reason."""
     config = load_deployment(environment)
-    name = load_problem(problem or config.problem).name
+    name = open_problem(problem or config.problem).name
     version = find_version(name, number)
     bento = _verify_bento(version)
     with deployments.deployment_lock(environment):
@@ -56,7 +56,7 @@ def deploy_version(environment: str, problem: str | None, number: int | None, re
 def stop_deployment(environment: str, problem: str | None, reason: str) -> Deployment:
     """Stop the deployment in an environment. Raises PlatformError if there is none, or if it runs elsewhere."""
     config = load_deployment(environment)
-    name = load_problem(problem or config.problem).name
+    name = open_problem(problem or config.problem).name
     newest = deployments.current_deployment(environment, name)
     if newest is None or newest.target == "container":
         what = "nothing is deployed" if newest is None else "it does not run on this machine"
@@ -122,7 +122,7 @@ def split_traffic(config: DeploymentConfig, problem: str) -> None:
     if configured is None or not entries or entries[-1].challenger is None or aliases.canary_in_progress(entries[-1]):
         return
     now, share = entries[-1], configured.share
-    if share and (lost := aliases.withdrawal(entries)):
+    if share and (lost := aliases.rolled_back_canary(entries)):
         log.warning("version %d gets no traffic: it was rolled back, %s", entries[-1].challenger.version, lost.reason)
         share = 0.0
     if (now.shadow, now.share) != (configured.shadow, share):

@@ -17,7 +17,7 @@ from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
-from truecourse.registry.aliases import WIDEN, WITHDRAW
+from truecourse.registry.aliases import CANARY_ROLLBACK, WIDEN
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore, open_store
 
@@ -82,7 +82,7 @@ def _move_aliases(problem: str, before: Aliases, decision: Decision) -> None:
     elif decision.action == "widen":
         registry.move_aliases(before, problem, WIDEN, reason, share=decision.share)
     else:
-        registry.move_aliases(before, problem, WITHDRAW, reason, share=0.0)
+        registry.move_aliases(before, problem, CANARY_ROLLBACK, reason, share=0.0)
 
 
 def _mirror_aliases(store: ObjectStore, problem: str, entries: list[Aliases]) -> None:

@@ -15,12 +15,13 @@ from truecourse.problem.loader import evaluation_digest, load_problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
 from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
-from truecourse.registry.aliases import GUARDED, REGISTER, WITHDRAW
+from truecourse.registry.aliases import CANARY_ROLLBACK, GUARDED, REGISTER
+from truecourse.stored_format import FORMER_EVALUATION_TAG
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.registry.versions")
 
-DONE, JUDGED_BY = "truecourse.registered", "truecourse.judged_by"
+DONE, EVALUATION_DIGEST = "truecourse.registered", "truecourse.evaluation_digest"
 
 
 def find_registered(run: TrainedRun) -> ModelVersion | None:
@@ -33,7 +34,7 @@ def find_registered(run: TrainedRun) -> ModelVersion | None:
             version.model_sha256 == run.model_sha256 and _training_identity(run.problem, version.run_id) == identity
         )
         tags = registry.tags(version) if same else {}
-        if DONE in tags and tags.get(JUDGED_BY) == digest:
+        if DONE in tags and tags.get(EVALUATION_DIGEST, tags.get(FORMER_EVALUATION_TAG)) == digest:
             return version
     return None
 
@@ -60,7 +61,7 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
     promotable = not failing and not problem.promotion.approval
     now = _update_aliases(problem, version, report["champion"], reason, promotable)
     registry.describe(version, problem.description or problem.name, _description(run, version, reason))
-    registry.set_tags(version, {DONE: _role(now, version), JUDGED_BY: evaluation_digest(problem)})
+    registry.set_tags(version, {DONE: _role(now, version), EVALUATION_DIGEST: evaluation_digest(problem)})
     log.info("version %d is %s: %s", version.version, _role(now, version), reason)
     return version
 
@@ -86,7 +87,7 @@ def _update_aliases(
 ) -> Aliases:
     """Append the version to the history of the aliases, once; continues an interrupted registration."""
     before = aliases.current(problem.name)
-    tried = before.action in (*GUARDED, WITHDRAW)
+    tried = before.action in (*GUARDED, CANARY_ROLLBACK)
     if before.challenger == version and (tried or (before.champion == version) == promotable):
         registry.mirror_aliases(problem.name)
         return before

@@ -142,7 +142,7 @@ class ModelLifecycle:
         """Start a retraining if one is due: on the first of a month, or because of open findings.
 
         None if it is not due, or if a blocker is open: data that is known to be wrong must not be trained on."""
-        blockers = [a for a in alarms if a.finding.cause in self._problem.monitoring.retraining.spoilers]
+        blockers = [a for a in alarms if a.finding.cause in self._problem.monitoring.retraining.blockers]
         if now.day == 1 and not blockers:
             started = retraining_runs.begin(self._tables.store, self._problem, now, "the first of the month")
         elif alarms:

@@ -42,7 +42,7 @@ class ValidatedDeliveries(Reference):
 class Plan(Reference):
     """What to rebuild, and from which step.
 
-    From `source`: `deliveries` by table, whose bytes are in the home's storage, and `judgements`, the order in which
+    From `source`: `deliveries` by table, whose bytes are in the home's storage, and `validations`, the order in which
     they were validated. From `clean` or `features`: the tables in the home's storage. `until`: naive UTC."""
 
     problem: str
@@ -51,7 +51,7 @@ class Plan(Reference):
     until: datetime | None
     parameters: dict[str, Any]
     deliveries: dict[str, tuple[Delivery, ...]] = Field(default_factory=dict)
-    judgements: tuple[ValidatedDeliveries, ...] = ()
+    validations: tuple[ValidatedDeliveries, ...] = ()
 
 
 class RebuildResult(Reference):
@@ -95,7 +95,7 @@ def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
         name: restore(problem, problem.table(name), tables, list(table_deliveries))
         for name, table_deliveries in plan.deliveries.items()
     }
-    for commit in plan.judgements:
+    for commit in plan.validations:
         known = plan.deliveries[commit.table]
         accepted, _ = accepted_deliveries(tables, problem.name, commit.table)
         selected = tuple(d for d in known if d.number in commit.deliveries)

@@ -190,7 +190,7 @@ def _copy_deliveries(recorded: TrainingRecord, tables: Tables, rebuilt_tables: T
         validations += commits
     return {
         "deliveries": deliveries_by_table,
-        "judgements": tuple(one for _, one in sorted(validations, key=lambda pair: pair[0])),
+        "validations": tuple(one for _, one in sorted(validations, key=lambda pair: pair[0])),
     }
 
 

@@ -39,6 +39,7 @@ from truecourse.serving.contract import contract_bytes
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.stored_format import read_numbered
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.modeling.training")
@@ -51,7 +52,7 @@ def tuning_key(snapshot: Snapshot) -> str:
 def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) -> XGBoost:
     """The problem's model with the best parameters of tuning on this snapshot. Raises NotFound if it was not tuned."""
     try:
-        tuning = json.loads(store.get(tuning_key(snapshot)))
+        tuning = read_numbered(store.get(tuning_key(snapshot)), tuning_key(snapshot))
     except NotFound:
         hint = f"truecourse run tune --problem {problem.name}"
         raise NotFound("this snapshot was not tuned", where=tuning_key(snapshot), hint=hint) from None

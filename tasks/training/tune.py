@@ -26,6 +26,7 @@ from truecourse.references import Snapshot
 from truecourse.registry import mlflow_runs
 from truecourse.settings import get_settings
 from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.stored_format import numbered, read_numbered
 
 log = logging.getLogger("truecourse.tuning")
 
@@ -51,7 +52,7 @@ def search_parameters(problem: str, snapshot: Snapshot, trials: int | None = Non
     if left > 0:
         _search(spec, study, load_frame(store, snapshot), identity, left)
     result = _result(spec, study, identity)
-    store.put(tuning_key(snapshot), json.dumps(result, indent=1).encode())
+    store.put(tuning_key(snapshot), json.dumps(numbered(result), indent=1).encode())
     return result
 
 
@@ -62,10 +63,9 @@ def _search_digest(problem: Problem, snapshot: Snapshot) -> str:
 
 def _load_result(store: ObjectStore, snapshot: Snapshot) -> dict[str, Any] | None:
     try:
-        document: dict[str, Any] = json.loads(store.get(tuning_key(snapshot)))
+        return read_numbered(store.get(tuning_key(snapshot)), tuning_key(snapshot))
     except NotFound:
         return None
-    return document
 
 
 def _study(problem: Problem, identity: str) -> Any:

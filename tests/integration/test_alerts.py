@@ -138,7 +138,7 @@ def test_a_notification_omits_values_of_private_fields(hook: Webhook) -> None:
     problem = load_problem("diabetes")
     finding = report(0, "bmi").findings[0]
     notice = record.Notification(
-        id="1", kind="opened", at=START, finding=finding, sentence=finding.sentence, owed=("webhook",)
+        id="1", kind="opened", at=START, finding=finding, sentence=finding.sentence, channels=("webhook",)
     )
     assert redact(problem, notice) == notice
     columns = dict(problem.tables[0].columns)

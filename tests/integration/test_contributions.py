@@ -104,7 +104,7 @@ def test_days_are_explained_once_and_again_when_their_rows_change(
     score(champion, rows)
     update_daily_histograms.fn("deliveries")
     span = (FIRST + timedelta(days=67), FIRST + timedelta(days=74))
-    place = "sketches/deliveries/"
+    place = "histograms/deliveries/"
     kept = {key: open_store().get(key) for key in open_store().list(place) if "/contributions/2" in key}
     assert len(kept) == 14  # the window's days and those before it
     attributions = build_explainer(champion).days(*span)
@@ -123,7 +123,7 @@ def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(
     explainer = build_explainer(champion)
     span = (FIRST + timedelta(days=60), FIRST + timedelta(days=62, hours=12))
     in_one_part = explainer.days(*span)
-    for key in list(open_store().list("sketches/deliveries/")):
+    for key in list(open_store().list("histograms/deliveries/")):
         if "/contributions/2" in key:
             open_store().delete(key)
     monkeypatch.setattr("truecourse.monitoring.predictions.observed_predictions.PART_ROWS", 7)

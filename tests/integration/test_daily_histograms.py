@@ -47,7 +47,7 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
 def daily_histograms() -> dict[str, bytes]:
     """The stored daily histograms by file name."""
     store = open_store()
-    keys = [key for key in store.list("sketches/deliveries/") if key.split("/")[-1] != "frozen.json"]
+    keys = [key for key in store.list("histograms/deliveries/") if key.split("/")[-1] != "profile.json"]
     keys = [key for key in keys if key.split("/")[-2] != "contributions"]
     return {key.rsplit("/", 1)[1]: store.get(key) for key in keys}
 
@@ -112,7 +112,7 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
     span = (FIRST + timedelta(days=60), FIRST + timedelta(days=70))
     in_one_part = read_daily_counts(problem, Tables(), profile, *span)
     assert sum(one.rows for one in in_one_part) == len(rows)
-    shutil.rmtree(get_settings().home / "storage" / "sketches")
+    shutil.rmtree(get_settings().home / "storage" / "histograms")
     monkeypatch.setattr("truecourse.monitoring.predictions.observed_predictions.PART_ROWS", 7)
     spans = record_reads(monkeypatch)
     assert read_daily_counts(problem, Tables(), profile, *span) == in_one_part

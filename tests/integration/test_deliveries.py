@@ -24,7 +24,7 @@ DATA = Path(__file__).parents[1] / "data" / "cases"
 
 def counts(result: TableResult) -> list[tuple[int, ...]]:
     names = ("rows_in", "inserted", "corrected", "unchanged", "removed", "quarantined")
-    return [tuple(getattr(one.rows, name) for name in names) for one in result.judged]
+    return [tuple(getattr(one.rows, name) for name in names) for one in result.validated]
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_content_that_is_delivered_again_is_current_again(world: World) -> None:
         assert version is not None
         rows = Tables().read(version, filter=pc.field("_tc_superseded_at").is_null()).sort_by("visits")
         assert rows["weight"].to_pylist() == [1.5, 2.5]
-        assert world.run().judged == (), "nothing new"
+        assert world.run().validated == (), "nothing new"
 
 
 def test_a_refused_delivery_is_replaced_by_the_corrected_file(world: World) -> None:
@@ -106,7 +106,9 @@ def test_a_refused_delivery_is_replaced_by_the_corrected_file(world: World) -> N
         require_accepted("small", [refused])
     assert "Correct the file in the same place and run again" in caught.value.hint
     again = world.run()
-    assert (again.judged, len(again.refused), again.faults) == ((), 1, []), "the refusal remains, and is no new fault"
+    assert (again.validated, len(again.refused), again.faults) == ((), 1, []), (
+        "the refusal remains, and is no new fault"
+    )
     result = world.feed(folder / "good.csv")
     assert counts(result) == [(400, 400, 0, 0, 0, 0)]
     assert result.refused == ()
@@ -133,7 +135,7 @@ def test_a_refusal_blocks_no_other_delivery(world: World) -> None:
     world.put(HEAD + "x,y,red,z\n" * 3, "sales-2.csv")
     world.put(lines(3, 4), "sales-3.csv")
     result = world.run()
-    assert [bool(one.refused) for one in result.judged] == [False, True, False]
+    assert [bool(one.refused) for one in result.validated] == [False, True, False]
     assert [row["visits"] for row in world.rows()] == [1, 2, 3, 4]
     assert len(result.faults) == 1
     assert "sales-2.csv" in result.faults[0]
@@ -148,7 +150,7 @@ def test_a_refused_delivery_is_checked_again_when_the_declaration_changes(world:
     rows = "".join(f"{n}.5,{n},{'red' if n % 2 else 'puce'},1\n" for n in range(10))
     world.declare(columns=COLUMNS | {"colour": Text(one_of=["red"])})
     assert world.feed(HEAD + rows).refused
-    assert world.run().judged == ()
+    assert world.run().validated == ()
     world.declare(max_quarantined=0.6)
     result = world.run()
     assert counts(result) == [(10, 5, 0, 0, 0, 5)]
@@ -161,7 +163,7 @@ def test_limits_apply_to_each_delivery(world: World) -> None:
     bad = "".join("1.5,none,red,1\n" for _ in range(160))
     result = world.feed(lines(*range(140)) + bad, "sales-2.csv")
     assert "160 of 300 rows are invalid (53.3%)" in result.faults[0]
-    assert result.judged[0].share == pytest.approx(160 / 300)
+    assert result.validated[0].share == pytest.approx(160 / 300)
 
 
 def test_unreadable_columns_are_refused_whatever_their_severity(world: World) -> None:
@@ -187,7 +189,7 @@ def test_unreadable_columns_are_refused_whatever_their_severity(world: World) ->
 def test_a_few_unreadable_cells_are_kept_as_missing_or_quarantined_and_counted(world: World) -> None:
     world.declare(columns=COLUMNS | {"weight": Float(nulls=True, severity="info"), "visits": Integer(severity="info")})
     rows = lines(*range(98)) + "heavy,98,red,1\n1.5,many,red,1\n"
-    (result,) = world.feed(rows).judged
+    (result,) = world.feed(rows).validated
     assert (result.rows.unreadable, result.rows.quarantined, result.rows.inserted) == (2, 1, 99)
     assert world.rows()[98]["weight"] is None
     outcomes = {(o.column, o.severity, o.failed) for o in result.failing if o.name == "type"}
@@ -202,7 +204,7 @@ def test_the_same_bytes_in_another_file_are_ingested_once(world: World, caplog: 
     world.run()
     assert [row["visits"] for row in world.rows()] == [1, 2]
     assert "same bytes" in caplog.text
-    assert world.run().judged == ()
+    assert world.run().validated == ()
     world.declare(max_removed=1.0)
     world.feed(lines(7))
     assert sorted(row["visits"] for row in world.rows()) == [1, 2, 7], "the copy's rows are the copy's now"
@@ -273,7 +275,7 @@ def test_deliveries_of_other_columns(world: World) -> None:
     assert "'visits'" in str(caught.value)
     assert "Visits" in str(caught.value)
     result = world.validate()
-    assert [bool(one.refused) for one in result.judged] == [False, True, True]
+    assert [bool(one.refused) for one in result.validated] == [False, True, True]
     assert len(world.rows()) == 350
 
 
@@ -418,7 +420,7 @@ def test_three_hundred_files_at_once(world: World) -> None:
     for day in range(300):
         world.put(lines(day, day + 1), f"sales-{day:03d}.csv")
     result = world.run()
-    assert len(result.judged) == 300
+    assert len(result.validated) == 300
     assert len(Tables().commits(clean_table("small", "sales"))) == 1
     assert [row["visits"] for row in world.rows()] == list(range(301))
 

@@ -96,7 +96,7 @@ def follows(port: int) -> bool:
 def assert_readable(folder: Path) -> None:
     """Assert that every document of the deployment can be read: none is half-written."""
     assert history(), "every entry keeps its form"
-    for file in (*folder.rglob("server.json"), *folder.rglob("keeper.json")):
+    for file in (*folder.rglob("server.json"), *folder.rglob("supervisor.json")):
         json.loads(file.read_text())
 
 

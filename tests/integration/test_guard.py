@@ -81,7 +81,7 @@ class World:
             for _ in range(ROUND):
                 self.send_request()
             wait_until(lambda: not list_segments(spool_folder("deliveries"), OPEN), 20, "the log's last segment")
-            self.opened = guard("deliveries")["settled"]["opened"]
+            self.opened = guard("deliveries")["alerts"]["opened"]
             moves = aliases.history("deliveries")[began:]
             if moves and not moves[-1].share:
                 return [(entry.action, entry.share) for entry in moves]
@@ -136,7 +136,7 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     shuffled = world.train()
     bad = registry.create_version(shuffled)
     start_ungated_canary(bad)
-    assert world.run_canary() == [("withdraw", 0.0)]
+    assert world.run_canary() == [("canary rollback", 0.0)]
     assert canary_report().figures["cause"] == "distribution"
     assert len(world.opened) == 1
     rolled_back = aliases.current("deliveries")
@@ -148,7 +148,7 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     world.change("problem.py", "rounds=150", "rounds=140")
     world.change("problem.py", "    minutes = columns", "    __import__('time').sleep(0.04)\n    minutes = columns")
     start_ungated_canary(registry.create_version(world.train()))
-    assert world.run_canary() == [("withdraw", 0.0)]
+    assert world.run_canary() == [("canary rollback", 0.0)]
     assert canary_report().figures["cause"] == "latency"
     (finding,) = canary_report().findings
     assert finding.page
@@ -164,7 +164,7 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     assert registry.tags(bad)[DONE] == f"registered, for version {good.version} is a canary"
     with pytest.raises(ModelError, match=f"version {good.version} is a canary already, with 30% of the traffic"):
         promote("at once")
-    move_without_mirror("withdraw", share=0.0)
+    move_without_mirror("canary rollback", share=0.0)
     again = promote("tried again")
     assert (again.action, again.champion, again.challenger, again.share) == ("canary", trained.version, good, 0.3)
     assert world.run_canary() == [("widen", 1.0), ("promote", 0.0)]
@@ -184,9 +184,9 @@ def assert_one_guard_moves(version: ModelVersion) -> None:
     split_traffic(load_deployment("here"), "deliveries")
     before, decision = evaluate_canary.fn("deliveries")
     assert (before.action, before.share, decision.action) == ("split", 0.5, "wait")
-    reports = [apply_canary_decision.fn("deliveries", before, replace(decision, action="withdraw")) for _ in range(2)]
+    reports = [apply_canary_decision.fn("deliveries", before, replace(decision, action="roll back")) for _ in range(2)]
     assert aliases.current("deliveries").number == before.number + 1
-    assert reports[1].sentence.startswith("The aliases were changed meanwhile (withdraw): 0 of 50")
+    assert reports[1].sentence.startswith("The aliases were changed meanwhile (canary rollback): 0 of 50")
 
     move_without_mirror("promote", champion=version)
     guard("deliveries")

@@ -117,11 +117,11 @@ def test_a_sudden_shift_and_a_drop_in_volume_are_critical(champion: ModelVersion
         ("score", "prediction drift"),
     ]
     assert report.at == at.replace(tzinfo=UTC)
-    sketches = open_store().list("sketches/deliveries/")
+    histograms = open_store().list("histograms/deliveries/")
     again = run_drift_check(at=at)
     assert (critical_findings(again), again.figures["data"]) == (critical_findings(report), report.figures["data"])
     assert (report.fresh, again.fresh) == (True, False), "a second check of the same rows resolves no alarm"
-    assert list(open_store().list("sketches/deliveries/")) == list(sketches)
+    assert list(open_store().list("histograms/deliveries/")) == list(histograms)
 
 
 def test_logged_predictions_are_monitored_as_batches_are(champion: ModelVersion) -> None:

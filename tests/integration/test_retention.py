@@ -160,12 +160,12 @@ def test_retention_of_reports_and_log_counts_back_from_the_newest(
     for days in (300, 101, 99, 0):
         at = years - timedelta(days=days)
         report_store.save(store, Report(check="drift", problem="wine", at=at, sentence="-"))
-        store.put(f"sketches/wine/abc/{at:%Y%m%d}.json", b"{}")
+        store.put(f"histograms/wine/abc/{at:%Y%m%d}.json", b"{}")
         window = f"{at - timedelta(days=7):%Y%m%dT%H%M}-{at:%Y%m%dT%H%M}"
         store.put(f"reports/wine/drift-{window}.html", b"")
         store.put(f"reports/wine/evidently-{window}.parquet", b"")
     store.put("reports/wine/drift.html", b"")
-    store.put("sketches/wine/abc/frozen.json", b"{}")
+    store.put("histograms/wine/abc/profile.json", b"{}")
     logged = [record(str(day), at=(years - timedelta(days=day)).isoformat()) for day in (31, 29, 0)]
     rows = prediction_log.entries_table(encode_entry(entry(one)) for one in logged)
     Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
@@ -173,7 +173,7 @@ def test_retention_of_reports_and_log_counts_back_from_the_newest(
     assert removed is not None
     assert (removed["reports"], removed["histograms"], removed["logged predictions"]) == (2 + 4, 2, 1)
     assert len(report_store.history(store, "wine", "drift")) == 2
-    assert store.exists("sketches/wine/abc/frozen.json")
+    assert store.exists("histograms/wine/abc/profile.json")
     assert store.exists("reports/wine/drift.html")
     assert len([key for key in store.list("reports/wine/") if "T0000-" in key]) == 4
     table: pa.Table = Tables().read(existing(Tables().version(log_table("wine"))))

@@ -17,6 +17,7 @@ ELSEWHERE = {
     "manifests/<environment>/<problem>/<version>/<file>", "deployments/<environment>/<problem>/<number>.json",
     "deployments/<environment>/", "keys/<number>.json", "rejected/<problem>/",
     "checked/<problem>/drift.json", "health/<problem>/endpoint-<name>-<digest>.json",
+    "backup/format-1/",  # nothing was migrated
     "endpoints/<port>.json", "flow-deployments.json", "flowruns/<run>", "up.json",  # `truecourse up` does not run
     "replay/<problem>/", "benchmarks/<name>.json", "logs/", "tmp/",
     "prefect/",  # the tests' Prefect server has its own home

@@ -58,7 +58,7 @@ class World:
 
     def feed(self, *rows: str) -> Any:
         self.ingest(*rows)
-        return self.validate().judged[-1]
+        return self.validate().validated[-1]
 
     def rows(self, kind: str = "clean") -> list[dict[str, Any]]:
         tables = Tables()
@@ -177,7 +177,7 @@ def test_columns_may_have_the_names_of_internal_columns(home: Path, tmp_path: Pa
     def feed(number: int, *rows: str) -> Any:
         (tmp_path / f"t-{number}.csv").write_text("\n".join([header, *rows]) + "\n")
         ingest_sources(world.problem, world.table, Tables())
-        return world.validate().judged[-1]
+        return world.validate().validated[-1]
 
     values = list(range(10, 10 + len(names)))
     cells = ",".join(map(str, values))
@@ -210,7 +210,7 @@ def test_a_second_run_does_nothing_and_does_not_import_gx(
     world.feed("1,ann,a,1,2024-01-01")
     monkeypatch.setitem(sys.modules, "great_expectations", None)  # an import would raise
     again = world.validate()
-    assert (again.judged, again.refused) == ((), ())
+    assert (again.validated, again.refused) == ((), ())
     assert again.clean == Tables().version("tables/small/clean/things")
     assert len(Tables().commits("tables/small/clean/things")) == 1
 
@@ -233,7 +233,7 @@ def test_a_crash_between_quarantine_and_clean_adds_no_duplicates(
             world.feed("3,ann,a,99,2024-01-02")
     assert len(world.rows("quarantine")) == 2
     world.ingest("4,ann,a,99,2024-01-03", "5,ann,a,1,2024-01-03")
-    assert [counts(result) for result in world.validate().judged] == [(1, 0, 0, 0, 1), (2, 1, 0, 0, 1)]
+    assert [counts(result) for result in world.validate().validated] == [(1, 0, 0, 0, 1), (2, 1, 0, 0, 1)]
     assert [(row["id"], row["_tc_delivery"]) for row in world.rows("quarantine")] == [(2, 0), (3, 1), (4, 2)]
 
 
@@ -248,7 +248,7 @@ def test_references_are_checked_against_the_other_table(home: Path, tmp_path: Pa
     for table in in_order_of_reference(spec):
         ingest_sources(spec, table, Tables())
         result = validate_new(spec, table, Tables(), NOW)
-    assert counts(result.judged[0]) == (3, 2, 0, 0, 1)
+    assert counts(result.validated[0]) == (3, 2, 0, 0, 1)
     text = Tables().store.get(save_page(Tables(), spec)).decode()
     assert "bob" in text
     assert "a key of people" in text

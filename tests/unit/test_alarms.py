@@ -80,7 +80,7 @@ def test_a_warning_is_recorded_and_notified_through_events_only(tmp_path: Path) 
     assert list_changes(apply_reports(store, report(5, "wind"), channels=channels)) == [("escalated", "wind")]
     now = record.load_record(store, "plain")
     assert now is not None
-    assert [(notice.kind, notice.owed) for notice in now.outbox] == [
+    assert [(notice.kind, notice.channels) for notice in now.pending] == [
         ("opened", ("prefect",)),
         ("escalated", channels),
     ]
@@ -154,7 +154,7 @@ def test_a_failing_channel_has_one_pending_reminder_per_alarm(tmp_path: Path) ->
         apply_reports(store, report(day, "wind"), channels=["webhook"])
     now = record.load_record(store, "plain")
     assert now is not None
-    assert [(notice.kind, notice.at) for notice in now.outbox] == [
+    assert [(notice.kind, notice.at) for notice in now.pending] == [
         ("opened", START), ("reminded", START + days(27))
     ]  # fmt: skip
 

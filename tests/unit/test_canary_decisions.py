@@ -128,7 +128,7 @@ def test_a_fault_ends_the_canary_with_its_name(
     history: CanaryHistory, fault: dict[str, Any], cause: str, pattern: str
 ) -> None:
     found = history.decide(make_requests(history.entries[-1].at, STEPS[0], 400, **fault))
-    assert (found.action, found.cause, found.share) == ("withdraw", cause, 0.0)
+    assert (found.action, found.cause, found.share) == ("roll back", cause, 0.0)
     assert found.sentence.startswith("Version 2 is rolled back from 20%: ")
     assert re.search(pattern, found.reason), found.reason
 
@@ -161,7 +161,7 @@ def test_a_canary_without_prediction_log_is_rolled_back(
     history.decide(make_requests(history.entries[-1].at, STEPS[0], 400))
     configure(log=False, problems=REPOSITORY / "tests" / "problems")
     off = history.decide([])
-    assert (off.action, off.cause) == ("withdraw", "unlogged")
+    assert (off.action, off.cause) == ("roll back", "unlogged")
     assert "the prediction log is off: TRUECOURSE_LOG is false" in off.reason
     with pytest.raises(ModelError, match="the prediction log, which is off"):
         start_canary.fn(history.entries[1], version(3), "a test")
@@ -190,7 +190,7 @@ def test_a_manual_share_is_rolled_back_but_never_increased(history: CanaryHistor
     assert (good.action, good.share) == ("wait", 0.3)
     assert "higher latency or a different score distribution; its traffic was set by hand" in good.sentence
     again = history.move("split", share=0.31)
-    assert history.decide(make_requests(again.at, 0.31, 3000, slow=0.02, seed=1), canary).action == "withdraw"
+    assert history.decide(make_requests(again.at, 0.31, 3000, slow=0.02, seed=1), canary).action == "roll back"
 
 
 def test_a_failed_gate_rolls_back_the_canary() -> None:
@@ -198,12 +198,12 @@ def test_a_failed_gate_rolls_back_the_canary() -> None:
     gate = {"gate": "loss below the champion's", "detail": "difference 0.1", "result": "passed", "passed": True}
     assert apply_gates(going, [gate]).action == "promote"
     shut = apply_gates(going, [gate, gate | {"result": "failed", "passed": False}])
-    assert (shut.action, shut.cause, shut.reason) == ("withdraw", "gates", "loss below the champion's: difference 0.1")
+    assert (shut.action, shut.cause, shut.reason) == ("roll back", "gates", "loss below the champion's: difference 0.1")
 
 
 def test_a_rollback_is_reported_until_the_challenger_changes(history: CanaryHistory) -> None:
     assert history.report()[1] == 0
-    history.move("withdraw", share=0.0)
+    history.move("canary rollback", share=0.0)
     sentence = "Version 2 was rolled back at 2024-05-01 15:00 UTC: a test."
     assert history.report() == (sentence, 1)
     history.move("rollback", share=0.0)
@@ -214,14 +214,14 @@ def test_a_rollback_is_reported_until_the_challenger_changes(history: CanaryHist
 
 def test_a_challenger_with_a_new_share_is_not_rolled_back(history: CanaryHistory) -> None:
     assert aliases.canary_in_progress(history.entries[-1])
-    history.move("withdraw", share=0.0)
-    assert aliases.withdrawal(history.entries) == history.entries[-1]
+    history.move("canary rollback", share=0.0)
+    assert aliases.rolled_back_canary(history.entries) == history.entries[-1]
     assert not aliases.canary_in_progress(history.entries[-1])
     history.move("promote", champion=version(2))
-    assert aliases.withdrawal(history.entries) is None
+    assert aliases.rolled_back_canary(history.entries) is None
     history.move("rollback", champion=version(1))
-    assert aliases.withdrawal(history.entries) is None
-    history.move("withdraw")
+    assert aliases.rolled_back_canary(history.entries) is None
+    history.move("canary rollback")
     history.move("split", share=0.1)
-    assert aliases.withdrawal(history.entries) is None
+    assert aliases.rolled_back_canary(history.entries) is None
     assert not aliases.canary_in_progress(history.entries[-1])

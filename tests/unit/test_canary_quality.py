@@ -69,7 +69,7 @@ def test_a_worse_challenger_is_detected_when_labels_are_complete(
     before = history.decide(log, after=timedelta(hours=23))
     assert (before.action, before.figures["quality"]) == ("widen", {"labelled": 0}), "by the log alone nothing is wrong"
     found = history.decide([], after=CLOSED)
-    assert (found.action, found.cause) == ("withdraw", "quality")
+    assert (found.action, found.cause) == ("roll back", "quality")
     assert "its quality is worse: its log loss is" in found.reason
     assert "labelled predictions, the champion's" in found.reason
 
@@ -81,7 +81,7 @@ def test_labels_of_earlier_steps_count_at_the_last_step(history: CanaryHistory, 
     last = history.entries[-1] = last.model_copy(update={"at": first + timedelta(minutes=700)})
     history.decide(make_requests(last.at, late, 1.0, wrong=True, skip=700))
     found = history.decide([], after=CLOSED)
-    assert (found.action, found.cause) == ("withdraw", "quality")
+    assert (found.action, found.cause) == ("roll back", "quality")
 
 
 def test_an_equally_good_challenger_continues(history: CanaryHistory, late: np.ndarray[Any, Any]) -> None:

@@ -107,7 +107,7 @@ CASES: dict[str, Case] = {
         "monitoring.retraining.test", "shorter than a day", "days"),
     "a cause that triggers and blocks retraining": (
         PROBLEM, "window=days(7)", 'window=days(7), retraining=Retraining(causes=["dead feed"])',
-        "monitoring.retraining.spoilers", "triggers and blocks", "causes or spoilers"),
+        "monitoring.retraining.blockers", "triggers and blocks", "causes or blockers"),
     "reminders without a pause": (
         PROBLEM, "window=days(7)", "window=days(7), alerts=Alerts(remind=days(0))",
         "monitoring.alerts.remind", "not positive", "days"),

@@ -257,7 +257,7 @@ def sources() -> Iterator[Path]:
 
 def test_the_causes_of_retraining_exist() -> None:
     policy = problem_api.Retraining()
-    assert {*policy.causes, *policy.spoilers} <= set(get_args(Cause))
+    assert {*policy.causes, *policy.blockers} <= set(get_args(Cause))
 
 
 def test_every_metric_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from truecourse.problem import Monitoring, Retraining, days, hours
 from truecourse.references import Aliases, ModelVersion
 from truecourse.storage.object_store import LocalStore
 
-POLICY = Retraining(causes=["concept drift"], spoilers=["unit change"], cooldown=days(3), budget=2)
+POLICY = Retraining(causes=["concept drift"], blockers=["unit change"], cooldown=days(3), budget=2)
 
 
 def problem(policy: Retraining = POLICY) -> Any:
@@ -118,7 +118,7 @@ def test_cool_down_and_weekly_budget_apply(tmp_path: Path) -> None:
 @given(st.lists(st.floats(0.01, 5), min_size=1, max_size=30), st.floats(0.1, 4), st.integers(1, 4))
 def test_the_rules_hold_for_any_check_schedule(steps: list[float], cooldown: float, budget: int) -> None:
     policy = dataclasses.replace(POLICY, cooldown=days(cooldown), budget=budget)
-    alarm = Alarm(finding=finding("concept drift"), opened=START, seen=START, told=START)
+    alarm = Alarm(finding=finding("concept drift"), opened=START, seen=START, notified_at=START)
     begun: list[datetime] = []
     at = START
     for step in steps:
@@ -149,8 +149,8 @@ def test_a_triggered_retraining_is_requested_until_it_starts(tmp_path: Path) -> 
             record_decision(store, problem(), at + timedelta(minutes=minutes), ["webhook", "prefect"])
     now = record.load_record(store, "plain")
     assert now is not None
-    assert [(notice.kind, notice.owed) for notice in now.outbox] == [("due", ("prefect",))] * 2
-    assert len({notice.id for notice in now.outbox}) == 2
+    assert [(notice.kind, notice.channels) for notice in now.pending] == [("due", ("prefect",))] * 2
+    assert len({notice.id for notice in now.pending}) == 2
 
 
 def make_aliases(champion: int, challenger: int, action: str = "register", share: float = 0.0) -> Aliases:
@@ -168,7 +168,7 @@ def make_aliases(champion: int, challenger: int, action: str = "register", share
         ([make_aliases(1, 1), make_aliases(1, 2)], []),
         ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(2, 2, "promote")], ["promoted"]),
         ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 2, "rollback")], ["rolled back"]),
-        ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 2, "withdraw")], ["rolled back"]),
+        ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 2, "canary rollback")], ["rolled back"]),
         ([make_aliases(1, 2), make_aliases(2, 2, "promote"), make_aliases(1, 2, "rollback")], ["rolled back"]),
         ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 3, "register")], []),
     ],

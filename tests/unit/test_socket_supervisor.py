@@ -30,9 +30,9 @@ while True:
 @pytest.fixture
 def servers(home: Path, tmp_path: Path) -> Iterator[tuple[SupervisorClient, int]]:
     (port,) = free_ports(1)
-    keeper = launch(tmp_path, "127.0.0.1", port)
-    yield keeper, port
-    shut_down(keeper)
+    supervisor = launch(tmp_path, "127.0.0.1", port)
+    yield supervisor, port
+    shut_down(supervisor)
 
 
 def start(servers: SupervisorClient, number: int) -> None:
@@ -50,66 +50,66 @@ def ask(port: int) -> tuple[int, int]:
 
 
 def test_a_connection_waits_for_a_server(servers: tuple[SupervisorClient, int]) -> None:
-    keeper, port = servers
+    supervisor, port = servers
     with socket.create_connection(("127.0.0.1", port), 20) as waiting:
-        start(keeper, 1)
+        start(supervisor, 1)
         assert waiting.makefile().read().startswith("1 ")
 
 
 def test_two_servers_share_the_socket_and_one_can_leave(servers: tuple[SupervisorClient, int]) -> None:
-    keeper, port = servers
-    start(keeper, 1)
+    supervisor, port = servers
+    start(supervisor, 1)
     assert ask(port)[0] == 1
-    start(keeper, 2)
+    start(supervisor, 2)
     wait_until(lambda: ask(port)[0] == 2, 20, "the second server")
-    keeper.stop(1)
+    supervisor.stop(1)
     assert {ask(port)[0] for _ in range(20)} == {2}
-    assert list(keeper.servers()) == [2]
+    assert list(supervisor.servers()) == [2]
 
 
 def test_a_supervised_server_is_restarted(servers: tuple[SupervisorClient, int]) -> None:
-    keeper, port = servers
-    start(keeper, 1)
+    supervisor, port = servers
+    start(supervisor, 1)
     _, pid = ask(port)
-    keeper.keep(1)
+    supervisor.keep(1)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: started_at(pid) is None, 20, "its death")
     assert ask(port)[1] != pid, "the connection waits for the next one"
-    assert keeper.servers()[1]["restarts"] == 1
+    assert supervisor.servers()[1]["restarts"] == 1
 
 
 def test_an_unsupervised_server_is_not_restarted(servers: tuple[SupervisorClient, int]) -> None:
-    keeper, port = servers
-    start(keeper, 1)
+    supervisor, port = servers
+    start(supervisor, 1)
     os.kill(ask(port)[1], signal.SIGKILL)
-    wait_until(lambda: not keeper.servers()[1]["alive"], 20, "its death")
-    assert keeper.servers()[1]["restarts"] == 0
+    wait_until(lambda: not supervisor.servers()[1]["alive"], 20, "its death")
+    assert supervisor.servers()[1]["restarts"] == 0
 
 
 def test_stopping_the_supervisor_stops_its_servers(servers: tuple[SupervisorClient, int]) -> None:
-    keeper, port = servers
-    start(keeper, 1)
+    supervisor, port = servers
+    start(supervisor, 1)
     _, pid = ask(port)
-    shut_down(keeper)
-    assert find(keeper.place) is None
+    shut_down(supervisor)
+    assert find(supervisor.place) is None
     assert not psutil.pid_exists(pid)
     with pytest.raises(ConnectionRefusedError):
         ask(port)
 
 
 def test_a_killed_supervisor_is_not_found(servers: tuple[SupervisorClient, int]) -> None:
-    keeper, _ = servers
-    os.kill(keeper.pid, signal.SIGKILL)
-    wait_until(lambda: find(keeper.place) is None, 20, "its death")
-    assert (keeper.place / "keeper.json").exists(), "it left word, which nobody believes"
+    supervisor, _ = servers
+    os.kill(supervisor.pid, signal.SIGKILL)
+    wait_until(lambda: find(supervisor.place) is None, 20, "its death")
+    assert (supervisor.place / "supervisor.json").exists(), "it left word, which nobody believes"
 
 
 def test_an_unauthorised_client_cannot_send_commands(servers: tuple[SupervisorClient, int]) -> None:
-    keeper, _ = servers
+    supervisor, _ = servers
     with pytest.raises(PlatformError, match="does not answer"):
-        SupervisorClient(keeper.place, keeper.pid, keeper.address, "another key").servers()
-    assert keeper.servers() == {}
-    assert (keeper.place / "keeper.json").stat().st_mode & 0o077 == 0
+        SupervisorClient(supervisor.place, supervisor.pid, supervisor.address, "another key").servers()
+    assert supervisor.servers() == {}
+    assert (supervisor.place / "supervisor.json").stat().st_mode & 0o077 == 0
 
 
 def test_a_taken_port_is_a_clear_error(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_dead_process_is_restarted_without_affecting_others(
     assert state(of, "other")["restarts"] == 0
     down = next(s for states in snapshots for s in states if s["part"] == "one" and s["standing"] == "down")
     assert down["cause"] == f"ended by signal {int(number)}"
-    assert down["said"] == f"listening as {pid}"
+    assert down["last_line"] == f"listening as {pid}"
     log = (tmp_path / "one.log").read_text()
     assert f"listening as {pid}" in log, "a restart erases nothing"
     assert f"listening as {state(of, 'one')['pid']}" in log
@@ -111,7 +111,7 @@ def test_a_crash_looping_process_is_reported_with_its_log_and_backs_off(
     wait_until(lambda: wait_until_up(of, "well") and state(of, "broken")["restarts"] >= 2, 20, "two restarts")
     wait_until(lambda: of.standing("broken") == "down", 20, "its end")
     assert state(of, "broken")["cause"] == "ended with status 3"
-    assert state(of, "broken")["said"] == "no such database"
+    assert state(of, "broken")["last_line"] == "no such database"
     assert state(of, "well")["restarts"] == 0
 
 

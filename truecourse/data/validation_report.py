@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Annotated
 
 from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery
@@ -12,9 +13,10 @@ from truecourse.hashing import sha256
 from truecourse.html import render
 from truecourse.problem import Problem
 from truecourse.problem.schema import Severity, Table
-from truecourse.references import Reference, TableVersion
+from truecourse.references import Reference, StoredRecord, TableVersion
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore
+from truecourse.stored_format import renamed
 from truecourse.wording import counted, counted_of
 
 
@@ -58,7 +60,7 @@ class Counts(Reference):
         return {"in": self.rows_in, **self.model_dump(exclude={"rows_in"})}
 
 
-class ValidationResult(Reference):
+class ValidationResult(StoredRecord):
     """The validation result of one delivery. `refused`: why the delivery was rejected; empty if it was accepted."""
 
     problem: str
@@ -72,7 +74,7 @@ class ValidationResult(Reference):
     validated_at: datetime
     outcomes: tuple[Outcome, ...]
     refused: tuple[str, ...] = ()
-    judged_by: str = ""
+    rules_sha256: Annotated[str, renamed("rules_sha256")] = ""
     """Digest of the rules: the table's declaration and the tables it refers to. When it changes, a refused delivery is
     validated again."""
     because_of_table: bool = False
@@ -98,20 +100,20 @@ class ValidationResult(Reference):
 
 
 class TableResult(Reference):
-    """The result of a validation run for one table. `judged`: deliveries validated in this run. `refused`: all
+    """The result of a validation run for one table. `validated`: deliveries validated in this run. `refused`: all
     deliveries that are refused after it. `stale`: why the table is too old."""
 
     problem: str
     table: str
     clean: TableVersion | None
-    judged: tuple[ValidationResult, ...] = ()
+    validated: tuple[ValidationResult, ...] = ()
     refused: tuple[ValidationResult, ...] = ()
     stale: tuple[str, ...] = ()
 
     @property
     def faults(self) -> list[str]:
         """Why the run fails. Deliveries refused in earlier runs do not count."""
-        return [*(result.sentence() for result in self.judged if result.refused), *self.stale]
+        return [*(result.sentence() for result in self.validated if result.refused), *self.stale]
 
 
 def require_accepted(problem: str, results: Sequence[TableResult]) -> None:

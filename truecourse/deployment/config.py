@@ -34,7 +34,7 @@ class Timeouts(Part):
     request_seconds: int | None = Field(None, ge=1, le=3600)
     """Timeout of a request. The endpoint's setting if empty."""
     drain_seconds: float = Field(2, ge=0, le=600)
-    """How long a replaced server still answers while its clients are told to reconnect."""
+    """How long a replaced server still answers while it asks its clients to reconnect."""
 
 
 class Tls(Part):

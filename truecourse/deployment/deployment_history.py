@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from truecourse.addresses import local_url
 from truecourse.errors import PlatformError
-from truecourse.references import ArtifactRef, Deployment, ModelVersion, Reference
+from truecourse.references import ArtifactRef, Deployment, ModelVersion, StoredRecord
 from truecourse.settings import get_settings
 from truecourse.storage.ledger import Ledger
 from truecourse.storage.object_store import open_store
 
 
-class RunningServer(Reference):
+class RunningServer(StoredRecord):
     """The server of an environment. `server`: its number at the supervisor. `folder`: the unpacked Bento. `since`: in
     UTC."""
 

@@ -12,11 +12,11 @@ from truecourse.addresses import local_url
 from truecourse.deployment import deployment_history as deployments
 from truecourse.deployment.config_loader import environment_names, load_deployment
 from truecourse.errors import DeploymentError, PlatformError
-from truecourse.references import Reference
+from truecourse.references import StoredRecord
 from truecourse.settings import get_settings
 
 
-class ExpectedEndpoint(Reference):
+class ExpectedEndpoint(StoredRecord):
     """An endpoint that should be running. `name`: its environment, `local` for `truecourse serve` and `up`, or its
     host. `certificate`: the file of its TLS certificate, if we serve it."""
 

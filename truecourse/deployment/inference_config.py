@@ -6,6 +6,7 @@ of the model version. services/model/scoring_script.py scores by it.
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from truecourse.errors import ModelError
 from truecourse.hashing import sha256
@@ -13,7 +14,7 @@ from truecourse.modeling.encoding import FeatureKind, Vocabulary
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.problem.loader import problem_digest
-from truecourse.references import ArtifactRef, ModelVersion, Reference
+from truecourse.references import ArtifactRef, ModelVersion, Reference, StoredRecord
 from truecourse.registry import runs
 from truecourse.registry import versions as registry
 from truecourse.registry.run_archive import requirements
@@ -41,7 +42,7 @@ class Environment(Reference):
     requirements_sha256: str
 
 
-class InferenceConfig(Reference):
+class InferenceConfig(StoredRecord):
     """The inference configuration of a model version.
 
     `form`: the model's form, in words. `features`: in the order of the model's inputs. `files`: of the model, with
@@ -59,6 +60,10 @@ class InferenceConfig(Reference):
     environment: Environment
     script: str = SCRIPT
     files: dict[str, str]
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the configuration as an endpoint shows it, without the number of the stored format."""
+        return self.model_dump(mode="json", exclude={"format"})
 
     def to_json(self) -> bytes:
         return self.model_dump_json(indent=1).encode()

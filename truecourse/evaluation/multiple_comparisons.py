@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from truecourse.errors import AlreadyExists
 from truecourse.statistics.intervals import COVERAGE
 from truecourse.storage.object_store import ObjectStore
+from truecourse.stored_format import numbered, read_numbered
 
 _SAME = 0.5
 """Two tries count as on the same rows if they share at least this fraction of the later one's period, or rows."""
@@ -33,10 +34,10 @@ def try_number(store: ObjectStore, problem: str, champion: int, model_sha256: st
     now = {"model_sha256": model_sha256, "at": datetime.now(UTC).isoformat(), **_describe_rows(rows)}
     key = f"{folder}/{model_sha256}.json"
     try:
-        store.put_new(key, json.dumps(now).encode())
+        store.put_new(key, json.dumps(numbered(now)).encode())
     except AlreadyExists:
-        now |= {"at": json.loads(store.get(key))["at"]}
-    others = [json.loads(store.get(name)) for name in store.list(f"{folder}/") if name != key]
+        now |= {"at": read_numbered(store.get(key), key)["at"]}
+    others = [read_numbered(store.get(name), name) for name in store.list(f"{folder}/") if name != key]
     before = [one for one in others if (one["at"], one["model_sha256"]) < (now["at"], model_sha256)]
     return 1 + sum(_is_same_sample(one, now) for one in before)
 

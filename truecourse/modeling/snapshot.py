@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from truecourse.errors import AlreadyExists, IntegrityError
 from truecourse.hashing import sha256
 from truecourse.problem import RandomSplit, TimeSplit
-from truecourse.references import Reference, Snapshot, TableVersion
+from truecourse.references import Snapshot, StoredRecord, TableVersion
 from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
 
-class Proof(Reference):
+class Proof(StoredRecord):
     """The result of a look-ahead proof.
 
     `rows`: compared rows of each view, the spine and the labels, over all sampled moments. `unstable`: views that
@@ -46,14 +46,12 @@ class Input(BaseModel):
     files: dict[str, str]
 
 
-class Manifest(BaseModel):
+class Manifest(StoredRecord):
     """The inputs and definitions that a snapshot was built from.
 
     `problem_digest`, `document`: the parts of the problem that training depends on (training_document() of
     truecourse/problem/loader.py). `rows` counts every row of the spine: used, unlabelled, not yet closed. `split`: None
     in manifests of older versions. `look_ahead`: the proof that the SQL reads no row before it was known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     problem: str
     problem_digest: str

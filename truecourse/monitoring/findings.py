@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from truecourse.references import Reference, UtcTime
+from truecourse.references import Reference, StoredRecord, UtcTime
+from truecourse.stored_format import Cause
 from truecourse.wording import counted
 
 Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", "registry", "canary"]
@@ -39,7 +40,7 @@ class Finding(Reference):
 
     check: Check
     subject: str
-    cause: str
+    cause: Cause
     page: bool
     sentence: str
     figures: dict[str, Any] = Field(default_factory=dict)
@@ -55,7 +56,7 @@ class Finding(Reference):
         return f"{self.check}/{self.subject}/{self.cause}"
 
 
-class Report(Reference):
+class Report(StoredRecord):
     """The result of one check at one time.
 
     `at`: the reference time (UTC); with `clock="data"` it is the end of the data. `checked_at`: the wall-clock time of

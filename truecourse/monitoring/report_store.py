@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from truecourse.errors import NotFound
 from truecourse.monitoring.findings import Check, Report, State
-from truecourse.references import Reference, UtcTime
+from truecourse.references import Reference, StoredRecord, UtcTime
 from truecourse.storage.object_store import ObjectStore
 
 log = logging.getLogger("truecourse.reports")
@@ -27,7 +27,7 @@ class TimelineEntry(Reference):
     largest: float | None = None
 
 
-class Timeline(Reference):
+class Timeline(StoredRecord):
     """A check's reports of the last TIMELINE_LENGTH, at most 500, keyed by report time."""
 
     marks: dict[str, TimelineEntry] = Field(default_factory=dict)

@@ -23,6 +23,7 @@ from truecourse.errors import Fault, ProblemError, SettingsError
 from truecourse.hashing import sha256, sha256_json
 from truecourse.problem.definition import Problem
 from truecourse.settings import get_settings
+from truecourse.stored_format import with_former_names
 from truecourse.wording import nearest, suggestion
 
 
@@ -194,6 +195,11 @@ def python_files(folder: Path) -> dict[str, bytes]:
 
 def problem_digest(problem: Problem) -> str:
     return sha256_json(problem_document(problem))
+
+
+def former_problem_digest(problem: Problem) -> str:
+    """problem_digest() of the definition with the names of format 1, as in the Bentos of that format."""
+    return sha256_json(with_former_names(problem_document(problem)))
 
 
 EVALUATION_PARTS = frozenset({"gates", "promotion", "monitoring"})

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from truecourse.problem.schema import CONFIG, Many, days
+from truecourse.stored_format import renamed
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -32,9 +33,9 @@ class Retraining:
     _: KW_ONLY
     causes: Many[str] = ("concept drift", "new category")
     """Causes of findings that trigger a retraining. Example: `causes=["concept drift", "drift"]`."""
-    spoilers: Many[str] = ("unit change", "dead feed", "label rule", "selective labels")
+    blockers: Annotated[Many[str], renamed("blockers")] = ("unit change", "dead feed", "label rule", "selective labels")
     """Causes that block it while such a finding is open, because the model would learn the fault. Example:
-    `spoilers=["unit change", "dead feed", "missing values"]`."""
+    `blockers=["unit change", "dead feed", "missing values"]`."""
     cooldown: timedelta = days(7)
     """Least time between two retrainings. Example: `cooldown=days(14)`."""
     budget: Annotated[int, Field(ge=0)] = 2

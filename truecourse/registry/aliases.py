@@ -15,7 +15,7 @@ from truecourse.storage.ledger import Ledger
 from truecourse.storage.object_store import open_store
 
 PROMOTE, REGISTER, ROLLBACK = "promote", "register", "rollback"
-CANARY, WIDEN, WITHDRAW = "canary", "widen", "withdraw"
+CANARY, WIDEN, CANARY_ROLLBACK = "canary", "widen", "canary rollback"
 """Actions in the history of aliases."""
 GUARDED = (CANARY, WIDEN)
 """Actions of a canary. Only the guard flow changes a traffic weight that one of these set."""
@@ -57,14 +57,14 @@ def canary_in_progress(now: Aliases) -> bool:
     return now.action in GUARDED and now.share > 0
 
 
-def withdrawal(entries: Sequence[Aliases]) -> Aliases | None:
-    """Return the entry that withdrew the challenger from traffic; `entries`: all, oldest first.
+def rolled_back_canary(entries: Sequence[Aliases]) -> Aliases | None:
+    """Return the entry that rolled the challenger back; `entries`: all, oldest first.
 
     None if there is none, or if the challenger got traffic again or was promoted since."""
     for entry in reversed(entries):
         if entry.challenger != entries[-1].challenger or entry.share > 0 or entry.champion == entry.challenger:
             return None
-        if entry.action == WITHDRAW:
+        if entry.action == CANARY_ROLLBACK:
             return entry
     return None
 

@@ -12,7 +12,7 @@ from truecourse.hashing import sha256
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
 from truecourse.problem.definition import Kind
-from truecourse.references import ModelVersion, Reference, TrainedRun, UtcTime
+from truecourse.references import ModelVersion, StoredRecord, TrainedRun, UtcTime
 from truecourse.storage.object_store import ObjectStore, open_store
 
 SHA256 = "truecourse.model_sha256"
@@ -20,7 +20,7 @@ FORM = "truecourse.form"
 """Tag of a run: the model's form, and the losses it was chosen by."""
 
 
-class RunRecord(Reference):
+class RunRecord(StoredRecord):
     """A finished training run.
 
     `key`: training_key() of its snapshot, problem and parameters; a second run with the same key is not needed. `tags`:

@@ -18,6 +18,7 @@ from truecourse.registry.runs import artifact, open_model, record_digest
 from truecourse.storage.ledger import Ledger
 from truecourse.storage.locks import locked
 from truecourse.storage.object_store import open_store
+from truecourse.stored_format import numbered
 
 __all__ = [
     "artifact", "challenger", "champion", "create_version", "describe", "gates", "lock", "mirror_aliases",
@@ -99,7 +100,7 @@ def tags_key(problem: str, number: int) -> str:
 def set_tags(version: ModelVersion, values: Mapping[str, str]) -> None:
     with lock(version.problem):
         now = tags(version) | dict(values)
-        open_store().put(tags_key(version.problem, version.version), seal({"tags": now}))
+        open_store().put(tags_key(version.problem, version.version), seal(numbered({"tags": now})))
         mlflow_mirror.sync_tags(version, now)
 
 
@@ -116,7 +117,7 @@ def set_gates(version: ModelVersion, results: list[dict[str, Any]], report_sha25
         newest = history.newest()
         reason = f"{sum(bool(gate['passed']) for gate in results)} of {len(results)} passed"
         entry = GateRecord(
-            number=newest.number + 1 if newest else 1, action="judge", reason=reason, version=version.version,
+            number=newest.number + 1 if newest else 1, action="evaluate", reason=reason, version=version.version,
             gates=tuple(results), report_sha256=report_sha256, **aliases.signature(),
         )  # fmt: skip
         history.append(entry)

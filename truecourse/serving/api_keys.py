@@ -9,12 +9,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
+from pydantic import Field
+
 from truecourse.errors import ModelError, NotFound
 from truecourse.hashing import sha256
 from truecourse.references import Entry, Reference
 from truecourse.registry.aliases import signature
 from truecourse.storage.ledger import Ledger
 from truecourse.storage.object_store import open_store
+from truecourse.stored_format import FORMAT, Format
 
 Scope = Literal["predict", "explain", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -33,8 +36,9 @@ class ApiKey(Reference):
 
 
 class Keys(Entry):
-    """All valid keys. A revoked key is only in earlier entries."""
+    """All valid keys. A revoked key is only in earlier entries. `format`: as in Aliases, read but not written yet."""
 
+    format: Format = Field(FORMAT, exclude=True)
     keys: tuple[ApiKey, ...] = ()
 
 

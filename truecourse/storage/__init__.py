@@ -3,4 +3,4 @@
 Writes are atomic. Depends on `settings` and `references`.
 """
 
-__all__ = ["delta_tables", "file_digests", "fsync", "ledger", "lineage_links", "locks", "object_store"]
+__all__ = ["delta_tables", "file_digests", "format", "fsync", "ledger", "lineage_links", "locks", "object_store"]

@@ -15,6 +15,7 @@ from truecourse.hashing import seal, sha256, unseal
 from truecourse.storage.fsync import LOG
 from truecourse.storage.lineage_links import Link, link, unknown_link, unreadable_link
 from truecourse.storage.object_store import ObjectStore
+from truecourse.stored_format import numbered
 
 RECORDED = ("predictions/", "predictions_log/")
 """Prefixes of the names of tables whose files are recorded."""
@@ -59,7 +60,7 @@ def _record_one(store: ObjectStore, file: str, key: str, commit: bytes, actions:
             # Its rows may come from these files: rewriting a changed file must not hide the change.
             "changed_before": [old for old in replaced if store.exists(old) and _is_changed(store, old)],
         }
-        store.put_new(digest_key(file), seal(document))
+        store.put_new(digest_key(file), seal(numbered(document)))
     except (NotFound, AlreadyExists):  # it was replaced, or another process recorded it first
         return
 

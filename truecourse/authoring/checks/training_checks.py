@@ -124,9 +124,9 @@ def _policy_faults(monitoring: Monitoring) -> Iterator[Fault]:
         yield Fault(place("monitoring", "retraining", "cooldown"), "is negative", "give a duration, such as days(7)")
     if monitoring.alerts.remind <= timedelta(0):
         yield Fault(place("monitoring", "alerts", "remind"), "is not positive", "give a duration, such as days(7)")
-    for cause in sorted({*policy.causes} & {*policy.spoilers}):
-        where = place("monitoring", "retraining", "spoilers")
-        yield Fault(where, f"{cause!r} both triggers and blocks retraining", "remove it from causes or spoilers")
+    for cause in sorted({*policy.causes} & {*policy.blockers}):
+        where = place("monitoring", "retraining", "blockers")
+        yield Fault(where, f"{cause!r} both triggers and blocks retraining", "remove it from causes or blockers")
 
 
 def _slice_faults(problem: Problem, name: str, where: str) -> Iterator[Fault]:

@@ -18,7 +18,7 @@ EVENTS = "prefect"
 
 @dataclass(frozen=True)
 class AlertChanges:
-    """The events that reports caused, and the alarms open after them. Critical alarms have `told`."""
+    """The events that reports caused, and the alarms open after them. Critical alarms have `notified_at`."""
 
     events: tuple[Event, ...]
     open: tuple[Alarm, ...]
@@ -50,10 +50,10 @@ def update_alerts(
             return None
         fields: dict[str, Any] = {"events": tuple(changes.events), "open": changes.open, "checked": changes.checked}
         if changes.notifications:
-            fields["outbox"] = _pending(record.outbox if record else (), changes.notifications)
+            fields["pending"] = _pending(record.pending if record else (), changes.notifications)
         return fields
 
-    write(store, problem.name, at, "settled", change)
+    write(store, problem.name, at, "update", change)
     return AlertChanges(tuple(changes.events), changes.open)
 
 
@@ -61,8 +61,8 @@ def _pending(before: Sequence[Notification], new: Sequence[Notification]) -> tup
     """Return the pending notifications, without reminders that a newer reminder of the same alarm replaces.
 
     So a receiver that was down for a year does not get a reminder for every week."""
-    newer = {one.about: set(one.owed) for one in new if one.kind == "reminded"}
-    kept = [one for one in before if one.kind != "reminded" or not set(one.owed) <= newer.get(one.about, set())]
+    newer = {one.about: set(one.channels) for one in new if one.kind == "reminded"}
+    kept = [one for one in before if one.kind != "reminded" or not set(one.channels) <= newer.get(one.about, set())]
     return (*kept, *new)
 
 
@@ -102,20 +102,20 @@ class _Changes:
     def _new(self, findings: list[Finding]) -> Iterator[Alarm]:
         for finding in findings:
             notified_at = self.at if finding.page else None
-            alarm = Alarm(finding=finding, opened=self.at, seen=self.at, told=notified_at)
+            alarm = Alarm(finding=finding, opened=self.at, seen=self.at, notified_at=notified_at)
             self._notify("opened", alarm, finding.sentence)
             yield alarm
 
     def _found_again(self, alarm: Alarm, finding: Finding) -> Alarm:
         seen = alarm.model_copy(update={"finding": finding, "seen": self.at, "clean": 0})
-        if alarm.told is None and finding.page:
+        if alarm.notified_at is None and finding.page:
             kind: Kind = "escalated"
-        elif alarm.told is not None and self.at - alarm.told >= self.problem.monitoring.alerts.remind:
+        elif alarm.notified_at is not None and self.at - alarm.notified_at >= self.problem.monitoring.alerts.remind:
             kind = "reminded"
         else:
             return seen
         since = f"since {alarm.opened:%Y-%m-%d %H:%M} UTC"
-        notified = seen.model_copy(update={"told": self.at})
+        notified = seen.model_copy(update={"notified_at": self.at})
         self._notify(kind, notified, f"{finding.sentence} ({since})")
         return notified
 
@@ -131,9 +131,9 @@ class _Changes:
     def _notify(self, kind: Kind, alarm: Alarm, sentence: str) -> None:
         at = self.at
         self.events.append(Event(kind=kind, at=at, sentence=sentence, alarm=alarm.id, finding=alarm.finding))
-        owed = tuple(name for name in self.channels if alarm.told or name == EVENTS)
-        if owed:
+        channels = tuple(name for name in self.channels if alarm.notified_at or name == EVENTS)
+        if channels:
             id = f"{self.problem.name}/{alarm.id}/{kind}/{at:%Y%m%dT%H%M%S}"
             self.notifications.append(
-                Notification(id=id, kind=kind, at=at, finding=alarm.finding, sentence=sentence, owed=owed)
+                Notification(id=id, kind=kind, at=at, finding=alarm.finding, sentence=sentence, channels=channels)
             )

@@ -11,7 +11,7 @@ import getpass
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -21,6 +21,7 @@ from truecourse.references import Entry, Reference, UtcTime, aware_utc
 from truecourse.settings import get_settings
 from truecourse.storage.ledger import Ledger
 from truecourse.storage.object_store import ObjectStore
+from truecourse.stored_format import renamed
 
 Kind = Literal[
     "opened", "escalated", "reminded", "recovered",
@@ -40,13 +41,13 @@ log = logging.getLogger("truecourse.alerts")
 class Alarm(Reference):
     """A finding, from the check that first found it until it has recovered.
 
-    `opened`, `seen`: when it was found first and last. `told`: when its last notification was created; None for a
-    finding that is not critical. `clean`: how many consecutive checks have not found it."""
+    `opened`, `seen`: when it was found first and last. `notified_at`: when its last notification was created; None for
+    a finding that is not critical. `clean`: how many consecutive checks have not found it."""
 
     finding: Finding
     opened: datetime
     seen: datetime
-    told: datetime | None = None
+    notified_at: Annotated[datetime | None, renamed("notified_at")] = None
     clean: int = 0
 
     @property
@@ -60,14 +61,16 @@ class Alarm(Reference):
 
 
 class Notification(Reference):
-    """A message to the channels in `owed` (names), delivered to each at least once. Duplicates have the same `id`."""
+    """A message to `channels` (names), those that have not accepted it yet, delivered to each at least once.
+
+    Duplicates have the same `id`."""
 
     id: str
     kind: Kind
     at: datetime
     finding: Finding
     sentence: str
-    owed: tuple[str, ...]
+    channels: Annotated[tuple[str, ...], renamed("channels")]
 
     @property
     def about(self) -> str:
@@ -115,14 +118,14 @@ class Event(Reference):
 class Record(Entry):
     """An entry of the ledger: the `events` since the previous entry, and the state after them.
 
-    `checked`: the moment of each check's newest report. `outbox`: pending notifications. `decision`: the last one about
-    retraining; `decided`: when it was last recorded. `outages`: why channels fail, by name. `recent`: the newest
+    `checked`: the moment of each check's newest report. `pending`: notifications to deliver. `decision`: the last one
+    about retraining; `decided`: when it was last recorded. `outages`: why channels fail, by name. `recent`: the newest
     events, without their findings and attempts."""
 
     events: tuple[Event, ...] = ()
     open: tuple[Alarm, ...] = ()
     checked: dict[Check, datetime] = Field(default_factory=dict)
-    outbox: tuple[Notification, ...] = ()
+    pending: Annotated[tuple[Notification, ...], renamed("pending")] = ()
     attempts: tuple[Attempt, ...] = ()
     decision: Decision | None = None
     decided: UtcTime | None = None

@@ -38,10 +38,12 @@ def deliver(
     and delay the caller by at most `timeout` seconds; what is not delivered by then stays pending. A failure is
     recorded once, until its reason changes or the channel works again."""
     record = load_record(store, problem.name)
-    if record is None or not record.outbox:
+    if record is None or not record.pending:
         return {}
-    pending = {name: [redact(problem, one) for one in record.outbox if name in one.owed] for name in channels}
-    deliveries = [_Delivery(problem.name, channels[name], name, tuple(owed)) for name, owed in pending.items() if owed]
+    pending = {name: [redact(problem, one) for one in record.pending if name in one.channels] for name in channels}
+    deliveries = [
+        _Delivery(problem.name, channels[name], name, tuple(queued)) for name, queued in pending.items() if queued
+    ]
     _send(deliveries, timeout)
     delivered = {one.name: set(one.delivered) for one in deliveries}
     outages = {one.name: one.failure for one in deliveries if one.failure}
@@ -50,14 +52,14 @@ def deliver(
     def change(now: Record | None) -> dict[str, Any] | None:
         assert now is not None
         changed = [one for one in deliveries if one.delivered or one.failure != now.outages.get(one.name, "")]
-        kept = [_pending(notification, channels, delivered) for notification in now.outbox]
-        outbox = tuple(notification for notification in kept if notification.owed)
-        if not changed and outbox == now.outbox:
+        kept = [_pending(notification, channels, delivered) for notification in now.pending]
+        left = tuple(notification for notification in kept if notification.channels)
+        if not changed and left == now.pending:
             return None
         failing = {
             name: why for name, why in now.outages.items() if name in channels and name not in delivered
         } | outages
-        return {"outbox": outbox, "outages": failing, "events": tuple(one.event(at) for one in changed)}
+        return {"pending": left, "outages": failing, "events": tuple(one.event(at) for one in changed)}
 
     write(store, problem.name, at, "delivered", change)
     for one in deliveries:
@@ -138,5 +140,5 @@ def redact(problem: Problem, notification: Notification) -> Notification:
 
 def _pending(one: Notification, channels: Mapping[str, Channel], delivered: Mapping[str, set[str]]) -> Notification:
     """Keep the channels that have not accepted the notification and are still configured."""
-    owed = tuple(name for name in one.owed if name in channels and one.id not in delivered.get(name, ()))
-    return one.model_copy(update={"owed": owed})
+    left = tuple(name for name in one.channels if name in channels and one.id not in delivered.get(name, ()))
+    return one.model_copy(update={"channels": left})

@@ -42,7 +42,7 @@ def _find_blocker(policy: Retraining, record: Record, alarms: Sequence[Alarm], a
     if policy.budget == 0:
         return "the problem's budget of retrainings is 0"
     for alarm in alarms:
-        if alarm.finding.cause in policy.spoilers:
+        if alarm.finding.cause in policy.blockers:
             return f"fix the {alarm.finding.cause} of {alarm.finding.subject} first, or the model would learn it"
     last = record.attempts[-1] if record.attempts else None
     if last and last.outcome == "running" and at - last.at < ATTEMPT_TIMEOUT:
@@ -85,9 +85,9 @@ def record_decision(
             return fields
         id = f"{problem.name}/{event.alarm}/due/{at:%Y%m%dT%H%M%S}"
         notification = Notification(
-            id=id, kind="due", at=at, finding=event.finding, sentence=event.sentence, owed=(EVENTS,)
+            id=id, kind="due", at=at, finding=event.finding, sentence=event.sentence, channels=(EVENTS,)
         )
-        return fields | {"outbox": (*record.outbox, notification)}
+        return fields | {"pending": (*record.pending, notification)}
 
     write(store, problem.name, at, "decided", change)
     return decision

@@ -10,7 +10,7 @@ from truecourse.monitoring.alerts.alert_record import Attempt, Change, Decision,
 from truecourse.monitoring.alerts.retraining_policy import decide, decision_event
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, aware_utc
-from truecourse.registry.aliases import ROLLBACK, WITHDRAW
+from truecourse.registry.aliases import CANARY_ROLLBACK, ROLLBACK
 from truecourse.storage.object_store import ObjectStore
 
 
@@ -112,7 +112,7 @@ def _last_change(attempt: Attempt, history: Sequence[Aliases]) -> Aliases | None
         champion, challenger = (v.version if v else None for v in (before.champion, before.challenger))
         is_champion = entry.champion is not None and entry.champion.version == attempt.version
         had_traffic = challenger == attempt.version and (before.shadow or before.share > 0)
-        undone = entry.action in (ROLLBACK, WITHDRAW) and not is_champion
+        undone = entry.action in (ROLLBACK, CANARY_ROLLBACK) and not is_champion
         rolled_back = undone and (champion == attempt.version or had_traffic)
         if rolled_back or (is_champion and attempt.outcome == "challenger"):
             last = entry

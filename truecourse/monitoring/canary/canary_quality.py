@@ -52,8 +52,10 @@ def evaluate_quality(problem: Problem, step: Step, tables: Tables, records: pa.T
     )
     failure, figures = compare_losses(problem, answers, ALPHA / TESTS)
     if failure:
-        return StepResult("withdraw", failure, "quality", {"quality": figures})
-    success = f"its quality is no worse on {figures['judged']} labelled predictions" if "judged" in figures else ""
+        return StepResult("roll back", failure, "quality", {"quality": figures})
+    success = (
+        f"its quality is no worse on {figures['evaluated']} labelled predictions" if "evaluated" in figures else ""
+    )
     return StepResult("wait", success, figures={"quality": figures})
 
 
@@ -136,7 +138,7 @@ def compare_losses(problem: Problem, answers: Labelled, alpha: float) -> tuple[s
     challenger, champion = (float(answers.loss[side].mean()) for side in sides)
     worse, p_value = difference(answers, _margin(problem, champion), int(np.ceil(2 / level)))
     count, others = (int(side.sum()) for side in sides)
-    figures |= {"judged": count, "rival": others, "difference": worse, "p": p_value}
+    figures |= {"evaluated": count, "rival": others, "difference": worse, "p": p_value}
     if p_value > level:
         return "", figures
     metric = "mean squared error" if problem.kind == "regression" else "log loss"

@@ -37,13 +37,12 @@ SILENCE = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with the canary: "rest" (there is none), "wait", "widen" (increase traffic), "promote" or "withdraw"
-    (roll back).
+    """What to do with the canary: "rest" (there is none), "wait", "widen" (increase traffic), "promote" or "roll back".
 
     `reason`: for the alias history. `share`: the challenger's share of traffic afterwards. `cause`: why it is rolled
     back; "silent" while nothing is logged; else empty."""
 
-    action: Literal["rest", "wait", "widen", "promote", "withdraw"]
+    action: Literal["rest", "wait", "widen", "promote", "roll back"]
     reason: str
     step: Step | None = None
     share: float = 0.0
@@ -58,7 +57,7 @@ class Decision:
         outcomes = {
             "widen": f"{who} now answers {self.share:.0%}, up from {before}",
             "promote": f"{who} is champion",
-            "withdraw": f"{who} is rolled back from {before}",
+            "roll back": f"{who} is rolled back from {before}",
         }
         return f"{outcomes.get(self.action, f'{who} answers {before}')}: {self.reason}."
 
@@ -96,13 +95,13 @@ def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetim
     guarded = entries[-1].action in GUARDED
     if guarded and (why := logging_off_reason(problem.name)):
         reason = f"its predictions cannot be evaluated, because the prediction log is off: {why}"
-        return _decision("withdraw", StepResult("withdraw", reason, "unlogged"), step, cause="unlogged")
+        return _decision("roll back", StepResult("roll back", reason, "unlogged"), step, cause="unlogged")
     canary, records = problem.promotion.canary, read_log(problem, tables, step.canary_started)
     result = _combine(
         evaluate_step(problem, canary or Canary(), step, records), evaluate_quality(problem, step, tables, records, now)
     )
-    if result.action == "withdraw":
-        return _decision("withdraw", result, step, cause=result.cause)
+    if result.action == "roll back":
+        return _decision("roll back", result, step, cause=result.cause)
     if canary is None or not guarded:
         manual = replace(
             result, sentence=f"{result.sentence}; its traffic was set by hand and is increased by hand only"
@@ -121,8 +120,8 @@ def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetim
 def _combine(service: StepResult, quality: StepResult) -> StepResult:
     """Combine the results of the service level and of quality; the service level comes first."""
     figures = {**service.figures, **quality.figures}
-    if service.action == "withdraw" or quality.action == "withdraw":
-        return replace(service if service.action == "withdraw" else quality, figures=figures)
+    if service.action == "roll back" or quality.action == "roll back":
+        return replace(service if service.action == "roll back" else quality, figures=figures)
     sentence = f"{service.sentence}; {quality.sentence}" if quality.sentence else service.sentence
     return replace(service, sentence=sentence, figures=figures)
 
@@ -135,7 +134,7 @@ def apply_gates(decision: Decision, results: list[dict[str, Any]]) -> Decision:
     if not failed:
         return replace(decision, reason=f"{decision.reason}; {summarize(results)}")
     why = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed)
-    return replace(decision, action="withdraw", cause="gates", reason=why)
+    return replace(decision, action="roll back", cause="gates", reason=why)
 
 
 def _decision(
@@ -145,7 +144,7 @@ def _decision(
 
 
 def _describe_rest(entries: Sequence[Aliases]) -> str:
-    lost = aliases.withdrawal(entries) if entries else None
+    lost = aliases.rolled_back_canary(entries) if entries else None
     if lost is None or lost.challenger is None:
         return "No challenger answers requests."
     return f"Version {lost.challenger.version} was rolled back at {lost.at:%Y-%m-%d %H:%M} UTC: {lost.reason}."
@@ -156,7 +155,7 @@ def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at:
 
     A rollback is reported until there is another challenger or it gets traffic again. The report is idle without a
     canary, or before the canary's first evaluation."""
-    now, lost = (entries[-1], aliases.withdrawal(entries)) if entries else (None, None)
+    now, lost = (entries[-1], aliases.rolled_back_canary(entries)) if entries else (None, None)
     findings = []
     if lost is not None and lost.challenger is not None:
         who, entry = f"version {lost.challenger.version}", {"entry": lost.number, "at": lost.at.isoformat()}
@@ -172,14 +171,14 @@ def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at:
         "action": decision.action,
         "cause": decision.cause,
         "share": now.share if now else 0.0,
-        "judged": dict(decision.figures),
+        "evaluated": dict(decision.figures),
     }
     return Report(
         check="canary",
         problem=problem.name,
         at=at,
         sentence=decision.sentence,
-        idle=decision.step is None or not decision.figures.get("judged"),
+        idle=decision.step is None or not decision.figures.get("evaluated"),
         findings=tuple(findings),
         figures=figures,
     )

@@ -49,11 +49,11 @@ ServiceTest = Callable[[Problem, Canary, pa.Table, pa.Table, float], tuple[str, 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of evaluating a step: "widen" (increase traffic), "withdraw" (roll back) or "wait".
+    """The result of evaluating a step: "widen" (increase traffic), "roll back" or "wait".
 
     `cause`: why it is rolled back; empty for another action."""
 
-    action: Literal["widen", "withdraw", "wait"]
+    action: Literal["widen", "roll back", "wait"]
     sentence: str
     cause: RollbackCause | Literal[""] = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -104,9 +104,9 @@ def evaluate_step(problem: Problem, canary: Canary, step: Step, records: pa.Tabl
     marks = [max(1, round(look * canary.requests)) for look in LOOKS]
     reached = max((mark for mark in marks if mark <= len(given)), default=0)
     figures: dict[str, Any] = {"share": step.share, "requests": len(given)}
-    figures |= {"wanted": canary.requests, "judged": reached}
+    figures |= {"wanted": canary.requests, "evaluated": reached}
     if not len(given) and (why := _refused(problem, step, records)):
-        return StepResult("withdraw", why, "refused", figures)
+        return StepResult("roll back", why, "refused", figures)
     progress = f"{counted_of(len(given), canary.requests, 'request')} that this step needs"
     wait = StepResult("wait", progress, figures=figures)
     if not reached:
@@ -125,7 +125,7 @@ def evaluate_step(problem: Problem, canary: Canary, step: Step, records: pa.Tabl
         failure, test_figures = test(problem, canary, challenger, champion, alpha)
         figures |= {cause: test_figures}
         if failure:
-            return StepResult("withdraw", failure, cause, figures)
+            return StepResult("roll back", failure, cause, figures)
     if reached < canary.requests:
         return wait
     success = f"{counted(reached, 'request')} without more errors, higher latency or a different score distribution"

@@ -4,14 +4,14 @@ from pydantic import ValidationError
 
 from truecourse.errors import NotFound
 from truecourse.html import render
-from truecourse.references import Reference
+from truecourse.references import StoredRecord
 from truecourse.storage.object_store import ObjectStore
 
 INDEX = "reports/index.html"
 _ENTRIES = "control/"
 
 
-class Entry(Reference):
+class Entry(StoredRecord):
     """A problem in the index. `at`: when it was written, UTC. `state`: the worst state of its checks.
 
     `champion`: its version. `pages`: file names of its pages, by title."""

@@ -23,9 +23,11 @@ from truecourse.monitoring.drift.reference_profile import DailyHistograms, Refer
 from truecourse.monitoring.predictions.observed_predictions import MOMENT, VERSION, Predictions, monitored_features
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
-from truecourse.references import Reference
+from truecourse.references import StoredRecord
 from truecourse.registry import versions as registry
 from truecourse.storage.delta_tables import Tables
+from truecourse.storage.format import get_stored
+from truecourse.stored_format import HISTOGRAMS, numbered, read_numbered
 
 MAX_ROWS_A_DAY = 100
 """Maximum rows per day that are explained; each takes about a millisecond."""
@@ -33,7 +35,7 @@ MAX_REFERENCE_DAYS = 60
 """Maximum days of the reference: the latest ones of the snapshot."""
 
 
-class DayAttributions(Reference):
+class DayAttributions(StoredRecord):
     """Contributions of one day's sample: `counts` by the bins of all features; by feature the `sums` of contributions,
     and `sizes`, the sums of their absolute values. `digest`: of the files with the day's rows."""
 
@@ -87,11 +89,11 @@ class DailyAttributions:
 
     def dump(self) -> bytes:
         document = {"side": self.histograms.to_document(), "sums": self.sums.tolist(), "sizes": self.sizes.tolist()}
-        return json.dumps(document, separators=(",", ":")).encode()
+        return json.dumps(numbered(document), separators=(",", ":")).encode()
 
     @classmethod
     def load(cls, data: bytes) -> Self:
-        document = json.loads(data)
+        document = read_numbered(data, "the reference attributions")
         return cls(
             DailyHistograms.from_document(document["side"]), np.array(document["sums"]), np.array(document["sizes"])
         )
@@ -178,12 +180,12 @@ def explain(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
 
 
 def _prefix(profile: ReferenceProfile) -> str:
-    return f"sketches/{profile.version.problem}/{profile.key[:24]}/contributions"
+    return f"{HISTOGRAMS}/{profile.version.problem}/{profile.key[:24]}/contributions"
 
 
 def _read_stored(tables: Tables, key: str) -> DayAttributions | None:
     try:
-        return DayAttributions.model_validate_json(tables.store.get(key))
+        return DayAttributions.model_validate_json(get_stored(tables.store, key))
     except NotFound:
         return None
 
@@ -193,7 +195,7 @@ def _reference(tables: Tables, kind: Kind, model: Model, profile: ReferenceProfi
     held-out ones, because contributions depend on the features alone."""
     key = f"{_prefix(profile)}/reference.json"
     try:
-        return DailyAttributions.load(tables.store.get(key))
+        return DailyAttributions.load(get_stored(tables.store, key))
     except NotFound:
         frame = load_frame(tables.store, profile.snapshot)
         reference = DailyAttributions.of(

@@ -15,13 +15,15 @@ from truecourse.monitoring.drift.relations import SUMS, RowSampler, moments
 from truecourse.monitoring.drift.unseen_values import UnseenCounter, UnseenValues
 from truecourse.monitoring.predictions.observed_predictions import MOMENT, VERSION, Predictions
 from truecourse.problem import Problem
-from truecourse.references import Reference
+from truecourse.references import StoredRecord
 from truecourse.storage.delta_tables import Tables
+from truecourse.storage.format import get_stored
+from truecourse.stored_format import HISTOGRAMS
 
 DAY = timedelta(days=1)
 
 
-class DayCounts(Reference):
+class DayCounts(StoredRecord):
     """Counts of the predictions of one UTC day, or of a part of it.
 
     `features` and `scores`: rows by bin, the columns concatenated; `scores` only of the champion's predictions,
@@ -70,7 +72,7 @@ def _read_day(
         return None
     if end - start < DAY:
         return _compute(profile, predictions, start, end, digest)
-    key = f"sketches/{problem.name}/{profile.key[:24]}/{start:%Y%m%d}.json"
+    key = f"{HISTOGRAMS}/{problem.name}/{profile.key[:24]}/{start:%Y%m%d}.json"
     stored = _read_stored(tables, key)
     if stored is not None and stored.digest == digest:
         return stored
@@ -81,7 +83,7 @@ def _read_day(
 
 def _read_stored(tables: Tables, key: str) -> DayCounts | None:
     try:
-        return DayCounts.model_validate_json(tables.store.get(key))
+        return DayCounts.model_validate_json(get_stored(tables.store, key))
     except NotFound:
         return None
 

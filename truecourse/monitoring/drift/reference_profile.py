@@ -31,7 +31,9 @@ from truecourse.registry import versions as registry
 from truecourse.registry.runs import trained_run
 from truecourse.serving.batch_scoring import score_columns
 from truecourse.settings import get_settings
+from truecourse.storage.format import get_stored
 from truecourse.storage.object_store import open_store
+from truecourse.stored_format import HISTOGRAMS, numbered, read_numbered
 
 TRAILING_DAYS = 28
 """Days before a window to compare it with: four weeks, so that all weekdays are equally frequent."""
@@ -117,11 +119,11 @@ class ReferenceProfile:
             "sums": self.sums.tolist(),
         }
         document |= {name: getattr(self, name).to_document() for name in _SIDES}
-        return json.dumps(document, separators=(",", ":")).encode()
+        return json.dumps(numbered(document), separators=(",", ":")).encode()
 
     @classmethod
     def load(cls, data: bytes, version: ModelVersion, key: str) -> Self:
-        document = json.loads(data)
+        document = read_numbered(data, "the reference profile")
         return cls(
             version=version,
             snapshot=Snapshot.model_validate(document["snapshot"]),
@@ -163,9 +165,9 @@ def load_stored(
 ) -> ReferenceProfile:
     """Load or build. `storage` is part of the cache key: two storages may have champions with the same number."""
     store, key = open_store(), sha256_json([_METHOD, version.run_id, bins, columns])
-    place = f"sketches/{name}/{key[:24]}/frozen.json"
+    place = f"{HISTOGRAMS}/{name}/{key[:24]}/profile.json"
     try:
-        return ReferenceProfile.load(store.get(place), version, key)
+        return ReferenceProfile.load(get_stored(store, place), version, key)
     except NotFound:
         profile = _build(kind, columns, bins, version, key)
         store.put(place, profile.dump())

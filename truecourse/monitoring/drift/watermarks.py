@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pydantic import Field, ValidationError
 
 from truecourse.errors import NotFound
-from truecourse.references import Reference, UtcTime
+from truecourse.references import StoredRecord, UtcTime
 from truecourse.storage.object_store import ObjectStore
 
 log = logging.getLogger("truecourse.monitor")
 
 
-class Watermarks(Reference):
+class Watermarks(StoredRecord):
     """`columns`: by column, the time (UTC) up to which its rows were checked."""
 
     columns: dict[str, UtcTime] = Field(default_factory=dict)

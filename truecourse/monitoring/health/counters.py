@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import Field
 
 from truecourse.errors import PlatformError
-from truecourse.references import Reference
+from truecourse.references import StoredRecord
 
 MEASURED_PATHS = ("/predict", "/explain")
 """The paths that the objectives cover."""
@@ -96,7 +96,7 @@ class CounterIncrease:
         return sorted(counts.items())
 
 
-class CounterHistory(Reference):
+class CounterHistory(StoredRecord):
     """The history of one endpoint. `last`: the counters of its last scrape.
 
     `samples`: (time in Unix seconds, then the sum of each of `names` by that time). Names that were added later were 0

@@ -3,4 +3,13 @@
 Depends on `monitoring.predictions` and `truecourse.statistics`.
 """
 
-__all__ = ["cohorts", "degradation", "label_delay", "label_model", "quality_check", "quality_page"]
+__all__ = [
+    "baseline",
+    "cohort_closing",
+    "cohorts",
+    "degradation",
+    "label_delay",
+    "label_model",
+    "quality_check",
+    "quality_page",
+]

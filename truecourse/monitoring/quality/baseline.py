@@ -35,6 +35,8 @@ from truecourse.registry import runs
 from truecourse.registry import versions as registry
 from truecourse.registry.runs import trained_run
 from truecourse.storage.delta_tables import Tables
+from truecourse.storage.format import get_stored
+from truecourse.stored_format import field_of, numbered, read_numbered
 
 FEWEST_DAYS = 7
 
@@ -110,25 +112,37 @@ def load_baseline(problem: Problem, tables: Tables, version: ModelVersion) -> Qu
     except NotFound:
         baseline = _compute(problem, tables, version)
     if baseline.label_model is not None:
-        store.put(f"{key}/hindsight.ubj", baseline.label_model.ubj)
+        store.put(f"{key}/label_model.ubj", baseline.label_model.ubj)
     document: dict[str, Any] = {
         "edges": baseline.edges.tolist(),
         "held_out": [one.model_dump(mode="json") for one in baseline.held_out],
         "out_of_fold": [one.model_dump(mode="json") for one in baseline.out_of_fold],
         "coverage": baseline.coverage,
         "learned": baseline.learned_until.isoformat(),
-        "hindsight": baseline.label_model is not None,
+        "label_model": baseline.label_model is not None,
     }
-    store.put(f"{key}/yardstick.json", json.dumps(document).encode())
+    store.put(f"{key}/baseline.json", json.dumps(numbered(document)).encode())
     return baseline
+
+
+def rewrite_baseline(data: bytes) -> bytes:
+    """Rewrite a stored baseline of an earlier format in today's."""
+    document = read_numbered(data, "a quality baseline")
+    cohorts = {
+        side: [Cohort.model_validate(one).model_dump(mode="json") for one in document[side]]
+        for side in ("held_out", "out_of_fold")
+    }
+    kept = {name: document[name] for name in ("edges", "coverage", "learned")}
+    return json.dumps(numbered(kept | cohorts | {"label_model": field_of(document, "label_model")})).encode()
 
 
 @lru_cache(maxsize=4)  # a stored baseline never changes, and a replay reads it every day
 def _read(kind: Kind, tables: Tables, version: ModelVersion) -> QualityBaseline:
     store, key = tables.store, baseline_prefix(version)
-    document = json.loads(store.get(f"{key}/yardstick.json"))
+    place = f"{key}/baseline.json"
+    document = read_numbered(get_stored(store, place), place)
     model = registry.open_model(version, kind)
-    ubj = store.get(f"{key}/hindsight.ubj") if document["hindsight"] else None
+    ubj = get_stored(store, f"{key}/label_model.ubj") if field_of(document, "label_model") else None
     return QualityBaseline(
         np.array(document["edges"]),
         held_out=tuple(map(Cohort.model_validate, document["held_out"])),

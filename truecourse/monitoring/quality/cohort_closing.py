@@ -72,7 +72,7 @@ class CohortClosing:
 
     def is_scorable(self, cohort: Cohort) -> bool:
         """Whether the cohort has about as many labels as usual, or its grace period is over."""
-        enough = self._has_enough_labels(cohort.labelled, cohort.decisions - cohort.nameless)
+        enough = self._has_enough_labels(cohort.labelled, cohort.decisions - cohort.without_id)
         return enough or self._is_grace_over(cohort.day)
 
     def _has_enough_labels(self, labelled: int, decisions: int) -> bool:
@@ -107,10 +107,10 @@ class CohortClosing:
         return {day: self._closed_cohort(day, part, served) for day, part in parts}
 
     def _open_cohort(self, day: date, rows: pa.Table, served: ServedPredictions) -> Cohort:
-        nameless, baseline = served.without_id.get(day, 0), self.baseline
+        without_id, baseline = served.without_id.get(day, 0), self.baseline
         output = output_of(rows, baseline.model.vocabulary)
         return Cohort(
-            day=day, counted=self._moment, decisions=len(rows) + nameless, nameless=nameless,
+            day=day, counted=self._moment, decisions=len(rows) + without_id, without_id=without_id,
             labelled=0, loss=0, expected=0, variance=0, residual=0, bins=((0, 0.0, 0.0),) * (len(baseline.edges) + 1),
             estimate=estimate_loss(self.problem, baseline, day, output),
             decided=decisions_by_bin(self.problem.kind, baseline.edges, output),
@@ -126,7 +126,7 @@ class CohortClosing:
         lag: tuple[float, ...] = ()
         if "known_at" in labelled.column_names:
             lag = tuple(float(q) for q in np.quantile(label_delay_hours(labelled).to_numpy(), [0.25, 0.5, 0.75]))
-        own = {name: getattr(empty, name) for name in ("counted", "decisions", "nameless", "estimate", "decided")}
+        own = {name: getattr(empty, name) for name in ("counted", "decisions", "without_id", "estimate", "decided")}
         corrected = int(pc.sum(labelled["corrected"]).as_py() or 0)
         return sums.model_copy(update=own | {"lag": lag, "corrected": corrected})
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,10 @@ from pydantic import ConfigDict, Field
 from truecourse.arrays import Array
 from truecourse.evaluation.slices import parts_of
 from truecourse.problem.definition import Kind, midnight
-from truecourse.references import Reference, UtcTime
+from truecourse.references import StoredRecord, UtcTime
 from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate, sum_of_absolutes
 from truecourse.statistics.metrics import gaps_of, losses
+from truecourse.stored_format import renamed
 
 BINS = 40
 _GROUPS = 10
@@ -21,14 +23,14 @@ _TINY = 1e-7
 _LOSSES = ("loss", "expected")
 
 
-class Cohort(Reference):
+class Cohort(StoredRecord):
     """Sums over the labelled decisions of one day by one model version.
 
     The score is P(last class) for a binary label, the probability of the predicted class for several classes, and the
     predicted value for a regression. The outcome is the label; for several classes, whether the prediction was right.
 
     `counted`: when the sums were computed (UTC); None for days of a baseline. `decisions`: all decisions of the day;
-    `nameless`: those logged without an id, which no label can be joined to. `labelled`: rows summed.
+    `without_id`: those logged without an id, which no label can be joined to. `labelled`: rows summed.
     `loss`, `expected`: sums of the loss, and of its expectation under the scores (0 for a regression).
     `variance`: sum of the outcomes' variance under the scores. `residual`: sum of outcomes minus scores.
     `excess_squares`: sum of (loss - expected)².
@@ -36,7 +38,7 @@ class Cohort(Reference):
     `corrected`: labels that were delivered again with another value.
     `slices`: (rows, outcomes minus scores, loss) by column and value. `slice_bins`: the non-empty `bins` of each slice,
     each preceded by its index.
-    `hindsight`: sums of LabelResiduals.distance and .difference; `hindsight_squares`: sums of their squares.
+    `label_residuals`: sums of LabelResiduals.distance and .difference; `label_residual_squares`: sums of their squares.
     `turned`: by class, sums of the score statistic and of the information of LabelResiduals.flips.
     `estimate`: the mean loss, estimated before any label was known. `lag`: hours to the labels, by quartile.
     """
@@ -46,7 +48,7 @@ class Cohort(Reference):
     day: date
     counted: UtcTime | None = None
     decisions: int
-    nameless: int = 0
+    without_id: Annotated[int, renamed("without_id")] = 0
     labelled: int
     loss: float
     expected: float
@@ -58,8 +60,8 @@ class Cohort(Reference):
     corrected: int = 0
     slices: dict[str, dict[str, tuple[int, float, float]]] = Field(default_factory=dict)
     slice_bins: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = Field(default_factory=dict)
-    hindsight: tuple[float, float] | None = None
-    hindsight_squares: tuple[float, float] = (0.0, 0.0)
+    label_residuals: Annotated[tuple[float, float] | None, renamed("label_residuals")] = None
+    label_residual_squares: Annotated[tuple[float, float], renamed("label_residual_squares")] = (0.0, 0.0)
     turned: tuple[tuple[float, float], ...] = ()
     estimate: float | None = None
     lag: tuple[float, ...] = ()

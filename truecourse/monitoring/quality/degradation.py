@@ -131,7 +131,7 @@ def build_streams(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Se
 
     `scale`: the labels' standard deviation around the scores. `loss`: the reference's mean loss. `classes`: how many
     the label has, 0 for a regression."""
-    usual = [one for one in usual if one.labelled and one.hindsight is not None]
+    usual = [one for one in usual if one.labelled and one.label_residuals is not None]
     labels = _of_labels(usual, days, watch, scale, classes)
     return [*labels, *_of_scores(reference, days, watch, scale, loss)]
 
@@ -177,12 +177,12 @@ def _of_labels(
     usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch, scale: float, classes: int
 ) -> Iterator[Stream]:
     """Yield the streams of label residuals, and of flipped labels of each class."""
-    if not days or not usual or not all(one.hindsight is not None and one.turned for one in days):
+    if not days or not usual or not all(one.label_residuals is not None and one.turned for one in days):
         return
     unit = 1.0 if classes else scale
     place = int(classes == 2)  # two classes: the signed difference; otherwise the distance
-    rows, squares = (float(sum(part)) for part in zip(*((one.labelled, one.hindsight_squares[place]) for one in usual),
-                                                      strict=True))  # fmt: skip
+    rows = float(sum(one.labelled for one in usual))
+    squares = float(sum(one.label_residual_squares[place] for one in usual))
     sides = [_series(side, lambda one: _mean_residual(one, place) / unit, squares / rows / unit**2)
              for side in (usual, days)]  # fmt: skip
     for sign in (1, -1) if classes == 2 else (1,):
@@ -197,8 +197,8 @@ def _of_labels(
 
 
 def _mean_residual(one: Cohort, place: int) -> float:
-    assert one.hindsight is not None
-    return one.hindsight[place] / one.labelled
+    assert one.label_residuals is not None
+    return one.label_residuals[place] / one.labelled
 
 
 def _series(days: Sequence[Cohort], value: Callable[[Cohort], float], noise: float) -> Series:
@@ -235,7 +235,7 @@ def _slope(outcomes: Array, lost: Array) -> float:
 
 def _label_direction(days: Sequence[Cohort]) -> int:
     """Return 1 if labels are above the label model's predictions, -1 if below, 0 if unknown."""
-    return int(np.sign(sum(one.hindsight[1] for one in days if one.hindsight)))
+    return int(np.sign(sum(one.label_residuals[1] for one in days if one.label_residuals)))
 
 
 def _levels(before: Array, values: Array) -> Array:

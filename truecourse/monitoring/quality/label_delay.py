@@ -27,11 +27,11 @@ def check_labels(problem: Problem, usual: float, days: Sequence[Cohort]) -> list
         usual = float(np.median([one.labelled / one.decisions for one in earlier[-4 * _OWN_DAYS :]]))
     share = newest.labelled / newest.decisions
     least = problem.monitoring.quality.coverage * usual
-    figures = {"day": str(newest.day), "coverage": share, "usual": usual, "nameless": newest.nameless}
+    figures = {"day": str(newest.day), "coverage": share, "usual": usual, "without_id": newest.without_id}
     if share < least:
         decisions = counted_of(newest.labelled, newest.decisions, "decision")
         message = f"{decisions} of {newest.day} have a label, {100 * usual:.0f}%"
-        why = f"; {newest.nameless:,} were logged without an id to join a label by" if newest.nameless else ""
+        why = f"; {newest.without_id:,} were logged without an id to join a label by" if newest.without_id else ""
         return [_finding("labels missing", share < least / 2, f"{message} is usual{why}.", figures)]
     slow = _slower(newest, earlier)
     if slow is None:

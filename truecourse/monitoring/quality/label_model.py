@@ -45,7 +45,7 @@ class LabelResiduals:
         """Sum the residuals of the selected rows into the fields of a Cohort."""
         turned = tuple((float(score), float(weight)) for score, weight in self.flips[rows].sum(axis=0))
         both = [getattr(self, name)[rows] for name in ("distance", "difference")]
-        powers = {"hindsight": 1, "hindsight_squares": 2}
+        powers = {"label_residuals": 1, "label_residual_squares": 2}
         sums = {name: tuple(float((side**power).sum()) for side in both) for name, power in powers.items()}
         return sums | {"turned": turned}
 

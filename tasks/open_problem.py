@@ -1,0 +1,13 @@
+"""Open a problem and its storage, the first step of every flow."""
+
+from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
+from truecourse.storage.format import open_format
+from truecourse.storage.object_store import open_store
+
+
+def open_problem(name: str | None = None) -> Problem:
+    """Load a problem. Raises FormatError if its storage was written by a newer Truecourse, and what loading raises."""
+    problem = load_problem(name)
+    open_format(open_store())
+    return problem

@@ -57,6 +57,8 @@ def _figure(metric: Any) -> str:
         return "–"
     if not isinstance(metric, Mapping):
         return f"{metric:.4f}"
+    if metric["value"] is None:
+        return "undefined"
     spread = f"  {metric['low']:.3f}–{metric['high']:.3f}" if metric.get("low") is not None else ""
     return f"{metric['value']:.4g}{spread}"
 

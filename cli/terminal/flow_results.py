@@ -132,8 +132,13 @@ def _monitor(found: Mapping[str, Any]) -> str:
     return str(found["sentence"])
 
 
+def _health(found: Mapping[str, Any]) -> str:
+    return str(found["health"])
+
+
 DESCRIBERS: dict[str, Callable[[Any], str]] = {
     "ingest": _ingest, "validate": _validate, "materialize": _materialize, "train": _train,
     "register": _register, "promote": _promote, "package": _package, "score": _score, "monitor": _monitor,
     "ship": _ship, "deploy": _deploy, "retrain": _retrain, "audit": _monitor, "guard": _monitor,
+    "health": _health,
 }  # fmt: skip

@@ -75,3 +75,8 @@ def test_values_without_unit_have_none() -> None:
     assert (unit_of("rmse", "km"), unit_of("log_loss", ""), unit_of("auc", "km")) == ("km", "nats", "")
     assert (with_unit("RMSE", ""), with_unit("", "km"), with_unit("", "")) == ("RMSE", "km", "")
     assert (shown_unit(Text()), shown_unit(None)) == ("", "")
+
+
+def test_an_undefined_metric_is_shown_as_such() -> None:
+    undefined = {"value": None, "low": None, "high": None}
+    assert "undefined" in render_text(quality({"model": {"auc": undefined, "log_loss": FIGURE}}, ""))

@@ -7,7 +7,7 @@ from typing import Any
 
 import bentoml
 
-from services.compat import prometheus_files
+from services.compat import circus_clock, prometheus_files
 from services.http import fast_path
 from services.http.authentication import require_safe
 from services.http.limits import per_worker
@@ -28,6 +28,7 @@ ROUTER = ModelRouter()
 SETTINGS = get_settings()
 trust_proxies(SETTINGS)
 prometheus_files.preallocate()
+circus_clock.ignore_system_clock()
 GUARD = Guard(per_worker(SETTINGS), ROUTER)
 if is_container():
     require_safe(SETTINGS)  # the container's entrypoint does not check our settings

@@ -6,6 +6,7 @@ One module for each patch, which it states as `PATCH`. Depends on `truecourse.co
 __all__ = [
     "bentoml_build",
     "bentoml_swagger_ui",
+    "circus_clock",
     "circus_socket",
     "prometheus_files",
     "starlette_middleware",

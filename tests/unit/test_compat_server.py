@@ -5,6 +5,8 @@ import asyncio
 import inspect
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -215,6 +217,61 @@ def test_circus_takes_over_a_listening_socket(monkeypatch: pytest.MonkeyPatch) -
             assert (theirs.host, theirs.port) == ours.getsockname()
             with socket.create_connection(ours.getsockname()), theirs.accept()[0]:
                 pass
+
+
+ARBITER = """
+import asyncio, sys, time
+from circus.util import AsyncPeriodicCallback
+from circus.watcher import Watcher
+from services.compat import circus_clock
+
+offset, system = [0], time.time
+time.time = lambda: system() + offset[0]
+if sys.argv[1] == "patched":
+    circus_clock.ignore_system_clock()
+checks = []
+
+async def run():
+    watcher = Watcher("sleeper", "sleep", args=["60"], numprocesses=1)
+    watcher._status = "active"
+    start = Watcher.spawn_process
+
+    def start_while_the_clock_is_set_back(self, *arguments):
+        started = start(self, *arguments)
+        offset[0] -= 3600
+        return started
+
+    Watcher.spawn_process = start_while_the_clock_is_set_back
+    try:
+        async with asyncio.timeout(1):
+            await watcher.spawn_processes()
+    except TimeoutError:
+        print("waits")
+    for process in watcher.processes.values():
+        process.stop()
+    callback = AsyncPeriodicCallback(lambda: checks.append(1), 50)
+    callback.start()
+    await asyncio.sleep(0.5)
+    offset[0] -= 3600
+    await asyncio.sleep(0.2)
+    before = len(checks)
+    await asyncio.sleep(1)
+    print("checks" if len(checks) > before else "does not check")
+
+asyncio.run(run())
+"""
+
+
+@pytest.mark.parametrize(("patched", "printed"), [("patched", ["checks"]), ("plain", ["waits", "does not check"])])
+def test_workers_are_checked_after_the_clock_was_set_back(patched: str, printed: list[str]) -> None:
+    """Where they are without the patch too, it is not needed any more."""
+    command = [sys.executable, "-c", ARBITER, patched]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1] == printed
+
+
+def test_bentoml_imports_circus_before_the_service() -> None:
+    program = "import sys; import _bentoml_impl.server.serving; sys.exit('circus.watcher' not in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_bentoml_serves_with_the_options_that_we_give() -> None:

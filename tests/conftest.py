@@ -40,6 +40,7 @@ def free_ports(count: int) -> list[int]:
         try:
             candidate.bind(("127.0.0.1", port))
         except OSError:
+            candidate.close()
             continue
         sockets.append(candidate)
         if len(sockets) == count:

@@ -14,17 +14,13 @@ import pytest
 
 from tests.conftest import REPOSITORY, free_ports
 from tests.e2e.conftest import FinishedRun
+from tests.pages import blocks
 
 pytestmark = pytest.mark.timeout(1200)
 
 
 STAND_INS = {"make demo": "", "make test": "", "source .venv/bin/activate": ""}
 """Lines that are not run: the fixture has run the demo, these are the tests, and the environment is on the path."""
-
-
-def blocks(text: str) -> list[str]:
-    """The fenced shell blocks, in order."""
-    return re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
 
 
 def script(block: str, port: int) -> str:
@@ -34,9 +30,12 @@ def script(block: str, port: int) -> str:
 
 
 def test_the_blocks_of_the_readme_run_in_order(finished: FinishedRun, tmp_path: Path, prefect_server: str) -> None:
-    text = (REPOSITORY / "README.md").read_text()
-    assert len(re.findall(r"^```", text, re.M)) == 2 * len(blocks(text)), "every fenced block is marked sh, and is run"
-    assert blocks(text)[0].splitlines() == ["make demo", "make test"]
+    page = REPOSITORY / "README.md"
+    shell = [block.text for block in blocks(page) if block.language == "sh"]
+    assert len(re.findall(r"^```", page.read_text(), re.M)) == 2 * len(shell), (
+        "every fenced block is marked sh, and is run"
+    )
+    assert shell[0].splitlines() == ["make demo", "make test"]
     problems, (port,) = tmp_path / "problems", free_ports(1)
     shutil.copytree(REPOSITORY / "problems", problems)
     environment = os.environ | {
@@ -54,7 +53,7 @@ def test_the_blocks_of_the_readme_run_in_order(finished: FinishedRun, tmp_path: 
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    for block in blocks(text):
+    for block in shell:
         if "curl" not in block:
             run(script(block, port))
             continue

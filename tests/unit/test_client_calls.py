@@ -99,7 +99,9 @@ def test_the_last_refusal_is_raised(
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("after", ["3600", "inf", formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize(
+    "after", ["3600", "inf", formatdate(time.time() + 3600, usegmt=True)], ids=["seconds", "inf", "date"]
+)
 def test_a_wait_beyond_the_total_time_is_not_begun(kind: str, server: ScriptedServer, after: str) -> None:
     server.default = answer(429, b'{"error": "full"}', retry_after=after)
     with pytest.raises(RequestError, match="full"):
@@ -107,7 +109,11 @@ def test_a_wait_beyond_the_total_time_is_not_begun(kind: str, server: ScriptedSe
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("after", [formatdate(time.time() - 60, usegmt=True), "nan", "-1", "soon", ""])
+@pytest.mark.parametrize(
+    "after",
+    [formatdate(time.time() - 60, usegmt=True), "nan", "-1", "soon", ""],
+    ids=["past", "nan", "-1", "soon", "empty"],
+)
 def test_a_time_that_is_past_or_unreadable_means_the_back_off_alone(server: ScriptedServer, after: str) -> None:
     server.steps = [answer(429, retry_after=after)]
     assert call("sync", server.url, "about") == {}

@@ -36,9 +36,9 @@ def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platf
         (part("starting"), "mlflow is starting for 3.0 minutes."),
         (part("waiting", cause="needs prefect, which is down"),
          "mlflow is waiting for 3.0 minutes: needs prefect, which is down."),
-        (part("silent", cause="it does not answer", said="serving"),
+        (part("silent", cause="it does not answer", last_line="serving"),
          'mlflow does not answer for 3.0 minutes: it does not answer; last log line: "serving".'),
-        (part("down", cause="ended by signal 9", restarts=1, said="no database"),
+        (part("down", cause="ended by signal 9", restarts=1, last_line="no database"),
          'mlflow is down for 3.0 minutes: ended by signal 9, restarted 1 time; last log line: "no database".'),
     ],
 )  # fmt: skip

@@ -128,7 +128,7 @@ def _object_of(problem: str, link: dict[str, Any]) -> Path | None:
     if kind == "unpacked Bento":
         return next(path for path in sorted(Path(link["id"]).rglob("*.py")) if path.stat().st_size)
     if kind == "source":
-        return root / str(link["detail"]).rpartition("kept as ")[2]
+        return root / str(link["detail"]).rpartition("archived as ")[2]
     if kind in folders:
         return next(path for path in sorted((root / folders[kind]).glob("*")) if path.is_file())
     if kind.endswith(" table"):

@@ -3,6 +3,9 @@
 import io
 import json
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -101,12 +104,20 @@ def figure(width: float = 6.0, height: float = 3.4, columns: int = 1) -> Any:
     return canvas, axes
 
 
+@contextmanager
+def any_script() -> Iterator[None]:
+    """Measure text of any script. matplotlib warns of characters that its own font lacks; readers' fonts have them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
+
+
 def svg(figure: Any, title: str) -> Markup:
     """Draw a figure as a transparent inline SVG that scales with the page. `title`: its text for screen readers."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "truecourse", "font.family": "sans-serif"}):
+    with any_script(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "truecourse", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :].replace("<svg ", '<svg role="img" class="plot" ', 1)

@@ -122,7 +122,7 @@ def test_a_home_that_cannot_be_written(world: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = run(world | {"TRUECOURSE_HOME": str(tmp_path / "file" / "home")}, "run", "ingest", "--json")
     assert done.returncode == 1
-    assert "TRUECOURSE_HOME" in json.loads(done.stdout)["error"]["hint"]
+    assert "TRUECOURSE_HOME" in json.loads(done.stdout)["error"]["hint"], done.stdout
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from truecourse.registry import aliases
 from truecourse.settings import child_environment
 
 POINTS = {
-    "started is recorded": "launch.prepare",
+    "started is recorded": "endpoint_process.prepare",
     "the new server starts": "smoke_test.examples",
     "the new server is recorded as running": "blue_green._retire",
 }
@@ -34,9 +34,9 @@ POINTS = {
 PARENT = """
 import os, signal, sys
 
-from services.process import launch, smoke_test, blue_green
+from services.process import blue_green, endpoint_process, smoke_test
 from tasks.release.deploy import deploy_version
-from truecourse.deployment import history as deployments
+from truecourse.deployment import deployment_history as deployments
 
 for line in sys.stdin:
     child = os.fork()

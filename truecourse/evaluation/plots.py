@@ -8,7 +8,7 @@ import numpy as np
 
 from truecourse.arrays import Array
 from truecourse.evaluation.model_evaluation import HeldOut
-from truecourse.html import PALETTE, figure
+from truecourse.html import PALETTE, any_script, figure
 from truecourse.statistics.metrics import unit_of
 from truecourse.wording import with_unit
 
@@ -37,7 +37,8 @@ def draw(test: HeldOut, training: Mapping[str, Any]) -> Images:
 def png(drawn: Any) -> bytes:
     """Render a figure as PNG on white."""
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    with any_script():
+        drawn.savefig(buffer, format="png", dpi=120, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -63,6 +64,8 @@ def _roc(test: HeldOut) -> tuple[str, Any]:
     drawn, axis = figure(4.6, 3.6)
     axis.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
     for name, positive, scores in _curves(test):
+        if not 0 < positive.sum() < len(positive):
+            continue  # without rows of both kinds there is no curve
         found, false = _counts(positive, scores)
         axis.plot(np.append(0, false / false[-1]), np.append(0, found / found[-1]), label=name)
     axis.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
@@ -73,6 +76,8 @@ def _roc(test: HeldOut) -> tuple[str, Any]:
 def _precision_recall(test: HeldOut) -> tuple[str, Any]:
     drawn, axis = figure(4.6, 3.6)
     for number, (name, positive, scores) in enumerate(_curves(test)):
+        if not positive.any():
+            continue
         found, false = _counts(positive, scores)
         axis.plot(found / found[-1], found / (found + false), label=name)
         if number == 0 or test.problem.kind == "multiclass":

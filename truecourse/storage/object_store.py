@@ -65,6 +65,9 @@ class LocalStore:
             raise AccessDenied(
                 "the folder may not be read or written", where=where, hint="check its owner and mode"
             ) from None
+        except NotADirectoryError:
+            hint = "set TRUECOURSE_HOME, or TRUECOURSE_STORAGE, to a folder that you can write"
+            raise StorageError("a part of this path is a file, not a folder", where=where, hint=hint) from None
         except OSError as error:
             raise StorageError(error.strerror or str(error), where=where) from error
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from cli.platform import flow_deployments
 from cli.platform.flow_deployments import POOL, RESET, deploy, differences, reset
+from services.process.prefect_client import PrefectClient
 from tasks.release.prefect_deployments import Api
 from truecourse.settings import REPOSITORY
 
@@ -21,7 +21,7 @@ class Server:
 
     def __init__(self, url: str, file: Path) -> None:
         self.api, self.file = Api(url), file
-        self._http = httpx.Client(base_url=url)
+        self._client = PrefectClient(url)
         document = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
         self.flows = {one["name"]: one for one in document["deployments"] if one["name"] in FLOWS}
         self.write()
@@ -30,9 +30,7 @@ class Server:
         self.file.write_text(yaml.safe_dump({"deployments": list(self.flows.values())}))
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self._http.request(method, path, json=body)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return self._client.request(method, path, body)
 
     def deploy(self) -> list[str]:
         return deploy(self.api, self.file)

@@ -124,7 +124,7 @@ def test_intervals_cover_the_truth_with_autocorrelated_days(correlation: float, 
         series[1:] *= np.sqrt(1 - correlation**2)
         for place in range(1, days):
             series[place] += correlation * series[place - 1]
-        held += abs(series.mean()) <= half_width(series - series.mean())
+        held += int(abs(series.mean()) <= half_width(series - series.mean()))
     assert 360 <= held <= 394
 
 

@@ -28,7 +28,7 @@ _AT, _EVENT, _CREATED, _KNOWN, _RANK = "__at", "__event", "__created", "__known"
 _NEVER = datetime(1, 1, 1)
 NO_TIME = datetime(2200, 1, 1)
 """The decision time for problems without time: later than all feature rows."""
-_MISSING: Mapping[str, Any] = {"O": None, "f": np.nan, "M": np.datetime64("NaT")}
+_MISSING: Mapping[str, Any] = {"O": None, "f": np.nan, "M": np.datetime64("NaT", "us")}
 """The missing value by kind of array, as in columns_of()."""
 
 

@@ -67,7 +67,7 @@ def field_array(kind: FieldType, values: Values) -> Array:
     if kind == "text":
         return object_array(values)
     if kind == "time":
-        return np.array([np.datetime64("NaT") if v is None else v for v in values], dtype="datetime64[us]")
+        return np.array([np.datetime64("NaT", "us") if v is None else v for v in values], dtype="datetime64[us]")
     return np.array(values, dtype=np.float64)  # None becomes NaN
 
 

@@ -20,7 +20,7 @@ AFTERWARDS: Cause = "asked afterwards"
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
 """Tolerances for equal numbers: RELATIVE to the value (a few float32 steps, the precision of model inputs), and
 ABSOLUTE per unit of the column's largest value (rounding left by sums that cancel)."""
-_NOT_A_TIME = np.datetime64("NaT")
+_NOT_A_TIME = np.datetime64("NaT", "us")
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class ViewHistory:
             coalesce=False,
             check_sortedness=False,
         )
-        moments = np.full(len(keys), np.datetime64("NaT"), dtype="datetime64[us]")
+        moments = np.full(len(keys), np.datetime64("NaT", "us"), dtype="datetime64[us]")
         moments[newer[_PLACE].to_numpy()] = _times(newer.to_arrow()[EVENT])
         return moments
 

@@ -30,6 +30,14 @@ class Certificate:
         return folder / "certificate.pem", folder / "key.pem"
 
 
+def _usage() -> x509.KeyUsage:
+    """What each may sign: requests of a server, and other certificates. Python 3.13 requires that issuers say so."""
+    return x509.KeyUsage(
+        digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
 def make_certificate(name: str, issuer: Certificate | None = None, days: tuple[float, float] = (-1, 1)) -> Certificate:
     """Make a certificate for a DNS name, signed by the issuer or self-signed.
 
@@ -47,6 +55,9 @@ def make_certificate(name: str, issuer: Certificate | None = None, days: tuple[f
         .not_valid_after(now + timedelta(days=days[1]))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), critical=False)
+        .add_extension(_usage(), critical=True)
         .sign(signer.key, hashes.SHA256())
     )  # fmt: skip
     return Certificate(signed, key)

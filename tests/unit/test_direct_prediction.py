@@ -134,7 +134,11 @@ def test_the_trees_that_a_row_walks_are_counted(objective: str) -> None:
     assert Model(trained, words, kind).trees == len(trained.get_dump())
 
 
-@pytest.mark.parametrize("parameters", [{"booster": "dart"}, {"objective": "count:poisson"}, {"booster": "gblinear"}])
+@pytest.mark.parametrize(
+    "parameters",
+    [{"booster": "dart", "rate_drop": "0.5", "one_drop": "1"}, {"objective": "count:poisson"}, {"booster": "gblinear"}],
+    ids=["dart", "another objective", "linear"],
+)
 def test_unsupported_trees_fall_back_to_xgboost(parameters: dict[str, str]) -> None:
     matrix = inputs(500, seed=1, codes=CATEGORIES)
     data = xgboost.DMatrix(matrix[:, :5], matrix[:, 5] == 1)

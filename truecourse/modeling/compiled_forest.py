@@ -103,7 +103,8 @@ def _build_forest(learner: dict[str, Any]) -> Forest | None:
 
     booster, parameters = learner["gradient_booster"], learner["learner_model_param"]
     link = _LINKS.get(learner["objective"]["name"])
-    trees = booster["model"]["trees"] if booster["name"] == "gbtree" else []
+    is_summed = booster["name"] == "gbtree" and "weight_drop" not in booster["model"]  # else DART weights its trees
+    trees = booster["model"]["trees"] if is_summed else []
     if link is None or not trees or any(int(tree["tree_param"]["size_leaf_vector"]) > 1 for tree in trees):
         return None
     features, base = int(parameters["num_feature"]), _base(parameters, link)

@@ -120,7 +120,9 @@ class LogSample:
     def events(self, feature: str) -> Array:
         """Return the event times of the looked-up values: (n,) datetime64[us] UTC, NaT without a value."""
         texts = (row.get(feature) for row in self._events)
-        return np.array([np.datetime64("NaT", "us") if t is None else t.rstrip("Z") for t in texts], dtype="datetime64[us]")
+        return np.array(
+            [np.datetime64("NaT", "us") if t is None else t.rstrip("Z") for t in texts], dtype="datetime64[us]"
+        )
 
     def outputs(self, classes: Sequence[str]) -> Array:
         """Return the logged scores: (n,), or (n, k) by class for a multiclass model."""

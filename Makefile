@@ -30,7 +30,7 @@ coverage: $(STAMP) ## every test, with the share of our lines that they run; slo
 	  $(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 test-fast: $(STAMP) ## the unit tests and the architecture
-	$(BIN)/python -m pytest tests/unit tests/test_architecture.py tests/test_language.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/unit tests/test_architecture.py tests/test_language.py
 
 lint: $(STAMP) ## ruff, mypy, and the import rules
 	$(BIN)/ruff check .

@@ -134,7 +134,7 @@ def usage(documented: CommandDoc) -> str:
 
 
 def meaning(parameter: Any) -> str:
-    """What an argument or option means; empty if nobody wrote it."""
+    """What an argument or option means; empty if it has no help text."""
     return sentence(parameter.help or "")
 
 

@@ -33,7 +33,7 @@ PATCH = Patch(
     module=__name__,
     checked={"feast": ("0.67.0",)},
     changes="reads and clears the tables and hashes of Feast's online stores directly",
-    reason="Feast reads one view per call, and parses values that nobody asked for",
+    reason="Feast reads one view per call, and parses values that were not requested",
     upstream="https://github.com/feast-dev/feast/issues/3259",
     without="reading features takes several times as long",
 )

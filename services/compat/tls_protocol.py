@@ -2,7 +2,7 @@
 
 What: `SSLProtocol` of `asyncio.sslproto` or `uvloop.loop` is subclassed, and set as the protocol of the transport.
 Why: the connection is counted and has a deadline before its handshake, and new ones get a reloaded certificate. The
-public `loop.start_tls()` is a coroutine for one connection, and tells nobody of a failed handshake.
+public `loop.start_tls()` is a coroutine for one connection, and does not report a failed handshake.
 Without it: handshakes would be unlimited, and a new certificate would need a restart. So no setting leaves it out.
 """
 

@@ -74,7 +74,7 @@ def test_duckdb_takes_another_dialect(tmp_path: Path) -> None:
 
 
 def sniff(file: Path) -> list[Form]:
-    """DuckDB's results, strict and lenient. It is told that there is a header."""
+    """DuckDB's results, strict and lenient. It is given that there is a header."""
     forms = []
     for strict in ("true", "false"):
         query = f"SELECT Delimiter, SkipRows, Columns FROM sniff_csv('{file}', header = true, all_varchar = true, "

@@ -101,7 +101,7 @@ def test_a_killed_supervisor_is_not_found(servers: tuple[SupervisorClient, int])
     supervisor, _ = servers
     os.kill(supervisor.pid, signal.SIGKILL)
     wait_until(lambda: find(supervisor.place) is None, 20, "its death")
-    assert (supervisor.place / "supervisor.json").exists(), "it left word, which nobody believes"
+    assert (supervisor.place / "supervisor.json").exists(), "its file is left, and is not trusted"
 
 
 def test_an_unauthorised_client_cannot_send_commands(servers: tuple[SupervisorClient, int]) -> None:

@@ -180,7 +180,7 @@ def test_an_unresponsive_process_is_silent(run: Callable[..., Supervisor], tmp_p
 def test_a_server_that_is_silent_for_too_long_is_restarted(
     run: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process lives, but nobody accepts connections: a deadlock, or a first process without workers."""
+    """Its process is alive, but accepts no connections: a deadlock, or a first process without workers."""
     monkeypatch.setattr(module, "SILENT", 1.0)
     ports = free_ports(2)
     parts = [serving(name, port, tmp_path) for name, port in zip("ab", ports, strict=True)]
@@ -201,7 +201,7 @@ def test_a_server_that_is_silent_for_too_long_is_restarted(
     wait_until(lambda: state(of, "a")["restarts"] == 1 and wait_until_up(of, "a"), 30, "its restart")
     assert state(of, "a")["pid"] != started[0]
     assert started_at(started[0]) is None
-    assert (of.standing("b"), state(of, "b")["pid"]) == ("silent", started[1]), "nobody asks whether it lives"
+    assert (of.standing("b"), state(of, "b")["pid"]) == ("silent", started[1]), "it has no liveness check"
     os.kill(started[1], signal.SIGCONT)
 
 

@@ -9,7 +9,6 @@ endpoint that does not answer; a deployment of target `process` stays without wo
 So no setting leaves it out.
 """
 
-import sys
 import time
 from typing import Any
 
@@ -28,9 +27,7 @@ PATCH = Patch(
 def ignore_system_clock() -> None:
     """Make this process check its workers at the same pace, whatever happens to the system clock.
 
-    Only BentoML's first process has a circus arbiter. It imports circus before the service, and its workers do not."""
-    if "circus.watcher" not in sys.modules:
-        return
+    BentoML's first process loads the service before it imports circus, so circus is imported here."""
     from circus.watcher import Watcher
     from tornado.ioloop import IOLoop
 

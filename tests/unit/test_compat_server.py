@@ -269,8 +269,12 @@ def test_workers_are_checked_after_the_clock_was_set_back(patched: str, printed:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1] == printed
 
 
-def test_bentoml_imports_circus_before_the_service() -> None:
-    program = "import sys; import _bentoml_impl.server.serving; sys.exit('circus.watcher' not in sys.modules)"
+def test_the_clock_is_ignored_although_bentoml_imports_circus_after_the_service() -> None:
+    program = (
+        "import sys, bentoml_cli.serve; from services.compat import circus_clock; assert 'circus' not in sys.modules\n"
+        "circus_clock.ignore_system_clock(); import _bentoml_impl.server.serving\n"
+        "from tornado.ioloop import IOLoop; import time; assert abs(IOLoop.time(None) - time.monotonic()) < 60"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

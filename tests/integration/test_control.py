@@ -81,12 +81,19 @@ def test_the_lineage_of_a_prediction_is_shown_and_an_unknown_one_is_an_error(
     assert client.get("/prediction", params={"id": " "}, follow_redirects=False).status_code == 307
 
 
-def test_it_serves_reports_and_nothing_else(client: TestClient, trained: Trained) -> None:
-    open_store().put("secret.json", b"{}")
-    for path in ("/reports/../secret.json", "/reports/%2e%2e/secret.json", "/reports/deliveries/none.html", "/x.json"):
+@pytest.fixture
+def secret(trained: Trained) -> Iterator[bytes]:
+    """A document at the storage root, `x.json`, which no address may return."""
+    open_store().put("x.json", b"secret")
+    yield b"secret"
+    open_store().delete("x.json")
+
+
+def test_it_serves_reports_and_nothing_else(client: TestClient, secret: bytes) -> None:
+    for path in ("/reports/../x.json", "/reports/%2e%2e/x.json", "/reports/deliveries/none.html", "/x.json"):
         answer = client.get(path)
         assert answer.status_code in (404, 422), path
-        assert answer.content != b"{}"
+        assert secret not in answer.content
     assert client.get("/reports/deliveries/model.ubj").status_code == 404
     assert client.get("/problems/none").status_code == 422
     assert client.get("/", headers={"host": "elsewhere.example"}).status_code == 400
@@ -115,11 +122,10 @@ def test_the_index_of_problems_leads_to_each_and_each_leads_back(client: TestCli
     ["..%2f..%2fcontrol/deliveries.json", "deliveries/..%5c..%5cx.json", ".%2e/x.json", "%2fetc/x.json", "//x.json",
      "deliveries//x.json", "deliveries/%00.json", "deliveries/.hidden.json/../x.json"],
 )  # fmt: skip
-def test_only_reports_are_served(client: TestClient, path: str) -> None:
-    open_store().put("x.json", b"secret")
+def test_only_reports_are_served(client: TestClient, secret: bytes, path: str) -> None:
     answer = client.get(f"/reports/{path}")
     assert answer.status_code in (404, 422)
-    assert b"secret" not in answer.content
+    assert secret not in answer.content
 
 
 def test_many_alarms_do_not_fill_the_page(trained: Trained, tmp_path: Path) -> None:

@@ -88,12 +88,6 @@ def contents(store: ObjectStore) -> dict[str, bytes]:
     return {key: store.get(key) for key in store.list("") if not key.startswith("locks/")}
 
 
-def unlock(store: ObjectStore) -> None:
-    """Delete the lock of a dead process, which would expire in half a minute."""
-    for key in list(store.list("locks/")):
-        store.delete(key)
-
-
 def ledgers() -> Iterator[Ledger[Any]]:
     yield aliases.ledger(PROBLEM)
     yield registry.ledger(PROBLEM)
@@ -202,7 +196,6 @@ def test_a_migration_that_is_killed_is_completed_by_the_next(tmp_path: Path) -> 
         command = [sys.executable, "-c", DIES, store.root, str(left)]
         assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 9
         assert contents(store) != wanted
-        unlock(store)
     migration.migrate(store)
     assert contents(store) == wanted
 

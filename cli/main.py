@@ -35,8 +35,16 @@ def _loaders(commands: Mapping[str, str]) -> dict[str, Callable[[], Any]]:
 
 run = group({name: partial(flow_command, name) for name in FLOWS}, "Run a flow by name.")
 trace = group(
-    _loaders({"prediction": "cli.commands.inspect:trace_prediction", "model": "cli.commands.inspect:trace_model"}),
-    "Show the lineage back to the source bytes, and verify every link.",
+    _loaders(
+        {
+            "prediction": "cli.commands.inspect:trace_prediction",
+            "model": "cli.commands.inspect:trace_model",
+            "source": "cli.commands.forward_trace:trace_source",
+            "table": "cli.commands.forward_trace:trace_table",
+            "row": "cli.commands.forward_trace:trace_row",
+        }
+    ),
+    "Show the lineage: back to the source bytes, verifying every link, or forwards to the predictions.",
 )
 key = group(
     _loaders(

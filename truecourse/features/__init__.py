@@ -4,6 +4,7 @@ Depends on `data` and `modeling`.
 """
 
 __all__ = [
+    "affected_spans",
     "asof",
     "clock",
     "definition_digests",
@@ -12,4 +13,5 @@ __all__ = [
     "label_window",
     "lookahead_proof",
     "view_sql",
+    "view_versions",
 ]

@@ -1,6 +1,6 @@
-"""Verification of recorded lineage, from a prediction to the bytes of its sources.
+"""Lineage: verified from a prediction to the bytes of its sources, and followed forwards from a source row.
 
 Depends on `registry`, `deployment` and `serving`.
 """
 
-__all__ = ["mlflow_links", "prediction_links", "version_links"]
+__all__ = ["forward_trace", "mlflow_links", "prediction_links", "version_links"]

@@ -17,6 +17,7 @@ from services.model.traffic_split import TrafficSplit
 from tests.contracts import GOOD, problem
 from tests.echo_server import run_server
 from truecourse.arrays import Values
+from truecourse.deployment.inference_config import Environment, FeatureSource, InferenceConfig, feature_sources
 from truecourse.errors import PlatformError
 from truecourse.modeling.encoding import FeatureKind, Vocabulary
 from truecourse.modeling.model import Model
@@ -31,6 +32,7 @@ REQUEST: dict[str, FeatureKind] = {
     "city": "category", "size": "float", "count": "integer", "open": "boolean", "note": "category",
 }  # fmt: skip
 STORED: dict[str, FeatureKind] = {f"trips_{days}_days": "float" for days in (1, 3, 7, 14, 28)}
+VIEW = FeatureSource(kind="float", source="view trips", ttl=86400)
 CATEGORIES = {"city": ("Bonn", "Ulm"), "note": ("a", "b")}
 
 
@@ -70,9 +72,14 @@ def make_predictor(kind: Kind, version: int = 1, *, has_time: bool = True, store
     parameters |= {"num_class": len(CLASSES[kind])} if kind == "multiclass" else {}
     model = Model(xgboost.train(parameters, rows, 5), vocabulary, kind).compiled()
     contract = Contract.of(definition, vocabulary, [GOOD]).model_copy(update={"has_time": has_time})
-    about = {"problem": definition.name, "version": version, "model_sha256": f"{version:064}", "files": {}}
+    about = InferenceConfig(
+        problem=definition.name, kind=kind, version=version, run_id=f"run{version}", model_sha256=f"{version:064}",
+        snapshot=None, problem_digest="0" * 64, form="boosted trees",
+        features=feature_sources(definition, vocabulary) | dict.fromkeys(STORED if store else {}, VIEW),
+        environment=Environment(python="3.12", requirements_sha256="0" * 64), files={},
+    )  # fmt: skip
     reader: Any = store
-    return Predictor(model, contract, definition, reader, about)
+    return Predictor(model, contract, definition, reader, about.to_document())
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""The endpoint's JSON responses, as pydantic models: predictions, explanations, errors and health.
+"""The endpoint's JSON responses, as pydantic models: predictions, explanations, the served model, errors and health.
 
 The OpenAPI document (truecourse/serving/openapi.py) is derived from these models, and the client returns them. The
-endpoint builds errors and health from them. It encodes predictions from plain dicts, which takes a thirtieth of the
-time; tests/unit/test_responses.py checks that what it sends is what the models define.
+endpoint builds errors and health from them. It encodes predictions and the model from plain dicts, which takes a
+thirtieth of the time; tests/unit/test_responses.py checks that what it sends is what the models define.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -19,6 +19,10 @@ class Response(BaseModel):
     A member with a default may be absent from the JSON; None as a default stands for an absent member, not for null."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the members that were set, as values that JSON can represent."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
     def to_json(self) -> bytes:
         """Encode the members that were set."""
@@ -75,6 +79,53 @@ class ExplanationResponse(PredictionResponse):
     """Explained predictions in the order of the rows, and the model that made them."""
 
     predictions: tuple[Explanation, ...]
+
+
+class FeatureSource(Response):
+    """Where the model gets the value of a feature from."""
+
+    kind: str = Field(description="`category`, `integer`, `float` or `boolean`")
+    source: str = Field(description="`request`, `request function`, or `view NAME` of the online store")
+    ttl: float | None = Field(description="maximum age of a view's value in seconds, 0: unlimited; null without a view")
+
+
+class PackagedEnvironment(Response):
+    """The environment that the model was packaged for."""
+
+    python: str
+    requirements_sha256: str = Field(description="SHA-256 of the locked requirements")
+
+
+class ServingStatus(Response):
+    """The traffic split of the worker that answered. A worker that serves one fixed version leaves out `following`,
+    `refused` and `storage`."""
+
+    champion: ModelIdentity
+    challenger: ModelIdentity | None
+    shadow: bool = Field(description="whether the challenger scores the champion's requests, without answering them")
+    share: float = Field(description="share of the entities that the challenger answers")
+    aliases: int = Field(description="number of the entry of the alias history; 0 if none was read")
+    counts: dict[str, int] = Field(description="failures of a challenger or of logging, and rows of a shadow model")
+    following: bool = Field(False, description="whether the worker switches to each new champion and challenger")
+    refused: dict[str, str] = Field({}, description="by role, why the version of the alias is not served")
+    storage: str = Field("", description="`reachable`, or why the aliases cannot be read")
+
+
+class ModelResponse(Response):
+    """The champion that the endpoint serves, where it comes from, and the traffic split."""
+
+    problem: str
+    kind: Literal["binary", "multiclass", "regression"]
+    version: int
+    run_id: str = Field(description="the training run in MLflow")
+    model_sha256: str
+    snapshot: str | None = Field(description="SHA-256 of the training snapshot")
+    problem_digest: str = Field(description="SHA-256 of the problem's definition")
+    form: str = Field(description="the form of the model, in words")
+    features: dict[str, FeatureSource] = Field(description="in the order of the model's inputs")
+    environment: PackagedEnvironment
+    script: str = Field(description="the scoring script of the Bento")
+    serving: ServingStatus
 
 
 class ErrorResponse(Response):

@@ -87,14 +87,14 @@ def _problems() -> list[dict[str, Any]]:
 def _endpoint(problem: str) -> dict[str, Any] | None:
     """The model that the endpoint's address serves; `foreign` if it is none of this home."""
     try:
-        about = served_model(endpoint_url())
+        served = served_model(endpoint_url())
     except RequestError as error:
         return {"refused": error.what}
-    if about is None:
+    if served is None:
         return None
-    serves = str(about.get("problem"))
-    ours = serves in problem_names() and is_ours(serves, about)
-    return about if ours else {"foreign": True, "problem": serves, "version": about.get("version")}
+    if served.problem in problem_names() and is_ours(served.problem, served):
+        return served.to_document()
+    return {"foreign": True, "problem": served.problem, "version": served.version}
 
 
 def _describe_endpoint(document: dict[str, Any]) -> str:

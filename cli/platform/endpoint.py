@@ -17,6 +17,7 @@ from truecourse.processes import Child
 from truecourse.references import ModelVersion
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
+from truecourse.responses import ModelResponse
 from truecourse.serving.batch_scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
 from truecourse.serving.contract import Contract, RequestField, example
 from truecourse.settings import get_settings
@@ -50,7 +51,7 @@ def client(url: str) -> Client:
     return Client(url, key=key, timeout=60, certificate=trusted, pin=pin)
 
 
-def served_model(url: str) -> dict[str, Any] | None:
+def served_model(url: str) -> ModelResponse | None:
     """What the endpoint serves, or None if none answers. Raises RequestError if it refuses the key."""
     try:
         with client(url) as connected:
@@ -59,9 +60,9 @@ def served_model(url: str) -> dict[str, Any] | None:
         return None
 
 
-def is_ours(problem: str, about: Mapping[str, Any]) -> bool:
+def is_ours(problem: str, served: ModelResponse) -> bool:
     """Whether an endpoint serves a version of this home: another home's endpoint may use the same port."""
-    run = about.get("run_id")
+    run = served.run_id
     entries = [version for e in aliases.history(problem) for version in (e.champion, e.challenger) if version]
     if any(version.run_id == run for version in entries):
         return True
@@ -131,9 +132,8 @@ def request_predictions(problem: str, path: str, rows: Rows, url: str | None = N
     problem, its packaged champion answers in this process.
 
     Raises RequestError for rows that break the contract."""
-    about = served_model(url or endpoint_url())
-    serves_problem = about is not None and about.get("problem") == problem
-    if about is not None and serves_problem and (url is not None or is_ours(problem, about)):
+    served = served_model(url or endpoint_url())
+    if served is not None and served.problem == problem and (url is not None or is_ours(problem, served)):
         return _post(url or endpoint_url(), path, rows) | {"answered_by": url or endpoint_url()}
     if url is not None:
         raise PlatformError(f"no endpoint of {problem} answers", where=url, hint="truecourse serve")

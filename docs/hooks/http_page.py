@@ -189,6 +189,8 @@ def _type(schema: Mapping[str, Any]) -> str:
         return f"list of {_type(schema.get('items', {}))}{_limits(schema)}"
     if schema.get("properties"):
         return f"object with {', '.join(code(name) for name in schema['properties'])}"
+    if isinstance(members := schema.get("additionalProperties"), Mapping):
+        return f"object of {_type(members)} by name"
     kinds = schema.get("type", "any value")
     return f"{any_of([kinds] if isinstance(kinds, str) else kinds)}{_limits(schema)}"
 

@@ -70,7 +70,7 @@ def test_the_examples_of_the_clients_reference_run(endpoint: Endpoint, tmp_path:
 def test_answers_are_typed(client: Client) -> None:
     predicted, explained = client.predict(ROW, ROW), client.explain(ROW)
     assert len(predicted.predictions) == 2
-    assert predicted.model.sha256 == client.about()["model_sha256"]
+    assert predicted.model.sha256 == client.about().model_sha256
     (why,) = explained.predictions
     assert why.score == predicted.predictions[0].score
     assert isinstance(why, Explanation)
@@ -122,7 +122,7 @@ def test_a_frame_is_predicted_like_its_rows(client: Client) -> None:
 def test_health_is_typed(endpoint: Endpoint, client: Client) -> None:
     health = client.health()
     assert health.status == "ok"
-    assert health.model.model_sha256 == client.about()["model_sha256"]
+    assert health.model.model_sha256 == client.about().model_sha256
     assert health.storage is not None
     assert health.storage.answers
     assert health.log is not None

@@ -243,9 +243,9 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
     server = endpoint_process.start(endpoint_process.prepare("deliveries"), port, tmp_path / "log")
     try:
         endpoint_process.wait_ready(server, port)
-        about = served_model(endpoint_url(port))
-        assert about is not None
-        assert about["problem"] == "deliveries"
+        served = served_model(endpoint_url(port))
+        assert served is not None
+        assert served.problem == "deliveries"
         trusted = ssl.create_default_context(cafile=str(certificate))
         trusted.check_hostname = False  # the certificate has the public name
         with httpx.Client(base_url=endpoint_url(port), verify=trusted, timeout=30) as client:

@@ -144,8 +144,8 @@ def test_child_processes_bypass_the_proxy_for_this_machine(
     for address in (*HERE, "localhost"):
         port, asked = server("127.0.0.1" if address == "localhost" else address)
         with Client(url(address, port)) as client:
-            assert client.about() == {}
-        assert asked == ["/model"]
+            assert client.post("predict") == {}
+        assert asked == ["/predict"]
 
 
 def test_remote_webhooks_use_the_proxy_and_local_ones_do_not(

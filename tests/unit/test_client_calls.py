@@ -29,7 +29,7 @@ from tests.scripted_server import (
     stall,
     trickle,
 )
-from truecourse.client import AsyncClient, Client, encode
+from truecourse.client import AsyncClient, Client, ModelResponse, encode
 from truecourse.errors import PlatformError, RequestError, RowFault, SettingsError
 
 ROW = {"size": 1}
@@ -37,6 +37,17 @@ PREDICTED = {
     "model": {"version": 3, "sha256": "s"},
     "predictions": [{"prediction_id": "p", "score": 0.5, "prediction": "yes", "missing": [], "unknown": ["city"]}],
 }
+
+MODEL = {
+    "problem": "shops", "kind": "binary", "version": 3, "run_id": "r", "model_sha256": "s", "snapshot": None,
+    "problem_digest": "d", "form": "boosted trees",
+    "features": {"city": {"kind": "category", "source": "request", "ttl": None}},
+    "environment": {"python": "3.12", "requirements_sha256": "q"}, "script": "scoring_script.py",
+    "serving": {
+        "champion": {"version": 3, "sha256": "s"}, "challenger": None, "shadow": False, "share": 0.0, "aliases": 4,
+        "counts": {},
+    },
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -80,7 +91,7 @@ def test_waits_double_and_vary(server: ScriptedServer) -> None:
     for _ in range(3):
         server.requests.clear()
         server.steps = [answer(503)] * 3
-        call("sync", server.url, "about", tries=4)
+        call("sync", server.url, "post", "predict", tries=4)
         assert [gap >= least for gap, least in zip(server.gaps, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
         first.append(server.gaps[0])
     assert len({round(gap, 4) for gap in first}) > 1
@@ -116,7 +127,7 @@ def test_a_wait_beyond_the_total_time_is_not_begun(kind: str, server: ScriptedSe
 )
 def test_a_time_that_is_past_or_unreadable_means_the_back_off_alone(server: ScriptedServer, after: str) -> None:
     server.steps = [answer(429, retry_after=after)]
-    assert call("sync", server.url, "about") == {}
+    assert call("sync", server.url, "post", "predict") == {}
 
 
 @pytest.mark.parametrize("lost", [reset, close])
@@ -124,8 +135,9 @@ def test_a_time_that_is_past_or_unreadable_means_the_back_off_alone(server: Scri
 def test_a_call_whose_connection_is_lost_before_a_response_is_sent_again(
     kind: str, server: ScriptedServer, lost: Step, method: str
 ) -> None:
-    server.steps = [lost, lost]
-    assert call(kind, server.url, method, *(("predict", ROW) if method == "post" else ())) == {}
+    server.steps, server.default = [lost, lost], answer(body=json.dumps(MODEL).encode())
+    found = call(kind, server.url, method, *(("predict", ROW) if method == "post" else ()))
+    assert (found if method == "post" else found.to_document()) == MODEL
     assert len(server.requests) == 3
     server.steps = [lost] * 3
     with pytest.raises(PlatformError, match="does not answer"):
@@ -157,7 +169,7 @@ def test_a_call_waits_for_an_endpoint_that_starts(kind: str) -> None:
     thread = threading.Thread(target=start)
     thread.start()
     try:
-        assert call(kind, f"http://127.0.0.1:{port}", "about", tries=8) == {}
+        assert call(kind, f"http://127.0.0.1:{port}", "post", "predict", tries=8) == {}
     finally:
         ended.set()
         thread.join()
@@ -169,13 +181,13 @@ def test_a_connection_that_expired_is_replaced(kind: str, server: ScriptedServer
     async def twice() -> None:
         async with AsyncClient(server.url) as client:
             for _ in range(3):
-                assert await client.about() == {}
+                assert await client.post("predict") == {}
 
     if kind == "async":
         asyncio.run(twice())
     else:
         with Client(server.url) as client:
-            assert [client.about() for _ in range(3)] == [{}] * 3
+            assert [client.post("predict") for _ in range(3)] == [{}] * 3
     assert server.connections == 3
 
 
@@ -219,11 +231,11 @@ def test_a_refused_key_says_how_to_set_one(server: ScriptedServer) -> None:
         (answer(200, b"[]"), "unexpected response"),
     ],
 )
-@pytest.mark.parametrize("method", ["predict", "health"])
+@pytest.mark.parametrize("method", ["predict", "health", "about"])
 def test_another_servers_response_is_an_error(server: ScriptedServer, step: Step, message: str, method: str) -> None:
     server.default = step
     with pytest.raises(
-        PlatformError, match="unexpected response" if method == "health" and "model" in message else message
+        PlatformError, match="unexpected response" if method != "predict" and "model" in message else message
     ):
         call("sync", server.url, method, *([ROW] if method == "predict" else []))
 
@@ -233,6 +245,16 @@ def test_a_document_that_is_no_object_is_an_error(kind: str, server: ScriptedSer
         server.default = answer(200, body)
         with pytest.raises(PlatformError, match="unexpected response"):
             call(kind, server.url, "about")
+
+
+def test_the_model_of_a_later_endpoint_may_have_more_members(kind: str, server: ScriptedServer) -> None:
+    server.default = answer(body=json.dumps(MODEL | {"later": 1}).encode())
+    found = call(kind, server.url, "about")
+    assert found.to_document() == MODEL
+    assert (found.features["city"].source, found.serving.champion.version) == ("request", 3)
+    assert (found.serving.following, found.serving.refused, found.serving.storage) == (False, {}, "")
+    (asked,) = server.requests
+    assert asked[1] == "GET /model HTTP/1.1"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +300,7 @@ def test_threads_share_one_pool_of_connections(server: ScriptedServer) -> None:
 def test_a_call_that_gets_no_connection_of_the_pool_ends_in_time(server: ScriptedServer) -> None:
     server.default = stall
 
-    async def run() -> list[dict[str, Any] | BaseException]:
+    async def run() -> list[ModelResponse | BaseException]:
         async with AsyncClient(server.url, connections=1, total_timeout=0.3) as client:
             return [*await asyncio.gather(client.about(), client.about(), return_exceptions=True)]
 
@@ -289,7 +311,7 @@ def test_a_call_that_gets_no_connection_of_the_pool_ends_in_time(server: Scripte
 
 
 def test_a_closed_client_keeps_no_connection(kind: str, server: ScriptedServer) -> None:
-    call(kind, server.url, "about")
+    call(kind, server.url, "post", "predict")
     deadline = time.monotonic() + 5
     while server.open and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -328,13 +350,13 @@ def test_an_endpoint_on_another_machine_is_reached_through_the_proxy(
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("http_proxy", server.url)
-    assert call(kind, "http://endpoint.example:3000", "about") == {}
-    assert [line for _, line, _ in server.requests] == ["GET http://endpoint.example:3000/model HTTP/1.1"]
+    assert call(kind, "http://endpoint.example:3000", "post", "predict") == {}
+    assert [line for _, line, _ in server.requests] == ["POST http://endpoint.example:3000/predict HTTP/1.1"]
 
 
 def test_an_endpoint_behind_a_path_keeps_it(server: ScriptedServer) -> None:
-    call("sync", f"{server.url}/flights/", "about")
-    assert server.requests[0][1] == "GET /flights/model HTTP/1.1"
+    call("sync", f"{server.url}/flights/", "post", "predict")
+    assert server.requests[0][1] == "POST /flights/predict HTTP/1.1"
 
 
 def test_a_frames_rows_are_sent_with_null_for_missing_values(server: ScriptedServer) -> None:

@@ -28,6 +28,7 @@ from truecourse.responses import (
     ExplanationResponse,
     HealthResponse,
     LogStatus,
+    ModelResponse,
     PredictionResponse,
     Response,
 )
@@ -207,6 +208,31 @@ def test_every_refusal_is_as_defined_and_documented(refusal: Refusal) -> None:
     schema = documented(document, "/predict", refusal.status)
     value = check(refusal.reply.body, ErrorResponse, document, schema)
     assert value == {"error": refusal.what, "hint": refusal.hint}
+
+
+@pytest.mark.parametrize("store", [STORE, None], ids=["store", "no store"])
+@pytest.mark.parametrize("follower", ["none", "following", "refusing"])
+@pytest.mark.parametrize("challenger", [True, False], ids=["challenger", "alone"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_is_as_defined_and_documented(
+    endpoint: SmallEndpoint, http: httpx.Client, kind: Kind, challenger: bool, follower: str, store: Store | None
+) -> None:
+    refused = {"challenger": "version 2: other fields"} if follower == "refusing" else {}
+    status = {"following": True, "refused": refused, "storage": "reachable"}
+    endpoint.router.follower_status = lambda: {} if follower == "none" else status
+    champion = make_predictor(kind, 1, store=store)
+    endpoint.serve(champion, CHALLENGERS[kind] if challenger else None, 0.25 if challenger else 0.0)
+    endpoint.router.counts["shadow_scored"] += 1
+    response = http.get("/model")
+    document = openapi.document(champion.contract, "1")
+    check(response.content, ModelResponse, document, documented(document, "/model", response.status_code))
+    found = ModelResponse.model_validate_json(response.content)
+    assert (found.kind, found.version, found.serving.champion.version) == (kind, 1, 1)
+    assert list(found.features) == list(champion.model.vocabulary.features)
+    assert {source.ttl for source in found.features.values()} == ({None, 86400} if store else {None})
+    assert (found.serving.challenger is not None) == challenger
+    assert found.serving.counts["shadow_scored"] >= 1
+    assert (found.serving.following, found.serving.refused) == (follower != "none", refused)
 
 
 LOGS = {

@@ -11,6 +11,7 @@ from truecourse.responses import (
     ExplanationResponse,
     HealthResponse,
     ModelIdentity,
+    ModelResponse,
     Prediction,
     PredictionResponse,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "ExplanationResponse",
     "HealthResponse",
     "ModelIdentity",
+    "ModelResponse",
     "Prediction",
     "PredictionResponse",
     "Row",

@@ -10,7 +10,7 @@ import httpx
 from truecourse.client.calls import BUSY, Call, Options, Reply, decode, parse, parse_health
 from truecourse.client.rows import Row, encode
 from truecourse.errors import PlatformError
-from truecourse.responses import ExplanationResponse, HealthResponse, PredictionResponse
+from truecourse.responses import ExplanationResponse, HealthResponse, ModelResponse, PredictionResponse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,9 +76,9 @@ class Client(_BaseClient[httpx.Client]):
         """The endpoint's JSON response to the rows. Raises as predict() does."""
         return decode(self._call(Call(self._options, path, encode(rows))), self._url)
 
-    def about(self) -> dict[str, Any]:
-        """The endpoint's description of the model that it serves. Raises as predict() does."""
-        return decode(self._call(Call(self._options, "model", None)), self._url)
+    def about(self) -> ModelResponse:
+        """The model that the endpoint serves, and its traffic split. Raises as predict() does."""
+        return parse(self._call(Call(self._options, "model", None)), ModelResponse, self._url)
 
     def health(self) -> HealthResponse:
         """The health of the endpoint's worker that answers, also if it is failing. Raises as predict() does."""
@@ -136,9 +136,9 @@ class AsyncClient(_BaseClient[httpx.AsyncClient]):
         """The endpoint's JSON response to the rows. Raises as predict() does."""
         return decode(await self._call(Call(self._options, path, encode(rows))), self._url)
 
-    async def about(self) -> dict[str, Any]:
-        """The endpoint's description of the model that it serves. Raises as predict() does."""
-        return decode(await self._call(Call(self._options, "model", None)), self._url)
+    async def about(self) -> ModelResponse:
+        """The model that the endpoint serves, and its traffic split. Raises as predict() does."""
+        return parse(await self._call(Call(self._options, "model", None)), ModelResponse, self._url)
 
     async def health(self) -> HealthResponse:
         """The health of the endpoint's worker that answers, also if it is failing. Raises as predict() does."""

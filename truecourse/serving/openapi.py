@@ -45,7 +45,7 @@ def document(contract: Contract, version: str) -> Schema:
         "paths": {
             "/predict": {"post": _scoring(contract, "predict", "Predict", "PredictionResponse")},
             "/explain": {"post": _scoring(contract, "explain", "Predict and explain", "ExplanationResponse")},
-            "/model": {"get": _description("model", "The served model", {"type": "object"})},
+            "/model": {"get": _description("model", "The served model", reference("ModelResponse"))},
             "/healthz": {"get": _health()},
             "/livez": {"get": _probe("livez", "The process is alive")},
             "/readyz": {"get": _probe("readyz", "The model is loaded")},

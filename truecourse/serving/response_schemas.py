@@ -9,7 +9,14 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from truecourse.responses import ErrorResponse, ExplanationResponse, HealthResponse, PredictionResponse, Response
+from truecourse.responses import (
+    ErrorResponse,
+    ExplanationResponse,
+    HealthResponse,
+    ModelResponse,
+    PredictionResponse,
+    Response,
+)
 from truecourse.serving.contract import DECISION_TIME, ID, Contract
 
 Schema = dict[str, Any]
@@ -30,7 +37,9 @@ def reference(name: str) -> Schema:
 
 def response_schemas(contract: Contract) -> dict[str, Schema]:
     """Build the schemas of all responses, by name, as components of an OpenAPI document."""
-    models: list[type[Response]] = [PredictionResponse, ExplanationResponse, ErrorResponse, HealthResponse]
+    models: list[type[Response]] = [
+        PredictionResponse, ExplanationResponse, ModelResponse, ErrorResponse, HealthResponse
+    ]  # fmt: skip
     _, document = models_json_schema(
         [(model, "validation") for model in models], ref_template=_PLACE, schema_generator=_WithoutTitles
     )

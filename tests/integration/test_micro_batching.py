@@ -116,7 +116,7 @@ def test_a_refused_request_does_not_affect_the_others(make_version: MakeVersion)
     assert isinstance(first, RequestError)
     assert isinstance(second, RequestError)
     assert [(fault.row, fault.field) for fault in first.faults] == [(1, "distance")]
-    assert [(fault.row, fault.field) for fault in second.faults] == [(0, '"strange"')]
+    assert [(fault.row, fault.field) for fault in second.faults] == [(0, "strange")]
     assert (first.status, second.status) == (422, 422)
 
 

@@ -30,6 +30,7 @@ from truecourse.serving.value_checks import (
     json_type,
     nullable,
     shorten,
+    shorten_name,
 )
 from truecourse.wording import counted, plural, suggestion
 
@@ -179,7 +180,7 @@ class RowReader:
                     faults.append(RowFault(place, name, str(refused)))
             if not self._names.issuperset(row):
                 unknown = sorted(set(row) - self._names)
-                faults.extend(RowFault(place, shorten(name), self._unknown_field(name, hints)) for name in unknown)
+                faults.extend(RowFault(place, shorten_name(name), self._unknown_field(name, hints)) for name in unknown)
             if len(faults) == before:
                 accepted.append(place)
                 values.append(read)

@@ -21,11 +21,20 @@ class InvalidValue(ValueError):
 
 
 def shorten(value: Any) -> str:
-    """Format a value as JSON, cut at 40 characters, for error messages."""
+    """Format a value as JSON, cut at 40 characters, for error messages. Only unprintable text is escaped."""
     try:
-        text = json.dumps(value)
+        text = json.dumps(value, ensure_ascii=False)
+        return _cut(text if text.isprintable() else json.dumps(value))
     except (TypeError, ValueError):
-        text = str(value)
+        return _cut(str(value))
+
+
+def shorten_name(name: str) -> str:
+    """Format the name of a field, without quotation marks, cut at 40 characters. Unprintable text is escaped."""
+    return _cut(name if name.isprintable() else json.dumps(name)[1:-1])
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -51,7 +51,7 @@ def customers(rows: int = 400) -> pd.DataFrame:
             "2nd income": income,
             "visits": visits,
             "member": random.choice(["true", "false"], rows),
-            "comment": [f"called on day {number}, said {number * 7}" for number in range(rows)],
+            "comment": [f"called on day {number}, asked for {number * 7}" for number in range(rows)],
             "churned": np.where((visits < 3) != (random.random(rows) < 0.1), "yes", "no"),
         }
     )

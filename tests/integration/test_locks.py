@@ -78,7 +78,7 @@ def test_the_lock_of_a_killed_process_of_this_machine_is_free_at_once(home: Path
 
 
 @pytest.mark.parametrize("hours", [0, -24, 24])
-def test_the_lock_of_a_killed_process_elsewhere_expires_whatever_its_clock_said(home: Path, hours: float) -> None:
+def test_the_lock_of_a_killed_process_elsewhere_expires_whatever_its_clock_showed(home: Path, hours: float) -> None:
     setup = f"locks._machine = lambda: 'another'; wall = time.time; time.time = lambda: wall() + {hours * 3600}"
     with holder(expiry=3, setup=setup):
         pass

@@ -36,7 +36,7 @@ AND o.depot = outcomes.depot AND o.known_at < outcomes.known_at + INTERVAL 1 DAY
 ENCODED = "FROM outcomes JOIN (SELECT courier, count(*) AS n FROM outcomes GROUP BY courier) USING (courier)"
 NEWEST = "\nQUALIFY row_number() OVER (PARTITION BY depot ORDER BY known_at DESC) = 1"
 NEXT = "lead(promised, 1, 30) OVER (PARTITION BY courier ORDER BY ordered_at) AS promised,"
-SETTLED = "FROM deliveries WHERE ordered_at < (SELECT max(ordered_at) FROM deliveries) - INTERVAL 3 DAY"
+CLOSED = "FROM deliveries WHERE ordered_at < (SELECT max(ordered_at) FROM deliveries) - INTERVAL 3 DAY"
 LAST_MONTH = "late * CAST(known_at > (SELECT max(known_at) FROM outcomes) - INTERVAL 30 DAY AS INTEGER) AS label"
 
 PLANTED: dict[str, tuple[Edit, str, str]] = {
@@ -61,7 +61,7 @@ PLANTED: dict[str, tuple[Edit, str, str]] = {
         (FACTS, "SELECT courier, vehicle, since FROM couriers", f"{ALL_TIME} GROUP BY courier"), "since of courier=",
         "is"),
     "a field of the spine": (("spine.sql", SPINE, SPINE.replace("promised,", NEXT)), "promised of decision=", "is"),
-    "a spine of what came": (("spine.sql", "FROM deliveries", SETTLED), "the row of decision=", "present"),
+    "a spine of what came": (("spine.sql", "FROM deliveries", CLOSED), "the row of decision=", "present"),
     "a label of the end": (("label.sql", "late AS label", LAST_MONTH), "label of decision=", "is"),
 }  # fmt: skip
 

@@ -145,7 +145,7 @@ def test_a_worker_stopped_before_admission_never_starts(tmp_path: Path) -> None:
         asyncio.run(run())
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert signals == [signal.SIGTERM], "whoever runs the worker learns of the signal too"
+    assert signals == [signal.SIGTERM], "the process that runs the worker learns of the signal too"
 
 
 def test_a_stopping_worker_closes_its_connections(tmp_path: Path) -> None:

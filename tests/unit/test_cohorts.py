@@ -43,14 +43,14 @@ def rows(kind: Kind, n: int, random: np.random.Generator, off: float = 0.0) -> t
 
 
 def cohort(kind: Kind, day: int, labels: Array, output: Array) -> Cohort:
-    judged = ScoredRows.of(kind, labels, output)
+    scored = ScoredRows.of(kind, labels, output)
     side = pa.table({"side": np.where(np.arange(len(labels)) % 3 == 0, "left", "right")})
     return cohort_of(
-        judged,
+        scored,
         day,
-        bins=sums_by_bin(EDGES, judged),
-        slices=sums_by_slice(side, ["side"], judged),
-        slice_bins=bins_by_slice(side, ["side"], judged, EDGES),
+        bins=sums_by_bin(EDGES, scored),
+        slices=sums_by_slice(side, ["side"], scored),
+        slice_bins=bins_by_slice(side, ["side"], scored, EDGES),
     )
 
 

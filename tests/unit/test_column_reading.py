@@ -14,7 +14,7 @@ ODD: st.SearchStrategy[Any] = st.sampled_from(
     [None, "Ulm", "Bonn", "Köln", "", "abc", "A1", "x" * 30, 0, 1, 2, 3, 7, 2**63, 10**400, -1, 1.5, 3.0, 11.0, 1e308,
      float("nan"), float("inf"), True, False, [], {}, "2020-02-29T10:00:00+02:00", "2020-02-30", {"a": 1}]
 )  # fmt: skip
-NAMES = [*GOOD, "note", "id", "decision_time", "strange"]
+NAMES = [*GOOD, "note", "id", "decision_time", "colour"]
 CHANGES = st.lists(st.tuples(st.integers(0, FEW), st.sampled_from(NAMES), ODD), max_size=2)
 
 

@@ -20,7 +20,7 @@ FACTS = {"vehicle", "since"}
 SOURCE = 'source=Files("data/deliveries*.csv")'
 CHANGES = {
     "a view's SQL": ("features/courier_history.sql", "INTERVAL 7 DAY", "INTERVAL 6 DAY", HISTORY, False),
-    "a comment in SQL": ("features/courier_history.sql", "SELECT", "-- it's said\nSELECT", set(), False),
+    "a comment in SQL": ("features/courier_history.sql", "SELECT", "-- it's so\nSELECT", set(), False),
     "a relation": ("outcomes.sql", "took > promised", "took > promised + '--'", HISTORY | DEPOT, True),
     "the spine": ("spine.sql", "distance FROM", "distance * 2 AS distance FROM", REQUEST | CLOCK, False),
     "a helper's constant": ("problem.py", "minutes // 60 % 24", "minutes // 60 % 12", CLOCK, False),

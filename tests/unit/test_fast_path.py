@@ -198,7 +198,7 @@ def test_a_disconnected_client_is_counted_once_and_freed(home: Path, body: bytes
         threading.Event().wait(0.1)
         assert not server.guard.deadlines
         assert server.counts() == {"/predict2xx" if body == b"later" else "/predict4xx": 1}
-        assert server.echo.after == (body == b"later"), "what was answered is logged, whoever reads it"
+        assert server.echo.after == (body == b"later"), "what was answered is logged, also if the client is gone"
 
 
 @pytest.mark.parametrize("served", SERVED)
@@ -268,12 +268,12 @@ def connections(
 def test_head_and_body_are_one_write(home: Path) -> None:
     guard, order = Guard(Settings(max_delay=0, allow_anonymous=True), ModelRouter()), []
 
-    class Told(Echo):
+    class Recording(Echo):
         def _after(self) -> None:
             order.append(len(transport.writes))
 
     async def ask() -> None:
-        connection, made = connections(guard, Told())()
+        connection, made = connections(guard, Recording())()
         transport.writes = made.writes
         connection.data_received(post(b"abc", last=False))
 

@@ -31,7 +31,7 @@ def causes(found: ScheduledFlow) -> list[tuple[str, bool]]:
 def test_flows_that_ran_when_due_are_ok() -> None:
     assert causes(flow(run(3), run(27))) == []
     assert causes(flow(run(2), run(27))) == [], "late, and there"
-    assert causes(flow(run(3, "running", 30), run(27))) == [], "under way"
+    assert causes(flow(run(3, "running", 30), run(27))) == [], "in progress"
 
 
 def test_a_flow_that_did_not_run_is_overdue_with_the_cause() -> None:

@@ -114,8 +114,8 @@ def against(gate: BeatsChampion, **changes: Any) -> list[dict[str, Any]]:
     return apply_gates((gate,), dataclasses.replace(EVIDENCE, comparison=Comparison(3, **figures)))
 
 
-def passed(verdicts: list[dict[str, Any]]) -> list[Any]:
-    return [result["passed"] for result in verdicts]
+def passed(results: list[dict[str, Any]]) -> list[Any]:
+    return [result["passed"] for result in results]
 
 
 def test_the_champion_loses_only_to_a_significantly_better_model_or_within_a_margin() -> None:

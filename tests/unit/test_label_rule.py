@@ -50,11 +50,11 @@ def cohort(kind: Kind, day: int, predicted: Array, labels: Array) -> Cohort:
         output = 0.25 + 0.5 * predicted
     else:
         output = 0.5 * predicted + 0.5 / CLASSES[kind]
-    judged, residuals = ScoredRows.of(kind, labels, output), label_residuals(kind, predicted, labels)
+    scored, residuals = ScoredRows.of(kind, labels, output), label_residuals(kind, predicted, labels)
     return cohort_of(
-        judged,
+        scored,
         day,
-        bins=((len(labels), judged.score.sum(), judged.outcome.sum()),),
+        bins=((len(labels), scored.score.sum(), scored.outcome.sum()),),
         **residuals.sums(np.arange(len(labels))),
     )
 
@@ -151,10 +151,10 @@ def test_the_label_model_learns_three_classes_from_features_and_label_delay() ->
     rows = pa.table({"decision_time": decided, "known_at": known})
     vocabulary = Vocabulary(kinds={"hint": "float"}, categories={}, classes=("early", "late", "never"))
     matrix = hint[:, None].astype(np.float32)
-    hindsight = LabelModel.fit("multiclass", vocabulary, matrix, rows, labels)
-    assert hindsight == LabelModel.fit("multiclass", vocabulary, matrix, rows, labels)
-    assert np.abs(hindsight.residuals("multiclass", matrix, rows, labels).distance).mean() < 0.02
-    swapped = hindsight.residuals("multiclass", matrix, rows, np.where(labels == 2, 1, labels))
+    label_model = LabelModel.fit("multiclass", vocabulary, matrix, rows, labels)
+    assert label_model == LabelModel.fit("multiclass", vocabulary, matrix, rows, labels)
+    assert np.abs(label_model.residuals("multiclass", matrix, rows, labels).distance).mean() < 0.02
+    swapped = label_model.residuals("multiclass", matrix, rows, np.where(labels == 2, 1, labels))
     shares = swapped.flips.sum(axis=0)[:, 0] / swapped.flips.sum(axis=0)[:, 1]
     assert shares[2] > 0.9
     assert shares[:2].max() < 0.05

@@ -23,7 +23,7 @@ def test_only_versions_on_the_same_rows_count_each_once(tmp_path: Path) -> None:
     assert try_number(store, "p", 1, "d", days(5, 35)) == 4  # most of its days were seen before
     assert try_number(store, "p", 1, "e", days(29, 60)) == 1  # a month later
     assert try_number(store, "p", 2, "f", days(0, 30)) == 1  # another champion
-    assert try_number(store, "p", 1, "b", days(0, 31)) == 2  # judged again, when others were tried since
+    assert try_number(store, "p", 1, "b", days(0, 31)) == 2  # evaluated again, when others were tried since
 
 
 def test_without_time_old_rows_count_as_the_same(tmp_path: Path) -> None:

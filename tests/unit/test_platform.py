@@ -68,4 +68,4 @@ def test_killed_and_running_platforms_are_recognised(home: Path) -> None:
     state = platform_state.state()
     assert state is not None
     assert (state["alive"], state["left"], state["parts"]) == (False, [], [])
-    assert asdict(made)["parts"], "what it said last is of no use any more"
+    assert asdict(made)["parts"], "its last report is outdated"

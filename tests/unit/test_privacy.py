@@ -23,7 +23,7 @@ FEATURES = {"depot": "north", "promised": 45, "distance": 4.25, "hour": 12, "km_
 PARTS = [{"feature": name, "value": value, "contribution": 0.1} for name, value in FEATURES.items()]
 ENTRY = entry(record("a", request=REQUEST, features=FEATURES, contributions=PARTS))
 SENT = ENTRY | {"features": ENTRY["features"] | {"depot": "category", "promised": "integer", "distance": "float"}}
-"""As workers write it: what the request holds is not told twice."""
+"""As workers write it: values of the request are not repeated."""
 
 
 def read_record(masks: Masks, written: dict[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,12 @@ def days(first: int, count: int, every: int = 1) -> tuple[Cohort, ...]:
     random, found, edges = np.random.default_rng(first), [], np.linspace(0, 1, 41)[1:-1]
     for number in range(count):
         score = random.random(200)
-        judged = ScoredRows.of("binary", (random.random(200) < score).astype(np.int64), score)
-        found.append(cohort_of(judged, first + every * number, bins=sums_by_bin(edges, judged)))
+        scored = ScoredRows.of("binary", (random.random(200) < score).astype(np.int64), score)
+        found.append(cohort_of(scored, first + every * number, bins=sums_by_bin(edges, scored)))
     return tuple(found)
 
 
-def yardstick(held_out: tuple[Cohort, ...], out_of_fold: tuple[Cohort, ...]) -> QualityBaseline:
+def quality_baseline(held_out: tuple[Cohort, ...], out_of_fold: tuple[Cohort, ...]) -> QualityBaseline:
     model: Any = None
     return QualityBaseline(np.empty(0), held_out, out_of_fold, 1.0, FIRST, model, None)
 
@@ -36,7 +36,7 @@ def reference(measure: QualityBaseline, first: int) -> tuple[list[int], str]:
 
 
 def test_the_baseline_uses_held_out_days_first_then_validation_days() -> None:
-    measure = yardstick(days(40, 14), days(10, 30))
+    measure = quality_baseline(days(40, 14), days(10, 30))
     assert reference(measure, 60) == (list(range(40, 54)), "held-out days")
     assert reference(measure, 47)[0] == list(range(40, 47))
     found, words = reference(measure, 43)

@@ -72,7 +72,7 @@ def test_blockers_prevent_retraining(tmp_path: Path, policy: Retraining, causes:
     assert not decision.retrain
     assert because in decision.because
     assert record_decision(store, problem(policy), at + days(1)) == decision
-    assert kinds(store) == ["opened"] * len(causes) + ["not now"]  # said once, as long as it is the same
+    assert kinds(store) == ["opened"] * len(causes) + ["not now"]  # recorded once, as long as it is the same
     assert record.history(store, "plain")[-1].finding is not None
 
 

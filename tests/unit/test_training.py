@@ -154,7 +154,7 @@ def test_stored_validation_predictions_are_out_of_fold(folds: int, home: object)
     fitted = trained.model.predict(matrix_of(trained.model.vocabulary, rows.take(pa.array(places))))
     labels = trained.model.vocabulary.labels(rows.take(pa.array(places)))
     kept, own = (losses("binary", labels, one).mean() for one in (scores, fitted))
-    assert kept > own + 0.01, "a model is surer of what it was fitted to"
+    assert kept > own + 0.01, "a model is optimistic about the rows it was fitted to"
     assert np.corrcoef(scores, fitted)[0, 1] > 0.8
 
 

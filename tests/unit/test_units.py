@@ -15,14 +15,14 @@ from truecourse.statistics.metrics import unit_of
 from truecourse.wording import with_unit
 
 FIGURE = {"value": 3.25, "low": 3.0, "high": 3.5}
-TOLD = {
+PREDICTED = {
     "prediction": 47.25, "score": 47.25, "base": 40.0, "margin": 47.25,
     "contributions": [
         {"feature": "distance", "value": 12, "contribution": 7.0},
         {"feature": "price", "value": None, "contribution": 0.25},
     ],
 }  # fmt: skip
-ANSWER = {"model": {"version": 1}, "answered_by": "x", "predictions": [TOLD]}
+ANSWER = {"model": {"version": 1}, "answered_by": "x", "predictions": [PREDICTED]}
 
 
 def problem(label: Label, kind: Kind = "regression", took: AnyColumn | None = None) -> Problem:
@@ -51,7 +51,7 @@ def test_a_regression_has_its_labels_unit() -> None:
 def test_classes_are_explained_in_log_odds() -> None:
     binary = problem(Label(column="took"), "binary", Text())
     text = render_text(
-        explanation_view({**ANSWER, "predictions": [{**TOLD, "prediction": "yes", "score": 0.7}]}, 1, binary)
+        explanation_view({**ANSWER, "predictions": [{**PREDICTED, "prediction": "yes", "score": 0.7}]}, 1, binary)
     )
     assert "by, log-odds" in text
     assert "yes  (score 70.0%)" in text

@@ -16,8 +16,23 @@ from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Tex
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, clean_table
 
+CASES = Path(__file__).parent / "data" / "cases"
 NOW = datetime(2024, 2, 1)
 COLUMNS = {"weight": Float(), "visits": Integer(), "colour": Text(), "bought": Integer()}
+
+
+HEAD = "weight,visits,colour,bought\n"
+
+
+def write_lines(*numbers: int) -> str:
+    """A CSV file with the columns above and a row for each number."""
+    return HEAD + "".join(f"{n}.5,{n},red,{n % 2}\n" for n in numbers)
+
+
+def count_rows(result: TableResult) -> list[tuple[int, ...]]:
+    """For each delivery: rows in it, and rows that were inserted, corrected, unchanged, removed and quarantined."""
+    names = ("rows_in", "inserted", "corrected", "unchanged", "removed", "quarantined")
+    return [tuple(getattr(one.rows, name) for name in names) for one in result.validated]
 
 
 class World:

@@ -1,4 +1,4 @@
-"""The deliveries problem, trained and served once for all tests that change neither."""
+"""The deliveries problem, trained and served once for all tests that change neither; and fixtures of several files."""
 
 import re
 import shutil
@@ -15,6 +15,8 @@ from services.process import endpoint_process
 from tests import simulated_deliveries
 from tests.bentos import build_variant
 from tests.conftest import free_ports, stop
+from tests.monitored_champion import trained_champion
+from tests.one_table import World
 from tests.workers import MakeVersion
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings
@@ -134,3 +136,29 @@ def make_version(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure
         shutil.copytree(trained.home / name, home / name, ignore=shutil.ignore_patterns("bentoml-*"))
     configure(home=home)
     return lambda number, **changes: build_variant("deliveries", number, tmp_path / f"variant{number}", **changes)
+
+
+@pytest.fixture
+def world(home: Path, tmp_path: Path) -> World:
+    """A problem with one table, without data."""
+    return World(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def _monitored_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("monitored")
+    simulated_deliveries.install(folder / "problems")
+    return folder
+
+
+@pytest.fixture
+def champion(_monitored_folder: Path, configure: Callable[..., None]) -> ModelVersion:
+    """A champion of the deliveries without predictions, trained once for all tests of a file."""
+    return trained_champion(_monitored_folder, configure)
+
+
+@pytest.fixture
+def problems(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Path:
+    """An empty problems folder."""
+    configure(problems=tmp_path / "problems")
+    return tmp_path / "problems"

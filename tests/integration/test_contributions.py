@@ -1,8 +1,6 @@
 """Attribution drift: of a feature that the model uses, of one that it does not use, and of none."""
 
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +15,7 @@ from tests.monitored_champion import (
     run_drift_check,
     score,
     shift_column,
-    trained_champion,
 )
-from tests.simulated_deliveries import install
 from truecourse.arrays import columns_of
 from truecourse.monitoring.drift.daily_attributions import MAX_ROWS_A_DAY, DailyAttributions, Explainer
 from truecourse.monitoring.drift.reference_profile import load_profile
@@ -28,18 +24,6 @@ from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("explained")
-    install(folder / "problems")
-    return folder
-
-
-@pytest.fixture
-def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
-    return trained_champion(_home, configure)
 
 
 def build_explainer(version: ModelVersion) -> Explainer:

@@ -1,9 +1,8 @@
 """Daily histograms are computed once, when predictions arrive, and a check reads them."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,7 @@ from tests.monitored_champion import (
     run_drift_check,
     score,
     shift_column,
-    trained_champion,
 )
-from tests.simulated_deliveries import install
 from truecourse.monitoring.drift import reference_profile
 from truecourse.monitoring.drift.daily_counts import read_daily_counts
 from truecourse.monitoring.drift.reference_profile import ReferenceProfile, load_profile
@@ -30,18 +27,6 @@ from truecourse.references import ModelVersion
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("monitored")
-    install(folder / "problems")
-    return folder
-
-
-@pytest.fixture
-def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
-    return trained_champion(_home, configure)
 
 
 def daily_histograms() -> dict[str, bytes]:

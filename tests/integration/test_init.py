@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from datetime import date, datetime
 from itertools import takewhile
 from pathlib import Path
@@ -28,13 +27,6 @@ from truecourse.problem import Files, Problem, RandomSplit, TimeSplit
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Boolean, Float, Integer, Text, Time
 from truecourse.storage.delta_tables import Tables, clean_table
-
-
-@pytest.fixture
-def problems(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Path:
-    """An empty problems folder."""
-    configure(problems=tmp_path / "problems")
-    return tmp_path / "problems"
 
 
 def customers(rows: int = 400) -> pd.DataFrame:

@@ -26,7 +26,6 @@ from tests.monitored_champion import (
     run_drift_check,
     score,
     shift_column,
-    trained_champion,
 )
 from tests.simulated_deliveries import install
 from truecourse.errors import FeatureError, ModelError, NotFound
@@ -38,18 +37,6 @@ from truecourse.serving import prediction_log
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("monitored")
-    install(folder / "problems")
-    return folder
-
-
-@pytest.fixture
-def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
-    return trained_champion(_home, configure)
 
 
 def test_unchanged_data_has_no_finding(champion: ModelVersion) -> None:

@@ -12,8 +12,6 @@ from dataclasses import asdict
 from email.utils import formatdate
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY, free_ports
@@ -357,34 +355,6 @@ def test_an_endpoint_on_another_machine_is_reached_through_the_proxy(
 def test_an_endpoint_behind_a_path_keeps_it(server: ScriptedServer) -> None:
     call("sync", f"{server.url}/flights/", "post", "predict")
     assert server.requests[0][1] == "POST /flights/predict HTTP/1.1"
-
-
-def test_a_frames_rows_are_sent_with_null_for_missing_values(server: ScriptedServer) -> None:
-    frame = pd.DataFrame(
-        {
-            "city": ["Ulm", None],
-            "size": [1.5, np.nan],
-            "count": pd.array([2**53 + 1, pd.NA], dtype="Int64"),
-            "open": [True, False],
-            "since": pd.Series([pd.Timestamp("2024-05-01T12:00:00.5Z"), None]),
-            "kind": pd.Categorical(["a", None]),
-        }
-    )
-    frame.index = pd.Index([5, 5])
-    row = {"city": "Ulm", "size": 1.5, "count": 2**53 + 1, "open": True, "since": "2024-05-01T12:00:00.500000+00:00"}
-    empty = dict.fromkeys(row) | {"open": False, "kind": None}
-    call("sync", server.url, "post", "predict", frame, ROW)
-    assert json.loads(server.requests[0][2]) == {"rows": [row | {"kind": "a"}, empty, ROW]}
-
-
-def test_a_frame_that_json_cannot_represent_is_refused() -> None:
-    with pytest.raises(RequestError) as refused:
-        encode([pd.DataFrame({"size": [1.0, np.inf]})])
-    assert [(fault.row, fault.field) for fault in refused.value.faults] == [(1, "size")]
-    with pytest.raises(RequestError, match="two columns 'a'"):
-        encode([pd.DataFrame([[1, 2]], columns=["a", "a"])])
-    with pytest.raises(RequestError, match="field name must be text"):
-        encode([pd.DataFrame([[1, 2]])])
 
 
 def test_importing_the_client_is_light() -> None:

@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME...]`: measure, print a table, write JSON; exits 1 if a limit is exceeded."""
 
 import importlib
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,12 @@ from truecourse.errors import SettingsError, TruecourseError
 NAMES = ("pit_join", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
 ON_REQUEST = ("serve", "overload", "replay", "soak")
 """Measured only if named: they start servers, or take many minutes."""
+PACKAGES = {
+    **dict.fromkeys(("pit_join", "score", "tables", "flows", "scale"), "pipeline"),
+    **dict.fromkeys(("drift", "alarms"), "monitoring"),
+    **dict.fromkeys(("serve", "overload"), "serving"),
+}
+"""The package of a benchmark's module; without one, the module is beside this file."""
 
 
 def main(
@@ -29,7 +36,7 @@ def main(
                 raise SettingsError(f"no benchmark {name!r}", hint=f"choose from {', '.join(NAMES + ON_REQUEST)}")
             with console.status(f"measuring {name}"):
                 options = {"minutes": minutes} if name == "soak" else {}
-                rows = importlib.import_module(f"benchmarks.{name}").rows(quick, **options)
+                rows = benchmark(name).rows(quick, **options)
         except TruecourseError as error:
             Console(stderr=True).print(f"[red]{name}[/]: {error}", highlight=False)
             raise typer.Exit(2) from None
@@ -37,6 +44,11 @@ def main(
         console.print(table(document))
         all_hold = all_hold and all(row["holds"] for row in document["rows"])
     raise typer.Exit(0 if all_hold else 1)
+
+
+def benchmark(name: str) -> ModuleType:
+    """Import a benchmark's module."""
+    return importlib.import_module(".".join(filter(None, ("benchmarks", PACKAGES.get(name), name))))
 
 
 def table(document: dict[str, Any]) -> Table:

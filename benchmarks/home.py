@@ -36,6 +36,6 @@ def _has(problem: Problem, until: str) -> bool:
 
 
 def prepare(problem: str, until: str) -> Callable[[], None]:
-    from benchmarks import steps
+    from benchmarks.pipeline import steps
 
     return lambda: steps.prepare(problem, until)

@@ -126,7 +126,12 @@ def test_no_code_names_a_concrete_problem() -> None:
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """An import writes no file, opens no connection, starts no process and loads no slow library."""
-    skipped = {"feature_repo.definitions", "services.service", "services.process.build", "benchmarks.serve_bento_rival"}
+    skipped = {
+        "feature_repo.definitions",
+        "services.service",
+        "services.process.build",
+        "benchmarks.serving.bento_rival",
+    }
     # Feast's and BentoML's tools load these.
     light = [module for module in modules() if module not in skipped and not module.startswith("feature_repo.")]
     heavy = [module for module in modules("feature_repo") if module not in skipped]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.tables import TABLES
+from benchmarks.pipeline.tables import TABLES
 from cli.main import app
 from tests.conftest import existing
 from truecourse.problem import RandomSplit, TimeSplit

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import harness, pit_join, scale, score, tables
-from benchmarks.__main__ import main, table
+from benchmarks import harness
+from benchmarks.__main__ import NAMES, ON_REQUEST, benchmark, main, table
 from benchmarks.harness import Row, growth, measure
+from benchmarks.monitoring import drift
+from benchmarks.pipeline import pit_join, scale, score, tables
 from tests.simulated_deliveries import install
 from truecourse.errors import PlatformError
 from truecourse.features.definition_digests import feature_table
@@ -91,6 +93,11 @@ def test_growth_is_the_exponent() -> None:
     assert growth([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
 
+@pytest.mark.parametrize("name", NAMES + ON_REQUEST)
+def test_every_name_is_that_of_a_benchmark(name: str) -> None:
+    assert callable(benchmark(name).rows)
+
+
 def test_an_unknown_benchmark_is_named(home: Path) -> None:
     import typer
 
@@ -102,11 +109,10 @@ def test_an_unknown_benchmark_is_named(home: Path) -> None:
 
 
 def test_drift_figures_come_with_their_reference(home: Path) -> None:
-    benchmark = __import__("benchmarks.drift", fromlist=["ours"])
-    ours = measure("benchmarks.drift:ours", reference=20_000, window=7_000)
-    theirs = measure("benchmarks.drift:evidently", reference=2_000, window=1_000)
+    ours = measure("benchmarks.monitoring.drift:ours", reference=20_000, window=7_000)
+    theirs = measure("benchmarks.monitoring.drift:evidently", reference=2_000, window=1_000)
     assert ours.result == 0  # nothing drifted
-    assert theirs.result > benchmark.COLUMNS
+    assert theirs.result > drift.COLUMNS
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import steps
+from benchmarks.pipeline import steps
 from tasks.training.build_snapshot import take_snapshot
 from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.authoring.scaffold.create import scaffold

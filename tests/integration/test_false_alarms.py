@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from benchmarks.alarms import RATE, alarm, halves, shifted
+from benchmarks.monitoring.alarms import RATE, alarm, halves, shifted
 from tasks.data.ingest import ingest_sources
 from truecourse.monitoring.drift import permutation_test
 from truecourse.problem.loader import load_problem

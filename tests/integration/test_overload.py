@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load_generator import LoadGenerator
+from benchmarks.serving.load_generator import LoadGenerator
 from services.http.request_guard import Guard
 from services.http.routes import Endpoint
 from tests.echo_server import SERVED, run_server

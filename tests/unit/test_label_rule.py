@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import truth_quality
+from benchmarks.truth import quality as truth_quality
 from tests.closed_cohorts import FIRST, cohort_of
 from truecourse.arrays import Array
 from truecourse.modeling.encoding import Vocabulary

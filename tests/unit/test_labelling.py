@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from benchmarks.truth_quality import labelled_days
+from benchmarks.truth.quality import labelled_days
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.quality.cohorts import Cohort
 from truecourse.monitoring.quality.label_delay import check_labels, check_selection

@@ -117,7 +117,7 @@ def test_the_calibration_error_of_a_true_score_has_no_chance_part() -> None:
 @pytest.mark.parametrize(("correlation", "days"), [(0.0, 14), (0.4, 28), (0.7, 61)])
 def test_intervals_cover_the_truth_with_autocorrelated_days(correlation: float, days: int) -> None:
     """The coverage is 90 to 98.5% in 400 trials. A bootstrap of whole days covers 81% at .4: see
-    benchmarks/truth_compare.py."""
+    benchmarks/truth/compare.py."""
     draw, held = np.random.default_rng(5), 0
     for _ in range(400):
         series = draw.normal(0, 1, days)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.truth_compare import best_of_five
+from benchmarks.truth.compare import best_of_five
 from truecourse.evaluation.multiple_comparisons import coverage_of, try_number
 from truecourse.storage.object_store import LocalStore
 

@@ -4,8 +4,8 @@ The semantics are those of Feast's offline stores (feast.infra.offline_stores.ib
 every cell): the latest event at or before the decision wins, ties go to the latest `created`. A row older than `ttl`
 (inclusive; zero is unlimited) counts as missing, and so do unknown keys, null keys and null times.
 
-asof_join() joins whole frames, AsOfIndex answers many small queries. benchmarks/pit_join.py measures the join beside
-Feast's stock store, which takes some hundred times the CPU time, and a bare Polars join_asof.
+asof_join() joins whole frames, AsOfIndex answers many small queries. benchmarks/pipeline/pit_join.py measures the join
+beside Feast's stock store, which takes some hundred times the CPU time, and a bare Polars join_asof.
 """
 
 from collections.abc import Mapping, Sequence

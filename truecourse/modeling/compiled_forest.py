@@ -1,8 +1,8 @@
 """A booster's trees in arrays for compiled code, which predicts the same bits as Booster.inplace_predict.
 
-For one row and 300 trees XGBoost's call takes 110 µs, the compiled walk 12 µs, as benchmarks/serve.py measures. Each
-compiled forest is compared with XGBoost on probe rows. XGBoost itself predicts where the trees are of an unsupported
-kind or any bit differs, and explains where contributions differ by more than XGBoost's rounding to float32.
+For one row and 300 trees XGBoost's call takes 110 µs, the compiled walk 12 µs, as benchmarks/serving/serve.py measures.
+Each compiled forest is compared with XGBoost on probe rows. XGBoost itself predicts where the trees are of an
+unsupported kind or any bit differs, and explains where contributions differ by more than XGBoost's rounding to float32.
 """
 
 import ctypes

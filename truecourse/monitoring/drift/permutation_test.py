@@ -5,7 +5,8 @@ permutes whole blocks (UTC days; for data without time, runs of rows), which kee
 largest statistic over all columns is compared with its own permutation distribution (Westfall and Young,
 Resampling-Based Multiple Testing, 1993), so that the family-wise false-alarm rate is the configured one.
 
-benchmarks/alarms.py measures false alarms and power beside Evidently's drift preset, benchmarks/drift.py the CPU time.
+benchmarks/monitoring/alarms.py measures false alarms and power beside Evidently's drift preset,
+benchmarks/monitoring/drift.py the CPU time.
 """
 
 import math

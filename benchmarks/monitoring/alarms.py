@@ -35,9 +35,9 @@ class Alarm:
 def rows(quick: bool) -> list[Row]:
     problem = ensure_steps("register")
     trials, few, planted = (10, 2, 4) if quick else (TRIALS, EVIDENTLYS, PLANTED)
-    ours = measure("benchmarks.alarms:ours", problem=problem.name, trials=trials)
-    theirs = measure("benchmarks.alarms:evidently", problem=problem.name, trials=few)
-    power = measure("benchmarks.alarms:power", problem=problem.name, trials=planted)
+    ours = measure("benchmarks.monitoring.alarms:ours", problem=problem.name, trials=trials)
+    theirs = measure("benchmarks.monitoring.alarms:evidently", problem=problem.name, trials=few)
+    power = measure("benchmarks.monitoring.alarms:power", problem=problem.name, trials=planted)
     about = f"of {trials} trials where nothing drifted, {ours.result['columns']} columns"
     measured = [
         Row(what=f"false alarms {about}", value=100 * ours.result["raised"], unit="%", limit=100 * RATE),

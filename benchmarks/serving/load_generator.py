@@ -1,8 +1,8 @@
 """A load generator in a separate process, which spends ten microseconds per request.
 
-`python -m benchmarks.load_generator OPTIONS` takes options as JSON and prints the result as JSON. It imports only the
-standard library, reads only status and length of a response, and ignores Retry-After: it simulates clients that never
-back off.
+`python -m benchmarks.serving.load_generator OPTIONS` takes options as JSON and prints the result as JSON. It imports
+only the standard library, reads only status and length of a response, and ignores Retry-After: it simulates clients
+that never back off.
 """
 
 import json

@@ -1,13 +1,13 @@
 """A BentoML service as in its guide: a synchronous API method, XGBoost's scikit-learn wrapper, pandas categoricals.
 
-It serves the model of the problem `bare` of benchmarks/serve_data.py."""
+It serves the model of the problem `bare` of benchmarks/serving/prepared_models.py."""
 
 from typing import Any
 
 import bentoml
 import pandas as pd
 
-from benchmarks.serve_data import folder_of
+from benchmarks.serving.prepared_models import folder_of
 from truecourse.modeling.encoding import Vocabulary
 
 

@@ -1,7 +1,7 @@
 """Overload: throughput and latency of the endpoint under more requests than it can serve, from clients that never back
 off. Successful responses per second matter most: an endpoint that refuses every request is fast, and useless.
 
-Capacity is the throughput of 16 closed-loop clients. One load generator (benchmarks/load_generator.py) measures
+Capacity is the throughput of 16 closed-loop clients. One load generator (benchmarks/serving/load_generator.py) measures
 everything, in separate processes; where `wrk` is installed, its throughput is reported too. Closed loop: each
 connection sends its next request after a response. Open loop: requests of a Poisson process over at most
 1,000 connections; a request that finds no free connection is not sent, and is counted. All of it runs once alone, and
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import serve_data
 from benchmarks.harness import Row
-from benchmarks.load import HOST
+from benchmarks.serving import prepared_models
+from benchmarks.serving.load import HOST
 from truecourse.addresses import free_port
 from truecourse.problem.loader import load_problem
 from truecourse.processes import supervised
@@ -56,7 +56,7 @@ class Result:
 
 
 def rows(quick: bool) -> list[Row]:
-    serve_data.build("bare")
+    prepared_models.build("bare")
     seconds = 1.0 if quick else 5.0
     with _server() as port:
         test = OverloadTest(port, seconds)
@@ -78,7 +78,9 @@ class OverloadTest:
 
     def __init__(self, port: int, seconds: float) -> None:
         self._port, self._seconds = port, seconds
-        self._body = json.dumps({"rows": serve_data.rows_of(load_problem("bare", serve_data.PROBLEMS), 1, seed=7)})
+        self._body = json.dumps(
+            {"rows": prepared_models.rows_of(load_problem("bare", prepared_models.PROBLEMS), 1, seed=7)}
+        )
 
     def table(self, where: str) -> list[Row]:
         capacity = self.closed(CLIENTS)
@@ -118,7 +120,7 @@ class OverloadTest:
         }  # fmt: skip
         started = [
             subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "benchmarks.load_generator", json.dumps(options | {"seed": seed})],
+                [sys.executable, "-m", "benchmarks.serving.load_generator", json.dumps(options | {"seed": seed})],
                 cwd=REPOSITORY, stdout=subprocess.PIPE,
             )
             for seed in range(processes)
@@ -175,6 +177,6 @@ def _server() -> Iterator[int]:
 
     port, log = free_port(HOST), get_settings().home / "logs" / "overload.log"
     with supervised() as children:
-        children.append(endpoint_process.start(serve_data.folder_of("bare") / "bento", port, log, pinned=True))
+        children.append(endpoint_process.start(prepared_models.folder_of("bare") / "bento", port, log, pinned=True))
         endpoint_process.wait_ready(children[0], port)
         yield port

@@ -34,10 +34,12 @@ def rows(quick: bool) -> list[Row]:
     for copies in times:
         place = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
         try:
-            measured = measure("benchmarks.scale:replicate", problem=problem.name, place=str(place), times=copies)
+            measured = measure(
+                "benchmarks.pipeline.scale:replicate", problem=problem.name, place=str(place), times=copies
+            )
             sizes.append(measured.result)
             for name in STEPS:
-                runs[name].append(measure(f"benchmarks.scale:{name}", home=place, problem=problem.name))
+                runs[name].append(measure(f"benchmarks.pipeline.scale:{name}", home=place, problem=problem.name))
         finally:
             shutil.rmtree(place, ignore_errors=True)
     return [row for name, what in STEPS.items() for row in _rows(what, sizes, runs[name])]
@@ -101,7 +103,7 @@ def shift_copy(table: Table, rows: pa.Table, copy: int) -> pa.Table:
 
 
 def _step(problem: str, name: str) -> Callable[[], None]:
-    from benchmarks import steps
+    from benchmarks.pipeline import steps
 
     spec = load_problem(problem)
     run: Callable[[Any], None] = getattr(steps, name)

@@ -24,7 +24,7 @@ MOST = 3.0
 
 
 def rows(quick: bool) -> list[Row]:
-    from benchmarks.steps import STEPS
+    from benchmarks.pipeline.steps import STEPS
 
     problem = get_settings().problem
     names = list(STEPS)[:2] if quick else list(STEPS)
@@ -34,8 +34,8 @@ def rows(quick: bool) -> list[Row]:
         with prefect_server(folder / "server") as url:
             for name in names:
                 arguments: dict[str, Any] = {"problem": problem, "name": name}
-                bare = measure("benchmarks.flows:bare", home=folder / "bare", **arguments)
-                as_flow = measure("benchmarks.flows:as_flow", home=folder / "as_flow", url=url, **arguments)
+                bare = measure("benchmarks.pipeline.flows:bare", home=folder / "bare", **arguments)
+                as_flow = measure("benchmarks.pipeline.flows:as_flow", home=folder / "as_flow", url=url, **arguments)
                 measured += _rows(name, as_flow.result, bare.result)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -51,7 +51,7 @@ def _rows(name: str, as_flow: float, bare: float) -> list[Row]:
 
 
 def bare(problem: str, name: str) -> Callable[[], float]:
-    from benchmarks.steps import STEPS
+    from benchmarks.pipeline.steps import STEPS
 
     spec = load_problem(problem)
     __import__(f"flows.{name}")
@@ -61,7 +61,7 @@ def bare(problem: str, name: str) -> Callable[[], float]:
 def as_flow(problem: str, name: str, url: str) -> Callable[[], float]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from benchmarks.steps import first_unseen
+    from benchmarks.pipeline.steps import first_unseen
 
     flow = getattr(__import__(f"flows.{name}", fromlist=[name]), name)
     first = first_unseen(load_problem(problem))

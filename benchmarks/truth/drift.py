@@ -44,9 +44,9 @@ DESCRIPTIONS = {
 
 def rows(quick: bool) -> list[Row]:
     problem = ensure_steps("register")
-    clean = measure("benchmarks.truth_drift:clean", problem=problem.name).result
-    power = measure("benchmarks.truth_drift:power", problem=problem.name, every=14 if quick else 3).result
-    rest = measure("benchmarks.truth_drift:rest", problem=problem.name).result
+    clean = measure("benchmarks.truth.drift:clean", problem=problem.name).result
+    power = measure("benchmarks.truth.drift:power", problem=problem.name, every=14 if quick else 3).result
+    rest = measure("benchmarks.truth.drift:rest", problem=problem.name).result
     many = power["columns"]
     measured = [
         Row(what=f"drift: of {clean['weeks']} clean consecutive weeks, with a finding",

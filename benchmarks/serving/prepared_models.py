@@ -25,7 +25,7 @@ from truecourse.serving.contract import Contract
 from truecourse.serving.log_shipping import spool_folder
 from truecourse.settings import REPOSITORY, child_environment, get_settings
 
-PROBLEMS = Path(__file__).parent / "serving"
+PROBLEMS = Path(__file__).parent / "problems"
 TREES, ROWS, KEYS = 300, 20_000, 200
 KINDS = tuple(f"kind {i}" for i in range(20))
 

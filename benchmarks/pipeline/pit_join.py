@@ -32,13 +32,16 @@ def rows(quick: bool) -> list[Row]:
     problem = ensure_steps("materialize")
     every: Any = 10 if quick else 1
     ours, bare, stock = (
-        measure(f"benchmarks.pit_join:{name}", problem=problem.name, every=every) for name in ("ours", "bare", "stock")
+        measure(f"benchmarks.pipeline.pit_join:{name}", problem=problem.name, every=every)
+        for name in ("ours", "bare", "stock")
     )
     count, features = ours.result
     place = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
     try:
-        prepared = measure("benchmarks.pit_join:replicate", problem=problem.name, place=str(place), times=TIMES)
-        large = measure("benchmarks.pit_join:ours_replicated", home=place, problem=problem.name)
+        prepared = measure(
+            "benchmarks.pipeline.pit_join:replicate", problem=problem.name, place=str(place), times=TIMES
+        )
+        large = measure("benchmarks.pipeline.pit_join:ours_replicated", home=place, problem=problem.name)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     what = f"point-in-time join of {count:,} decisions and {features} features"

@@ -26,8 +26,11 @@ LARGE = 10_000_000
 def rows(quick: bool) -> list[Row]:
     reference, window = (ROWS // 10, WINDOW // 10) if quick else (ROWS, WINDOW)
     sizes: dict[str, Any] = {"reference": reference, "window": window}
-    ours, theirs = measure("benchmarks.drift:ours", **sizes), measure("benchmarks.drift:evidently", **sizes)
-    large = measure("benchmarks.drift:ours", reference=1_000_000 if quick else 3_400_000, window=window)
+    ours, theirs = (
+        measure("benchmarks.monitoring.drift:ours", **sizes),
+        measure("benchmarks.monitoring.drift:evidently", **sizes),
+    )
+    large = measure("benchmarks.monitoring.drift:ours", reference=1_000_000 if quick else 3_400_000, window=window)
     return [
         Row(
             what=f"drift of {window:,} rows against {reference:,}, {COLUMNS} columns",
@@ -61,9 +64,9 @@ def _checks(most: int) -> list[Row]:
 def _measure_check(count: int) -> dict[str, Measurement]:
     problem = ensure_steps("score")
     with tempfile.TemporaryDirectory(prefix="truecourse-drift-") as folder:
-        measure("benchmarks.drift:fill", problem=problem.name, storage=folder, count=count)
+        measure("benchmarks.monitoring.drift:fill", problem=problem.name, storage=folder, count=count)
         return {
-            name: measure(f"benchmarks.drift:{name}", problem=problem.name, storage=folder)
+            name: measure(f"benchmarks.monitoring.drift:{name}", problem=problem.name, storage=folder)
             for name in ("count_days", "check")
         }
 

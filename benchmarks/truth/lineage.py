@@ -25,11 +25,11 @@ def rows(quick: bool) -> list[Row]:
     try:
         home = folder / "moved"
         shutil.copytree(get_settings().home, home, ignore=ignored, symlinks=True)
-        traced = measure("benchmarks.truth_lineage:trace", home=home, problem=problem)
-        broken = measure("benchmarks.truth_lineage:break_links", home=home, problem=problem).result
+        traced = measure("benchmarks.truth.lineage:trace", home=home, problem=problem)
+        broken = measure("benchmarks.truth.lineage:break_links", home=home, problem=problem).result
         starts = ("features",) if quick else ("features", "clean", "source")
         reproductions = {
-            start: measure("benchmarks.truth_lineage:reproduce", home=home, problem=problem, start=start)
+            start: measure("benchmarks.truth.lineage:reproduce", home=home, problem=problem, start=start)
             for start in starts
         }
     finally:

@@ -20,9 +20,9 @@ def rows(quick: bool) -> list[Row]:
     problem = ensure_steps("register")
     arguments: dict[str, Any] = {"problem": problem.name, "count": 50_000 if quick else 300_000}
     ours, bare, pyfunc = (
-        measure(f"benchmarks.score:{name}", **arguments) for name in ("ours", "inplace_predict", "pyfunc")
+        measure(f"benchmarks.pipeline.score:{name}", **arguments) for name in ("ours", "inplace_predict", "pyfunc")
     )
-    all_decisions = measure("benchmarks.score:batch", problem=problem.name)
+    all_decisions = measure("benchmarks.pipeline.score:batch", problem=problem.name)
     count = ours.result
     return [
         Row(what=f"scoring {count:,} rows from columns to scores, written to a table", value=count / ours.seconds,
@@ -124,7 +124,7 @@ def batch(problem: str) -> Callable[[], int]:
     clean = clean_versions(spec, tables)
 
     def run() -> int:
-        from benchmarks.pit_join import feature_versions
+        from benchmarks.pipeline.pit_join import feature_versions
 
         features, total = feature_versions(spec, tables), 0
         if spec.has_time:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from benchmarks import steps
 from benchmarks.harness import Row, measure
+from benchmarks.pipeline import steps
 from truecourse.arrays import Array
 from truecourse.authoring.scaffold.create import scaffold
 from truecourse.modeling import baselines
@@ -73,7 +73,7 @@ def rows(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         names = QUICK if quick else (*TABLES, *BUNDLED, *SYNTHETIC)
         home, problems = Path(folder) / ".truecourse", Path(folder) / "problems"
-        results = measure("benchmarks.tables:compare_tables", home, problems, names=names, folder=folder)
+        results = measure("benchmarks.pipeline.tables:compare_tables", home, problems, names=names, folder=folder)
     return [row for name, result in results.result.items() for row in _rows(name, result)]
 
 

@@ -1,0 +1,1 @@
+"""The drift test: CPU time, false alarms and power, beside Evidently."""

@@ -1,0 +1,1 @@
+"""Each step from deliveries to batch predictions: time, memory, growth and loss."""

@@ -1,12 +1,21 @@
 """Ingest, validate, compute and train without flows, for tests of lineage."""
 
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from feature_repo.online_loading import load_online
+from feature_repo.store import apply
+from services.log.spool import Spool
+from services.model.predictor import registered_predictor
 from tasks.data.ingest import ingest_sources
 from tasks.data.validate import validate_new
 from tasks.release.register import register_model
+from tasks.scoring.score_decisions import score_decisions
 from tasks.training.build_snapshot import take_snapshot
 from tasks.training.evaluate_model import evaluate_gates
 from tasks.training.train import train_model
@@ -14,7 +23,10 @@ from tests import simulated_deliveries
 from truecourse.data.validation_report import in_order_of_reference
 from truecourse.features.feature_tables import compute_view
 from truecourse.problem.loader import load_problem
-from truecourse.references import ModelVersion, naive_utc
+from truecourse.references import ModelVersion, Window
+from truecourse.registry import versions as registry
+from truecourse.serving.log_shipping import ship, spool_folder
+from truecourse.serving.prediction_log import encode_entry
 from truecourse.storage.delta_tables import Tables
 
 
@@ -23,7 +35,7 @@ def refresh(name: str) -> None:
     problem, tables = load_problem(name), Tables()
     for table in in_order_of_reference(problem):
         ingest_sources(problem, table, tables)
-        validate_new(problem, table, tables, naive_utc(pd.Timestamp("2024-03-10").to_pydatetime()))  # type: ignore[arg-type]
+        validate_new(problem, table, tables, datetime(2024, 3, 10))
     for view in problem.views:
         compute_view(problem, tables, view.name)
 
@@ -45,3 +57,28 @@ def deliver(problems: Path) -> Path:
     pd.concat([corrected, rows[late]]).to_csv(folder / "data" / "deliveries-2.csv", index=False)
     refresh("deliveries")
     return folder
+
+
+def build(problems: Path) -> None:
+    """Deliver, train version 1, and score ten days of decisions."""
+    deliver(problems)
+    train("deliveries")
+    window = Window(start=datetime(2024, 2, 20), end=datetime(2024, 2, 29, 6))
+    score_decisions.fn("deliveries", 1, window, explain=False)
+
+
+def serve(name: str, version: int, rows: Sequence[Mapping[str, Any]], at: datetime) -> list[str]:
+    """Answer a request from the online store as of `at` (UTC), and ship its log. The ids of the predictions."""
+    problem, at = load_problem(name), at.replace(tzinfo=UTC)
+    if problem.views:
+        apply(problem)
+    for view in problem.views:
+        load_online(problem, Tables(), view.name, at)
+    chosen = registry.version(name, version)
+    predictor = registered_predictor(chosen, registry.open_model(chosen, problem.kind))
+    answered = predictor.answer(predictor.rows.read_request(json.dumps({"rows": list(rows)}).encode(), at), at=at)
+    spool = Spool(spool_folder(name), encode_entry)
+    spool.put(answered)
+    spool.close()
+    assert ship(name).records == len(rows)
+    return [answer["prediction_id"] for answer in answered.answers]

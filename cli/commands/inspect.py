@@ -14,6 +14,7 @@ from cli.commands.mirror import mirror_differences
 from cli.commands.schedules import schedule_differences
 from cli.commands.status_report import history_view, pages, quality, refusals, table_states
 from cli.platform.endpoint import endpoint_url, is_ours, served_model
+from cli.terminal.origins import origins_view
 from cli.terminal.output import Answer, Json, ProblemName, command, command_without_storage
 from cli.terminal.tables import links_view, pairs, table
 from services.process import platform_state
@@ -315,12 +316,12 @@ def trace_prediction(
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
-    """Show the lineage of a prediction: verify and recompute its record, then trace its model back to the sources."""
+    """Show the lineage of a prediction: its record, computed again; its features' source rows; its model's lineage."""
     from tasks.training import trace
 
     traced = trace.trace_prediction(_recorded_problem(problem), prediction)
     shown = {name: value for name, value in traced["prediction"].items() if value is not None}
-    return Answer(traced, Group(pairs(shown), links_view(traced)), ok=traced["verified"])
+    return Answer(traced, Group(pairs(shown), origins_view(traced), links_view(traced)), ok=traced["verified"])
 
 
 @command

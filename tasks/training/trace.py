@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from truecourse.errors import IntegrityError, ModelError, StorageError, TruecourseError
-from truecourse.lineage import mlflow_links, prediction_links, version_links
+from truecourse.lineage import feature_origins, mlflow_links, prediction_links, version_links
 from truecourse.lineage.version_links import MODEL, artifacts_of
 from truecourse.modeling.snapshot import load_manifest
 from truecourse.references import ModelVersion
@@ -76,9 +76,10 @@ def _snapshot_links(problem: str, tables: Tables, version: ModelVersion, tags: M
 def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
     """Verify and recompute a prediction, then trace its model.
 
-    Returns {"prediction": its record, "model", "state", "verified", "links"}, with the links of trace_model(). The
-    prediction is looked up in the endpoints' log by its prediction_id, then among batch predictions by the row's id.
-    Raises ModelError if it is in neither."""
+    Returns {"prediction": its record, "model", "state", "verified", "links", "features", "origins"}, with the links of
+    trace_model(), and the source rows of each feature (truecourse.lineage.feature_origins). The prediction is looked up
+    in the endpoints' log by its prediction_id, then among batch predictions by the row's id. Raises ModelError if it is
+    in neither."""
     tables = Tables()
     record = _find_record(tables, problem, prediction)
     version = registry.version(problem, record["model_version"])
@@ -86,7 +87,8 @@ def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
     traced = trace_model(problem, version.version)
     links += traced["links"]
     state = combined_state(links)
-    return {**traced, "prediction": record, "state": state, "verified": state == "verified", "links": links}
+    about = {"prediction": record, "state": state, "verified": state == "verified", "links": links}
+    return {**traced, **about, **feature_origins.prediction_origins(tables, record, version)}
 
 
 def _find_record(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import httpx
 import pytest
 
 from services.process import endpoint_process
-from tests import simulated_deliveries
+from tests import simulated_deliveries, traced_home
 from tests.bentos import build_variant
 from tests.conftest import free_ports, stop
 from tests.monitored_champion import trained_champion
 from tests.one_table import World
 from tests.workers import MakeVersion
 from truecourse.references import ModelVersion
+from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
 
 
@@ -90,6 +91,34 @@ def _endpoint(_trained: Trained) -> Iterator[Endpoint]:
 def _application_endpoint(_trained: Trained) -> Iterator[Endpoint]:
     with serve_champion(_trained, fast_path=False) as endpoint:
         yield endpoint
+
+
+@dataclass(frozen=True)
+class TracedWorld:
+    """A home of this test alone. `folder`: the problem's."""
+
+    folder: Path
+    version: ModelVersion
+
+
+@pytest.fixture(scope="session")
+def _traced_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("traced")
+    (folder / "problems").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        set_environment(patch, folder / "home", folder / "problems")
+        traced_home.build(folder / "problems")
+    get_settings.cache_clear()
+    return folder
+
+
+@pytest.fixture
+def traced_world(_traced_world: Path, tmp_path: Path, configure: Callable[..., None]) -> TracedWorld:
+    """Two files of deliveries with a correction and an invalid row; a model; batch predictions."""
+    for name in ("home", "problems"):
+        shutil.copytree(_traced_world / name, tmp_path / name)
+    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="deliveries")
+    return TracedWorld(tmp_path / "problems" / "deliveries", registry.version("deliveries", 1))
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 """What a file, a row or a table version affects, against homes to which the rows were never delivered."""
 
 import json
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,11 @@ import polars as pl
 import pytest
 
 from cli.main import execute
-from feature_repo.online_loading import load_online
-from feature_repo.store import apply
-from services.log.spool import Spool
-from services.model.predictor import registered_predictor
 from tasks.features.decision_frame import decision_frame, feature_versions
 from tasks.scoring.score_decisions import score_decisions
 from tests import traced_home
 from tests.frames import store_wine
-from tests.integration.conftest import set_environment
+from tests.integration.conftest import TracedWorld
 from truecourse.data.sql import clean_versions
 from truecourse.errors import NotFound, SourceError
 from truecourse.lineage import affected_features, forward_trace
@@ -29,45 +23,11 @@ from truecourse.lineage.affected_features import affected_decisions, affected_vi
 from truecourse.lineage.dependents import Effects
 from truecourse.lineage.source_rows import Selection, find_deliveries, select_deliveries, select_row
 from truecourse.problem.loader import load_problem
-from truecourse.references import ModelVersion, Window
-from truecourse.registry import versions as registry
-from truecourse.serving.log_shipping import ship, spool_folder
-from truecourse.serving.prediction_log import encode_entry
-from truecourse.settings import get_settings
+from truecourse.references import Window
 from truecourse.storage.delta_tables import Tables
 
 LATER = "data/deliveries-2.csv"
 CORRECTED, PLAIN, QUARANTINED = "1000", "2200", "7"
-
-
-@dataclass(frozen=True)
-class World:
-    folder: Path
-    version: ModelVersion
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two deliveries with a correction and an invalid row; a model; batch predictions."""
-    folder = tmp_path_factory.mktemp("traced")
-    (folder / "problems").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        set_environment(patch, folder / "home", folder / "problems")
-        traced_home.deliver(folder / "problems")
-        version = traced_home.train("deliveries")
-        window = Window(start=datetime(2024, 2, 20), end=datetime(2024, 2, 29, 6))
-        score_decisions.fn("deliveries", version.version, window, explain=False)
-    get_settings.cache_clear()
-    return folder
-
-
-@pytest.fixture
-def world(built: Path, tmp_path: Path, configure: Callable[..., None]) -> World:
-    """A copy for one test."""
-    for name in ("home", "problems"):
-        shutil.copytree(built / name, tmp_path / name)
-    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="deliveries")
-    return World(tmp_path / "problems" / "deliveries", registry.version("deliveries", 1))
 
 
 def decisions() -> pl.DataFrame:
@@ -91,7 +51,7 @@ def affected(selection: Selection, frame: pl.DataFrame) -> set[str]:
 
 
 def test_affected_decisions_are_those_that_differ_if_the_rows_were_never_delivered(
-    world: World, tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    traced_world: TracedWorld, tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem, tables, frame = load_problem(), Tables(), decisions()
     selections = {key: select_row(tables, problem, problem.table("deliveries"), key) for key in (CORRECTED, PLAIN)}
@@ -105,9 +65,11 @@ def test_affected_decisions_are_those_that_differ_if_the_rows_were_never_deliver
     for what, ids in found.items():
         assert 20 < len(ids) < 400, what
         configure(
-            home=tmp_path / f"without-{what.replace('/', '-')}", problems=world.folder.parent, problem="deliveries"
+            home=tmp_path / f"without-{what.replace('/', '-')}",
+            problems=traced_world.folder.parent,
+            problem="deliveries",
         )
-        _deliver_without(world.folder, what)
+        _deliver_without(traced_world.folder, what)
         assert ids == different(frame, decisions()), what
     for what, ids in bounds.items():
         assert found[what] < ids < set(frame["id"])
@@ -144,8 +106,9 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> 
     return document
 
 
-def test_rows_snapshots_models_and_predictions(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    served = _serve(world.version)
+def test_rows_snapshots_models_and_predictions(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"courier": name, "depot": "north", "promised": 42, "distance": 6.5} for name in ("c03", "c08")]
+    _, of_courier = traced_home.serve("deliveries", 1, rows, datetime(2024, 2, 26))
     (row,) = answer(capsys, "row", "deliveries", PLAIN)["tables"]
     assert row["rows"]["current"] == 1
     (shown,) = row["rows"]["first"]
@@ -157,7 +120,7 @@ def test_rows_snapshots_models_and_predictions(world: World, capsys: pytest.Capt
     assert row["predictions"]["batch"]["count"] > 10
     logged = row["predictions"]["logged"]
     assert (logged["count"], logged["of"]) == (1, 2)
-    assert logged["first"][0]["prediction_id"] == served["c08"], "its courier's"
+    assert logged["first"][0]["prediction_id"] == of_courier
     (corrected,) = answer(capsys, "row", "deliveries", CORRECTED)["tables"]
     assert [one["state"] for one in corrected["rows"]["first"]] == ["superseded", "current"]
     assert corrected["predictions"]["by_models"] == [
@@ -170,29 +133,19 @@ def test_rows_snapshots_models_and_predictions(world: World, capsys: pytest.Capt
     assert (bad["decisions"]["count"], bad["snapshots"]["count"]) == (0, 0)
 
 
-def _serve(version: ModelVersion) -> dict[str, str]:
-    """Answer a request about two couriers from the online store; the id of each logged prediction."""
-    problem, at = load_problem(), datetime(2024, 2, 26, tzinfo=UTC)
-    apply(problem)
-    for view in problem.views:
-        load_online(problem, Tables(), view.name, at)
-    predictor = registered_predictor(version, registry.open_model(version, problem.kind))
-    rows = [{"courier": name, "depot": "north", "promised": 42, "distance": 6.5} for name in ("c03", "c08")]
-    answered = predictor.answer(predictor.rows.read_request(json.dumps({"rows": rows}).encode(), at), at=at)
-    spool = Spool(spool_folder(problem.name), encode_entry)
-    spool.put(answered)
-    spool.close()
-    assert ship(problem.name).records == 2
-    return {str(row["courier"]): one["prediction_id"] for row, one in zip(rows, answered.answers, strict=True)}
-
-
-def test_files_are_found_by_path_key_and_digest(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_found_by_path_key_and_digest(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "source", LATER)
     (delivery,) = found["deliveries"]
     assert (delivery["state"], delivery["number"], delivery["counts"]["corrected"]) == ("accepted", 1, 1)
-    copy = world.folder.parent / "copy.csv"
-    copy.write_bytes((world.folder / LATER).read_bytes())
-    names = (str(world.folder / LATER), "deliveries-2.csv", delivery["archived"], delivery["sha256"][:12], str(copy))
+    copy = traced_world.folder.parent / "copy.csv"
+    copy.write_bytes((traced_world.folder / LATER).read_bytes())
+    names = (
+        str(traced_world.folder / LATER),
+        "deliveries-2.csv",
+        delivery["archived"],
+        delivery["sha256"][:12],
+        str(copy),
+    )
     for name in names:
         assert answer(capsys, "source", name)["deliveries"] == [delivery], name
     (of_first,) = answer(capsys, "source", "data/deliveries-1.csv")["tables"]
@@ -201,9 +154,9 @@ def test_files_are_found_by_path_key_and_digest(world: World, capsys: pytest.Cap
     assert len(of_first["rows"]["first"]) <= 10, "the others are counted"
 
 
-def test_a_refused_file_affects_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    (world.folder / "data" / "deliveries-3.csv").write_text(
-        (world.folder / LATER).read_text().replace("east", "west").replace("south", "west")
+def test_a_refused_file_affects_nothing(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    (traced_world.folder / "data" / "deliveries-3.csv").write_text(
+        (traced_world.folder / LATER).read_text().replace("east", "west").replace("south", "west")
     )
     traced_home.refresh("deliveries")
     found = answer(capsys, "source", "data/deliveries-3.csv")
@@ -214,7 +167,7 @@ def test_a_refused_file_affects_nothing(world: World, capsys: pytest.CaptureFixt
     assert [view["count"] for view in effects["features"]] == [0, 0]
 
 
-def test_what_was_computed_from_a_table_version(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_computed_from_a_table_version(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
     old = answer(capsys, "table", "deliveries", "--version", "0")
     assert (old["models"], old["snapshots"]["count"], old["features"]["count"]) == ([], 0, 2)
     new = answer(capsys, "table", "deliveries")
@@ -225,7 +178,7 @@ def test_what_was_computed_from_a_table_version(world: World, capsys: pytest.Cap
     assert len(snapshot["through"]) == 3, "the table, and two feature tables computed from it"
 
 
-def test_the_terminal_shows_the_same(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_shows_the_same(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("source", LATER), ("row", "deliveries", QUARANTINED), ("table", "deliveries", "--version", "0")):
         assert execute(["trace", *words]) == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -234,7 +187,7 @@ def test_the_terminal_shows_the_same(world: World, capsys: pytest.CaptureFixture
     assert "tables/deliveries/clean/deliveries@0, 2,308 row versions" in text
 
 
-def test_unknown_names_are_errors_with_hints(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_names_are_errors_with_hints(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
     for words, what in {
         ("source", "data/deliverys-1.csv"): "did you mean data/deliveries-1.csv",
         ("row", "deliverys", "1"): "did you mean deliveries",

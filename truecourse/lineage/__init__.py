@@ -3,4 +3,4 @@
 Depends on `registry`, `deployment` and `serving`.
 """
 
-__all__ = ["forward_trace", "mlflow_links", "prediction_links", "version_links"]
+__all__ = ["feature_origins", "forward_trace", "mlflow_links", "prediction_links", "version_links"]

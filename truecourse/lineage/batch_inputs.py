@@ -33,7 +33,7 @@ def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Itera
     """Look up the request fields in their source again, and compute the features again; yield a link for each."""
     id = str(record["id"])
     try:
-        commit = _commit(tables, problem, record)
+        commit = batch_commit(tables, problem, record)
         if commit is None:
             yield unknown_link("inputs", id, "no commit of the table names the inputs of the row")
             return
@@ -50,7 +50,7 @@ def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Itera
         yield unknown_link("inputs", id, f"cannot be computed again: {error}")
 
 
-def _commit(tables: Tables, problem: Problem, record: Record) -> dict[str, Any] | None:
+def batch_commit(tables: Tables, problem: Problem, record: Record) -> dict[str, Any] | None:
     """Find the last commit of the row's batch whose span contains the row."""
     decided = naive_utc(record["decision_time"])
     for _, commit in reversed(tables.commits(predictions_table(problem.name))):

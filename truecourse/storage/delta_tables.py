@@ -165,7 +165,7 @@ class Tables:
         with self._errors(reference.name):
             dataset = self.dataset(reference)
             rows = dataset.to_table(columns=[*dataset.schema.names, _FILE], filter=filter).to_pylist()
-        return [{**row, "file": f"{reference.name}/{row.pop(_FILE)}"} for row in rows]
+        return [{"file": f"{reference.name}/{row.pop(_FILE)}", **row} for row in rows]
 
     def parts(
         self, reference: TableVersion, columns: list[str], rows: int, filter: Any = None, where: Sequence[Limit] = ()

@@ -246,7 +246,10 @@ class _Soak:
         status = _truecourse("status")
         runs = FlowRuns(f"{status['platform']['prefect']}/api")
         freed = runs.reconcile("truecourse")
-        stuck = len(runs.stuck(datetime.now(UTC))) + len(freed.runs)
+        waiting = runs.stuck(datetime.now(UTC))
+        for line in (*(one.message for one in waiting), *(f"{run['name']} is dead" for run in freed.runs)):
+            sys.stderr.write(f"soak: {line}\n")
+        stuck = len(waiting) + len(freed.runs)
         limits, held = runs.limits(), runs.active()
         holders = Counter(run["deployment_id"] for run in held)
         slots = sum(abs(limit["active_slots"] - holders[name]) for name, limit in limits.items())

@@ -33,7 +33,6 @@ from truecourse.problem.loader import load_problem
 from truecourse.processes import Child, require_writable, start
 from truecourse.registry.mlflow_runs import connect_mlflow, warn_on_failure
 from truecourse.settings import REPOSITORY, child_environment, get_settings
-from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.up")
 PERIOD = 15.0
@@ -129,11 +128,11 @@ class _Parts:
         return (places | others).get(part, "")
 
     def reconcile(self, *, starting: bool = False) -> None:
-        """Mark flow runs whose process died, and free their slots. Raises nothing: the next check is soon."""
+        """Mark flow runs whose process died, free their slots, and cancel runs that a newer run replaces.
+
+        Raises nothing: the next check is soon."""
         try:
             self.runs.reconcile(POOL, starting=starting)
-            if starting and (missed := self.runs.skip_missed(POOL, datetime.now(UTC))):
-                log.warning("%s missed while no worker ran; the newest of each flow runs", counted(missed, "run"))
         except PlatformError as error:  # the server may be dying just now
             log.warning("flow runs were not checked: %s", error.what)
         except Exception:  # an unexpected response of Prefect must not stop the platform

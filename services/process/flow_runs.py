@@ -29,6 +29,8 @@ HELD = ("PENDING", "RUNNING", "CANCELLING")
 """States in which a run has a process and holds its deployment's concurrency slot."""
 STARTS = timedelta(seconds=90)
 """A worker starts a run's process within this time of taking the run."""
+TAKEN = timedelta(minutes=1)
+"""A worker takes a run within this time of its scheduled start, if it can."""
 SILENT = timedelta(minutes=15)
 """A run on another machine without a heartbeat for this long is dead: five heartbeat intervals."""
 
@@ -38,10 +40,12 @@ Life = Literal["alive", "dead", "unknown"]
 
 @dataclass
 class ReconcileResult:
-    """The changes of a reconciliation: runs that were marked, and number of slots that were freed."""
+    """The changes of a reconciliation: runs that were marked, and the numbers of freed slots and of cancelled runs that
+    had been missed."""
 
     runs: list[Run] = field(default_factory=list)
     slots: int = 0
+    missed: int = 0
 
 
 class FlowRuns:
@@ -74,7 +78,8 @@ class FlowRuns:
         return found[0]
 
     def reconcile(self, pool: str, *, starting: bool = False) -> ReconcileResult:
-        """Mark runs whose process is dead as crashed (as cancelled if they were being cancelled), and free their slots.
+        """Mark runs whose process is dead as crashed (as cancelled if they were being cancelled), free their slots, and
+        cancel missed runs.
 
         `pool`: the work pool whose worker is on this machine. `starting`: that worker does not run yet, so every run
         that it had taken without a process is dead."""
@@ -89,6 +94,7 @@ class FlowRuns:
                     freed.runs.append(run)
         _remove_notes({run["id"] for run in held})
         freed.slots = self._free_slots(limits, held, freed.runs, at_once=starting)
+        freed.missed = self.skip_missed(pool, datetime.now(UTC) - (timedelta(0) if starting else TAKEN))
         return freed
 
     def try_mark(self, run: Run, why: str) -> bool:
@@ -128,7 +134,10 @@ class FlowRuns:
         return f"{ended}the run is marked, and its slot is free"
 
     def skip_missed(self, pool: str, now: datetime) -> int:
-        """Cancel scheduled runs of this pool that were missed while no worker ran; their number.
+        """Cancel scheduled runs of this pool that were due before `now` and were missed; their number.
+
+        Runs are missed while no worker runs, while the machine sleeps, when its clock is set forwards, and while an
+        earlier run of their flow takes longer than their schedule's interval.
 
         The newest run of each deployment and parameters stays: flows continue where the last run ended, so it does the
         work of all that were missed."""
@@ -146,7 +155,10 @@ class FlowRuns:
                 self.request("POST", f"/flow_runs/{id}/set_state", _cancelled("missed; a newer run does its work"))
             skipped += len(missed)
             if len(late) < PAGE or not missed:
-                return skipped
+                break
+        if skipped:
+            log.warning("%s missed; the newest of each flow does their work", counted(skipped, "scheduled run"))
+        return skipped
 
     def stuck(self, now: datetime) -> list[StuckRun]:
         """Runs that wait for too long, or run far longer than usual."""

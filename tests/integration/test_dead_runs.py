@@ -226,6 +226,22 @@ def test_only_the_newest_of_missed_runs_is_kept(world: World) -> None:
     assert world.runs.skip_missed(POOL, later) == 0
 
 
+def test_runs_that_were_missed_while_the_worker_ran_are_cancelled_too(world: World) -> None:
+    """A machine that slept, or a clock that was set forwards: the worker ran, and many runs are due at once."""
+    wanted = {"cron": "*/5 * * * *", "timezone": "UTC"}
+    world.request("POST", f"/deployments/{world.deployment}/schedules", [{"schedule": wanted, "active": True}])
+    since, until = (datetime.now(UTC) - timedelta(minutes=minutes) for minutes in (61, 2))
+    due = {"start_time": since.isoformat(), "end_time": until.isoformat()}
+    world.request("POST", f"/deployments/{world.deployment}/schedule", due)
+    late = world.runs.runs(deployment_id={"any_": [world.deployment]})
+    assert len(late) > 3
+    assert world.runs.reconcile(POOL).missed == len(late) - 1
+    states = [world.state(run["id"]) for run in late]  # the newest first
+    assert states[0] in ("Scheduled", "Late")
+    assert states[1:] == ["Cancelled"] * (len(late) - 1)
+    assert world.runs.reconcile(POOL).missed == 0
+
+
 def test_a_stuck_run_is_reported_with_the_command_that_releases_it(
     world: World, process: Callable[[], "subprocess.Popen[bytes]"]
 ) -> None:

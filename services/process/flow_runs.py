@@ -56,7 +56,7 @@ class FlowRuns:
     def __init__(self, api: str) -> None:
         self.request = PrefectClient(api, seconds=10).request
         self._surplus: dict[str, int] = {}
-        self.started = time.monotonic()
+        self._seen: dict[str, tuple[Any, float]] = {}
 
     def runs(self, **filters: Any) -> list[Run]:
         """One page of runs that match Prefect's filters (of `flow_runs`)."""
@@ -93,8 +93,11 @@ class FlowRuns:
                 if life == "dead" and self.try_mark(run, f"its process is gone: {why}"):
                     freed.runs.append(run)
         _remove_notes({run["id"] for run in held})
+        self._seen = {name: one for name, one in self._seen.items() if any(name.startswith(run["id"]) for run in held)}
         freed.slots = self._free_slots(limits, held, freed.runs, at_once=starting)
-        freed.missed = self.skip_missed(pool, datetime.now(UTC) - (timedelta(0) if starting else TAKEN))
+        now = datetime.now(UTC)
+        freed.missed = self.skip_missed(pool, now - (timedelta(0) if starting else TAKEN))
+        self._reschedule(now)
         return freed
 
     def try_mark(self, run: Run, why: str) -> bool:
@@ -143,7 +146,7 @@ class FlowRuns:
         work of all that were missed."""
         skipped = 0
         while True:
-            late = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
+            late = self._due(now)
             newest: set[tuple[str, str]] = set()
             missed = []
             for run in late:  # the newest come first
@@ -160,9 +163,27 @@ class FlowRuns:
             log.warning("%s missed; the newest of each flow does their work", counted(skipped, "scheduled run"))
         return skipped
 
+    def _reschedule(self, now: datetime) -> None:
+        """Let runs that are due start now if they wait for a time of a clock that has since been set back.
+
+        Prefect gives a run that found no free slot another start time, half a minute later by the clock of that
+        moment."""
+        for run in self._due(now):
+            if _moment(run["state"]["timestamp"]) > now + TAKEN:
+                details = {"scheduled_time": now.isoformat()}
+                state = {"type": "SCHEDULED", "name": "Scheduled", "state_details": details}
+                self.request("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+                log.warning(
+                    "the flow run %s waited for a time of a clock that was set back; it is due now", run["name"]
+                )
+
+    def _due(self, now: datetime) -> list[Run]:
+        """One page of runs that should have started before `now`, the newest first."""
+        return self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
+
     def stuck(self, now: datetime) -> list[StuckRun]:
         """Runs that wait for too long, or run far longer than usual."""
-        waiting = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
+        waiting = self._due(now)
         held = self.active()
         if not waiting and not held:
             return []
@@ -187,8 +208,7 @@ class FlowRuns:
         if run["id"] in engines:
             return "alive", ""
         if run["work_pool_name"] == pool and alone and run["state_type"] in HELD:
-            age = datetime.now(UTC) - _moment(run["state"]["timestamp"])
-            if starting or age > STARTS:
+            if starting or self._unchanged(run["id"], run["state"]["timestamp"]) > STARTS:
                 return "dead", "no process of this machine runs it"
             return "unknown", ""
         return self._by_heartbeat(run)
@@ -196,20 +216,33 @@ class FlowRuns:
     def _by_heartbeat(self, run: Run) -> tuple[Life, str]:
         """Infer the state of a run without a process on this machine by its heartbeats.
 
-        `unknown` for a run that never sent one, and while we have listened for less than SILENT."""
-        if time.monotonic() - self.started < SILENT.total_seconds():
-            return "unknown", ""
+        `unknown` for a run that never sent one; dead if none has arrived for SILENT while this process watched."""
+        now, week = datetime.now(UTC), timedelta(days=7)  # the other machine's clock may differ
         wanted: dict[str, Any] = {
             "event": {"name": [prefect_variables.HEARTBEAT]},
             "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
+            "occurred": {"since": (now - week).isoformat(), "until": (now + week).isoformat()},
+            "order": "DESC",
         }
-        wanted |= {"occurred": {"since": (datetime.now(UTC) - timedelta(days=7)).isoformat()}, "order": "DESC"}
-        found = self.request("POST", "/events/filter", {"filter": wanted, "limit": 1})["events"]
-        if not found:
+        found = self.request("POST", "/events/filter", {"filter": wanted, "limit": 1})
+        if not found["events"]:
             return "unknown", ""
-        last = _moment(found[0]["occurred"])
-        dead = datetime.now(UTC) - last > SILENT
-        return ("dead", f"its last heartbeat was at {last:%Y-%m-%d %H:%M} UTC") if dead else ("alive", "")
+        last = found["events"][0]
+        dead = self._unchanged(f"{run['id']} heartbeats", (found["total"], last["id"])) > SILENT
+        return (
+            ("dead", f"its last heartbeat was at {_moment(last['occurred']):%Y-%m-%d %H:%M} UTC")
+            if dead
+            else ("alive", "")
+        )
+
+    def _unchanged(self, name: str, value: Any) -> timedelta:
+        """How long a value of the server has been the same, by this process's monotonic clock.
+
+        Times in the server's records may be of a clock that was set meanwhile, or of another machine's."""
+        now = time.monotonic()
+        if name not in self._seen or self._seen[name][0] != value:
+            self._seen[name] = (value, now)
+        return timedelta(seconds=now - self._seen[name][1])
 
     def _is_only_worker(self, pool: str) -> bool:
         """Whether no worker but this machine's takes runs of the pool."""

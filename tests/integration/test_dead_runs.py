@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -69,6 +71,7 @@ class World:
         wanted = {
             "event": {"name": [prefect_variables.HEARTBEAT]},
             "resource": {"id": [f"prefect.flow-run.{r}" for r in runs]},
+            "occurred": {"until": (datetime.now(UTC) + timedelta(days=3)).isoformat()},
         }
         return len(self.request("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"])
 
@@ -163,25 +166,74 @@ def test_a_run_is_kept_while_another_machines_worker_may_have_it(world: World) -
     assert [run["id"] for run in world.runs.reconcile(POOL, starting=True).runs] == [pending]
 
 
-def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(world: World, prefect_server: str) -> None:
-    """`up` cannot see the process. A run without heartbeat for a quarter of an hour is dead; one that never sent a
-    heartbeat may be alive."""
+@pytest.mark.parametrize("hours", [0, 30, -30])
+def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(
+    world: World, prefect_server: str, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    """`up` cannot see the process, and the other machine's clock may differ. A run that sends no heartbeat while we
+    watch is dead; one that never sent a heartbeat may be alive."""
     world.request("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
     others = {name: World(prefect_server, name) for name in ("silent", "living", "mute")}
     runs = {name: other.run("PENDING", "RUNNING") for name, other in others.items()}
-    minutes = flow_runs.SILENT / timedelta(minutes=1)
-    for name, ago in (("silent", minutes + 1), ("living", minutes - 1)):
-        world.heartbeat(runs[name], ago)
+    for name in ("silent", "living"):
+        world.heartbeat(runs[name], hours * 60)
     try:
         wait_until(lambda: world.heartbeats(*runs.values()) == 2, 30, "the events")
-        assert not world.runs.reconcile(POOL).runs, "no server may have listened meanwhile"
-        world.runs.started -= flow_runs.SILENT.total_seconds()
+        assert not world.runs.reconcile(POOL).runs, "we have not watched them yet"
+        wait(monkeypatch, 10)
+        world.heartbeat(runs["living"], hours * 60 + 0.01)  # older by the clock of its machine, which was set back
+        wait_until(lambda: world.heartbeats(*runs.values()) == 3, 30, "the event")
+        assert not world.runs.reconcile(POOL).runs
+        wait(monkeypatch, 6)
         assert [run["id"] for run in world.runs.reconcile(POOL).runs] == [runs["silent"]]
         assert [world.state(run) for run in runs.values()] == ["Crashed", "Running", "Running"]
     finally:
         world.request("DELETE", f"/work_pools/{POOL}/workers/a%20worker%20elsewhere")
         for other in others.values():
             other.request("DELETE", f"/deployments/{other.deployment}")
+
+
+@pytest.mark.parametrize("hours", [0, 24, -24])
+def test_a_run_that_never_got_a_process_is_dead_whatever_the_clock_said(
+    world: World, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    pending = world.run("PENDING")
+    set_clock(monkeypatch, hours)
+    assert not world.runs.reconcile(POOL).runs
+    wait(monkeypatch, 2)
+    assert [run["id"] for run in world.runs.reconcile(POOL).runs] == [pending]
+
+
+def test_a_run_that_waits_for_a_time_of_a_clock_that_was_set_back_is_due_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = world.run(hours_ago=25)
+    wait = {"scheduled_time": (datetime.now(UTC) + timedelta(seconds=30)).isoformat()}
+    state = {"type": "SCHEDULED", "name": "AwaitingConcurrencySlot", "state_details": wait}
+    world.request("POST", f"/flow_runs/{waiting}/set_state", {"state": state, "force": True})
+    world.runs.reconcile(POOL)
+    assert world.state(waiting) == "AwaitingConcurrencySlot", "it waits half a minute"
+    set_clock(monkeypatch, -24)
+    world.runs.reconcile(POOL)
+    run = world.request("GET", f"/flow_runs/{waiting}")
+    assert datetime.fromisoformat(run["next_scheduled_start_time"]) < datetime.now(UTC) - timedelta(hours=23)
+
+
+def wait(monkeypatch: pytest.MonkeyPatch, minutes: float) -> None:
+    """Let minutes pass on our monotonic clock."""
+    passed = vars(flow_runs)["time"].monotonic() - time.monotonic() + minutes * 60
+    monkeypatch.setattr(flow_runs, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
+    """Let our clock differ from the one by which the Prefect server wrote its records."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    monkeypatch.setattr(flow_runs, "datetime", Clock)
 
 
 def test_a_run_of_a_deleted_deployment_does_not_block_the_others(world: World, prefect_server: str) -> None:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from truecourse.errors import AlreadyExists
 from truecourse.monitoring.alerts.alert_record import Record
 from truecourse.monitoring.quality.baseline import rewrite_baseline
-from truecourse.monitoring.quality.cohort_closing import COHORTS
+from truecourse.monitoring.quality.cohorts import COHORTS
 from truecourse.storage.format import mark_migrated, read_format
 from truecourse.storage.locks import locked
 from truecourse.storage.object_store import ObjectStore

@@ -34,6 +34,7 @@ from truecourse.monitoring.drift.drift_check import check_drift
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.quality import quality_check as quality
 from truecourse.monitoring.skew import skew_check as skew
+from truecourse.monitoring.skew.view_history import HistoryReader, PreloadedHistories, read_history
 from truecourse.problem import Problem
 from truecourse.problem.definition import midnight
 from truecourse.problem.loader import load_problem
@@ -56,9 +57,11 @@ LEAD = DAY
 a decision may see depends on when each fact was known."""
 
 
-def check_skew_of_day(problem: Problem, tables: Tables, at: datetime) -> Report:
+def check_skew_of_day(
+    problem: Problem, tables: Tables, at: datetime, histories: HistoryReader = read_history
+) -> Report:
     """Check skew on the day that ends at `at`; earlier days were checked before."""
-    return skew.check_skew(problem, tables, at, Window(start=at - DAY, end=at))
+    return skew.check_skew(problem, tables, at, Window(start=at - DAY, end=at), histories)
 
 
 def check_drift_as_of(problem: Problem, tables: Tables, at: datetime) -> Report:
@@ -135,6 +138,7 @@ class Replay:
         self._tables = Tables()
         self._feed = Feed(problem, source, self._tables, worker)
         self._reader = HistoricReader(problem)
+        self._histories: HistoryReader = read_history
         self._requests = RequestSimulator(problem, self._reader, faults)
         self._models = ModelLifecycle(problem, self._tables, self._requests)
         self._decisions = _decisions(problem, source)
@@ -182,7 +186,9 @@ class Replay:
 
     def _open_features(self, start: datetime, end: datetime) -> None:
         clean = clean_versions(self.problem, self._tables)
-        self._reader.open(self._tables, feature_versions(self.problem, self._tables, clean), start, end + MORNING)
+        versions = feature_versions(self.problem, self._tables, clean)
+        self._reader.open(self._tables, versions, start, end + MORNING)
+        self._histories = PreloadedHistories(versions, start.replace(tzinfo=None), (end + MORNING).replace(tzinfo=None))
 
     def _day(self, day: datetime) -> str:
         """Serve the requests from one morning's check to the next, then check and retrain; returns a description.
@@ -216,7 +222,7 @@ class Replay:
         self._waiting = [(at, finding) for at, finding in self._waiting if at > now]
         sentence = "; ".join(finding.sentence for finding in late) or "Every batch was accepted."
         reports = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=sentence, findings=late)]
-        skew_report = check_skew_of_day(self.problem, self._tables, now)
+        skew_report = check_skew_of_day(self.problem, self._tables, now, self._histories)
         drift_report = check_drift_as_of(self.problem, self._tables, now)
         reports += [skew_report, quality_report.result(), drift_report]
         self._checked = [report.check for report in reports]

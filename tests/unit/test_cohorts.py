@@ -9,8 +9,8 @@ import pytest
 
 from tests.closed_cohorts import FIRST, cohort_of
 from truecourse.arrays import Array
-from truecourse.monitoring.quality.cohort_closing import COHORTS
 from truecourse.monitoring.quality.cohorts import (
+    COHORTS,
     Cohort,
     ScoredRows,
     bins_by_slice,

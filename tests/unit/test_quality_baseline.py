@@ -10,6 +10,7 @@ from tests.closed_cohorts import FIRST, cohort_of
 from tests.unit.test_labelling import PROBLEM
 from truecourse.monitoring.quality.baseline import QualityBaseline
 from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, sums_by_bin
+from truecourse.monitoring.quality.compared_cohorts import reference_cohorts
 from truecourse.monitoring.quality.figures import closed_figures
 from truecourse.monitoring.quality.quality_check import summary_sentence
 
@@ -59,3 +60,18 @@ def test_too_few_days_are_unknown_with_the_missing_number(earlier: int) -> None:
     assert "Whether it changed is unknown: " in sentence
     assert ("only 4 days of the 7" if earlier else "no day") in sentence
     assert date.fromisoformat(figures["window"][0]) == now[0].day
+
+
+def test_figures_of_a_reference_are_those_of_its_content() -> None:
+    """They are kept in memory: an equal reference has the same figures, and another one has its own."""
+    now, before, other = days(150, 28), days(0, 14), days(20, 14)
+    first = closed_figures(PROBLEM, before, now, now)["metrics"]
+    second = closed_figures(PROBLEM, other, now, now)["metrics"]
+    copy = tuple(one.model_copy() for one in before)
+    assert closed_figures(PROBLEM, copy, now, now)["metrics"] == first
+    assert reference_cohorts("binary", copy) is reference_cohorts("binary", before)
+    for name, figure in first.items():
+        assert figure["reference"] != second[name]["reference"]
+        assert figure["now"] == second[name]["now"]
+    changed = (before[0].model_copy(update={"loss": before[0].loss + 1}), *before[1:])
+    assert closed_figures(PROBLEM, changed, now, now)["metrics"]["log_loss"] != first["log_loss"]

@@ -195,9 +195,10 @@ def find_unseen_values(
     `recent`: the days of the week before, with which rare values are pooled. `held_out`: by column, the greatest share
     of such values on a held-out day."""
     results = []
+    recent_days = {one.day for one in recent}
+    old = [one for one in before if one.day not in recent_days]
+    past = [one for one in old if one.rows >= MIN_ROWS]
     for name, unseen in group.odd.items():
-        old = [one for one in before if one not in recent]
-        past = [one for one in old if one.rows >= MIN_ROWS]
         held_out_share = held_out.get(name, 0.0)
         if isinstance(problem.features[name], Text):
             # Each category is compared on its own: one that has occurred for weeks must not hide another.

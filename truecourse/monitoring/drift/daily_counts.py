@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -73,19 +74,21 @@ def _read_day(
     if end - start < DAY:
         return _compute(profile, predictions, start, end, digest)
     key = f"{HISTOGRAMS}/{problem.name}/{profile.key[:24]}/{start:%Y%m%d}.json"
-    stored = _read_stored(tables, key)
-    if stored is not None and stored.digest == digest:
-        return stored
-    computed = _compute(profile, predictions, start, end, digest)
+    try:
+        return _read_stored(tables, key, digest)
+    except NotFound:
+        computed = _compute(profile, predictions, start, end, digest)
     tables.store.put(key, computed.model_dump_json().encode())
     return computed
 
 
-def _read_stored(tables: Tables, key: str) -> DayCounts | None:
-    try:
-        return DayCounts.model_validate_json(get_stored(tables.store, key))
-    except NotFound:
-        return None
+@lru_cache(maxsize=512)  # a day's counts are read by each of the next checks
+def _read_stored(tables: Tables, key: str, digest: str) -> DayCounts:
+    """Read a day's stored counts. Raises NotFound without counts of exactly these files."""
+    stored = DayCounts.model_validate_json(get_stored(tables.store, key))
+    if stored.digest != digest:
+        raise NotFound("the stored counts are of other files", where=key)
+    return stored
 
 
 def _compute(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -214,8 +215,11 @@ def _requested_between(start: datetime, end: datetime) -> list[Limit]:
     return [*_between("at", start, end), (PARTITION, ">=", f"{start:%Y-%m-%d}"), (PARTITION, "<=", f"{end:%Y-%m-%d}")]
 
 
-def _files(tables: Tables, reference: TableVersion, moment: str) -> list[tuple[str, datetime | None, datetime | None]]:
+@lru_cache(maxsize=16)  # a check asks several times, and a version never changes
+def _files(
+    tables: Tables, reference: TableVersion, moment: str
+) -> tuple[tuple[str, datetime | None, datetime | None], ...]:
     """Return each file with the first and last time (naive UTC) of its rows, where its commit records them. Commits
     round down to milliseconds."""
     bounds = tables.bounds(reference, moment)
-    return [(name, naive_utc(first), naive_utc(last)) for name, first, last in bounds]
+    return tuple((name, naive_utc(first), naive_utc(last)) for name, first, last in bounds)

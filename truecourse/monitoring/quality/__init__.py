@@ -5,7 +5,6 @@ Depends on `monitoring.predictions` and `truecourse.statistics`.
 
 __all__ = [
     "baseline",
-    "cohort_closing",
     "cohorts",
     "degradation",
     "label_delay",

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import TypeAdapter
 
 from truecourse.arrays import Array, columns_of
 from truecourse.data.arrow_types import UTC_TIME
@@ -16,7 +15,7 @@ from truecourse.errors import NotFound
 from truecourse.monitoring.predictions.labels import label_delay_hours, read_known_labels
 from truecourse.monitoring.predictions.served_predictions import ServedPredictions, output_of, read_served
 from truecourse.monitoring.quality.baseline import QualityBaseline, baseline_prefix, daily_cohorts
-from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, bin_index, closing_time, decisions_by_bin
+from truecourse.monitoring.quality.cohorts import COHORTS, Cohort, ScoredRows, bin_index, closing_time, decisions_by_bin
 from truecourse.monitoring.quality.label_model import LabelResiduals
 from truecourse.problem import Problem
 from truecourse.problem.definition import midnight
@@ -29,8 +28,6 @@ HORIZON = timedelta(days=92)
 _GRACE = timedelta(days=14)
 """How long a closed cohort with too few labels waits for more: the labels that come first are biased."""
 _DAY = timedelta(days=1)
-COHORTS = TypeAdapter(list[Cohort])
-"""Reads and writes a year of cohorts in a tenth of the time that the json module takes."""
 
 
 @dataclass(frozen=True)

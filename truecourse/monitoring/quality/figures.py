@@ -7,17 +7,11 @@ from typing import Any
 import numpy as np
 
 from truecourse.arrays import Array
-from truecourse.monitoring.quality.cohorts import (
-    Cohort,
-    calibration_curve,
-    calibration_error,
-    metrics,
-    slice_cohorts,
-    slice_sums,
-)
+from truecourse.monitoring.quality.cohorts import Cohort, calibration_curve
+from truecourse.monitoring.quality.compared_cohorts import ComparedCohorts, reference_cohorts
 from truecourse.problem import Problem
 from truecourse.statistics.intervals import COVERAGE, Estimate, difference, simultaneous
-from truecourse.statistics.metrics import influence, summary, weightings
+from truecourse.statistics.metrics import influence
 
 _SLICES = 12
 """Slices of a column that a report shows."""
@@ -51,28 +45,18 @@ def closed_figures(
     figures["window"] = [str(window[0].day), str(window[-1].day)]
     figures["rows"] = sum(one.labelled for one in window)
     figures["corrected"] = sum(one.corrected for one in window)
-    now, then = _metrics(problem, window), _metrics(problem, reference) if reference else {}
-    figures["metrics"] = {name: _compared(figure, then.get(name)) for name, figure in now.items()}
+    now, then = ComparedCohorts(problem.kind, window), reference_cohorts(problem.kind, reference) if reference else None
+    before = then.metrics if then else {}
+    figures["metrics"] = {name: _compared(figure, before.get(name)) for name, figure in now.metrics.items()}
     figures["calibration"] = calibration_curve(window)
-    if not reference:
-        return figures
-    figures["slices"] = _slices(problem, reference, window)
+    if then is not None:
+        figures["slices"] = _slices(problem, then, now)
     return figures
-
-
-def _metrics(problem: Problem, days: Sequence[Cohort]) -> dict[str, Estimate]:
-    samples = metrics(problem.kind, days, _weightings(days))
-    results = {name: summary(drawn, name) for name, drawn in samples.items()}
-    return results if problem.kind == "regression" else results | {"calibration_error": calibration_error(days)}
 
 
 def _compared(now: Estimate, then: Estimate | None) -> dict[str, Estimate | None]:
     """Return the figures now and in the reference; the difference is None where there is no reference."""
     return {"now": now, "reference": then, "difference": difference(now, then) if then else None}
-
-
-def _weightings(days: Sequence[Cohort]) -> Array:
-    return weightings(np.arange(len(days)))
 
 
 def _day(one: Cohort) -> dict[str, Any]:
@@ -90,48 +74,45 @@ def _day(one: Cohort) -> dict[str, Any]:
     return row
 
 
-def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Cohort]) -> list[dict[str, Any]]:
+def _slices(problem: Problem, then: ComparedCohorts, now: ComparedCohorts) -> list[dict[str, Any]]:
     """Compute the mean loss, the metrics and the calibration curve of each slice, now and in the reference.
 
     The intervals of the differences hold for all slices simultaneously."""
-    before = {(column, value): sums for column, value, sums in slice_sums(reference)}
-    weights = [_weightings(side) for side in (window, reference)]
     slices: list[dict[str, Any]] = []
     drawn: dict[str, list[tuple[dict[str, Any], Array, Array]]] = {}
-    shown = dict.fromkeys((column for column, _ in before), 0)
-    for column, value, sums in slice_sums(window):
-        earlier = before.get((column, value))
+    shown = dict.fromkeys((column for column, _ in then.sums), 0)
+    for (column, value), sums in now.sums.items():
+        earlier = then.sums.get((column, value))
         if earlier is None or min(sums[:, 0].sum(), earlier[:, 0].sum()) < _FEWEST_ROWS or shown[column] == _SLICES:
             continue
         shown[column] += 1
         part: dict[str, Any] = {"column": column, "value": value, "rows": int(sums[:, 0].sum()), "metrics": {}}
         slices.append(part)
-        now, then = ((w @ s[:, 2]) / (w @ s[:, 0]) for w, s in zip(weights, (sums, earlier), strict=True))
-        drawn.setdefault("loss", []).append((part, now, then))
-        sides = [slice_cohorts(side, column, value) for side in (window, reference)]
-        if sides[0] is None or sides[1] is None:
+        drawn.setdefault("loss", []).append((part, now.loss(column, value), then.loss(column, value)))
+        here, there = now.slice(column, value), then.slice(column, value)
+        if here is None or there is None:
             continue
-        curve = calibration_curve(sides[0])
+        curve = calibration_curve(here)
         part["calibration"] = [[n, round(score, 4), round(outcome, 4)] for n, score, outcome in curve]
-        here, there = (metrics(problem.kind, side, w) for side, w in zip(sides, weights, strict=True) if side)
-        for name in here:
-            if name not in _NOT_BY_SLICE and np.isfinite([here[name][0], there[name][0]]).all():
-                drawn.setdefault(name, []).append((part, here[name], there[name]))
-    for name, samples in drawn.items():
-        both = [np.array(side) for side in ([now for _, now, _ in samples], [then for _, _, then in samples])]
+        samples = now.slice_metrics(column, value), then.slice_metrics(column, value)
+        for name in samples[0]:
+            if name not in _NOT_BY_SLICE and np.isfinite([side[name][0] for side in samples]).all():
+                drawn.setdefault(name, []).append((part, samples[0][name], samples[1][name]))
+    for name, parts in drawn.items():
+        both = [np.array(side) for side in ([one for _, one, _ in parts], [other for _, _, other in parts])]
         differences = simultaneous(both[0][:, 0] - both[1][:, 0], *map(influence, both))
-        for (part, now, then), off in zip(samples, differences, strict=True):
-            part["metrics"][name] = {"now": float(now[0]), "before": float(then[0]), "difference": off}
-    _add_calibration(slices, window, reference)
+        for (part, one, other), off in zip(parts, differences, strict=True):
+            part["metrics"][name] = {"now": float(one[0]), "before": float(other[0]), "difference": off}
+    _add_calibration(slices, then, now)
     return slices
 
 
-def _add_calibration(parts: list[dict[str, Any]], window: Sequence[Cohort], reference: Sequence[Cohort]) -> None:
+def _add_calibration(parts: list[dict[str, Any]], before: ComparedCohorts, window: ComparedCohorts) -> None:
     """Add the calibration error of slices whose bins are stored, with simultaneous intervals (Bonferroni)."""
     shown = [part for part in parts if "calibration" in part]
     for part in shown:
-        sides = [slice_cohorts(side, part["column"], part["value"]) or [] for side in (window, reference)]
-        now, then = (calibration_error(side, 1 - (1 - COVERAGE) / len(shown)) for side in sides)
+        coverage = 1 - (1 - COVERAGE) / len(shown)
+        now, then = (side.slice_calibration(part["column"], part["value"], coverage) for side in (window, before))
         if now["value"] is None or then["value"] is None:
             continue
         figure = {"now": now["value"], "before": then["value"], "difference": difference(now, then)}

@@ -16,7 +16,7 @@ from truecourse.features.view_sql import key_columns
 from truecourse.modeling.model import Model
 from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
 from truecourse.monitoring.skew.causes import CODE, Mismatch, ServedValues, equal_values, find_mismatches
-from truecourse.monitoring.skew.view_history import read_history
+from truecourse.monitoring.skew.view_history import HistoryReader, read_history
 from truecourse.problem import Problem, View
 from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion
@@ -40,11 +40,13 @@ class Audit:
             self.not_compared.setdefault(reason, []).extend(excluded)
 
 
-def audit_sample(problem: Problem, tables: Tables, logged: LogSample, now: datetime) -> Audit:
+def audit_sample(
+    problem: Problem, tables: Tables, logged: LogSample, now: datetime, histories: HistoryReader = read_history
+) -> Audit:
     """Recompute the sample's features and scores. Reads nothing recorded after `now` (naive UTC)."""
     if not len(logged):
         return Audit()
-    audit = audit_inputs(problem, tables, logged, now)
+    audit = audit_inputs(problem, tables, logged, now, histories)
     scores = find_score_mismatches(problem, logged)
     audit.mismatches += scores.mismatches
     audit.compared["score"] = scores.compared
@@ -52,7 +54,9 @@ def audit_sample(problem: Problem, tables: Tables, logged: LogSample, now: datet
     return audit
 
 
-def audit_inputs(problem: Problem, tables: Tables, logged: LogSample, now: datetime) -> Audit:
+def audit_inputs(
+    problem: Problem, tables: Tables, logged: LogSample, now: datetime, histories: HistoryReader = read_history
+) -> Audit:
     """Recompute the features of a sample that is not empty. Reads nothing recorded after `now` (naive UTC)."""
     audit, rows = Audit(), logged.request
     refused = len(logged) - len(rows)
@@ -62,11 +66,13 @@ def audit_inputs(problem: Problem, tables: Tables, logged: LogSample, now: datet
         audit.mismatches += mismatches
         audit.compared["request"] = len(rows)
         audit.exclude("hidden in the log", hidden)
-        _compare_views(problem, tables, logged, now, audit)
+        _compare_views(problem, tables, logged, now, audit, histories)
     return audit
 
 
-def _compare_views(problem: Problem, tables: Tables, logged: LogSample, now: datetime, audit: Audit) -> None:
+def _compare_views(
+    problem: Problem, tables: Tables, logged: LogSample, now: datetime, audit: Audit, histories: HistoryReader
+) -> None:
     views = [view for view in problem.views if _is_comparable(problem, logged, view, audit)]
     if not views:
         return
@@ -76,7 +82,7 @@ def _compare_views(problem: Problem, tables: Tables, logged: LogSample, now: dat
     loaded = _loaded_to(requested, list(events.values()))
     first, last = decided.min().item(), max(decided.max(), requested.max()).item()
     for view in views:
-        history = read_history(problem, tables, view, first, last, now)
+        history = histories(problem, tables, view, first, last, now)
         if history is None:
             audit.exclude("never computed", [view.name])
             continue

@@ -20,6 +20,7 @@ from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.predictions.log_sample import LogSample, newest_day_end, sample_log
 from truecourse.monitoring.skew.causes import AFTERWARDS, CODE, LATE, MISSING, STALE, Cause, Mismatch
 from truecourse.monitoring.skew.feature_audit import MODEL, SCORE, Audit, audit_sample
+from truecourse.monitoring.skew.view_history import HistoryReader, read_history
 from truecourse.problem import Problem
 from truecourse.references import Window, naive_utc
 from truecourse.storage.delta_tables import Tables
@@ -28,11 +29,17 @@ from truecourse.wording import counted, counted_of
 EXAMPLES = 3
 
 
-def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
+def check_skew(
+    problem: Problem,
+    tables: Tables,
+    at: datetime | None = None,
+    window: Window | None = None,
+    histories: HistoryReader = read_history,
+) -> Report:
     """Check predictions requested in the window; by default the problem's `monitoring.window` before `at`.
 
     at: the reference time (UTC); by default the end of the newest prediction's day, or the present if that is earlier.
-    Later requests, decisions and records are not read."""
+    Later requests, decisions and records are not read. histories: reads the views' rows."""
     wall = datetime.now(UTC)
     now = naive_utc(at or min(newest_day_end(problem, tables) or wall, wall))
     assert now is not None
@@ -40,7 +47,7 @@ def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, win
     end = min(end or now, now)
     span = Window(start=start or end - problem.monitoring.window, end=end)
     logged = sample_log(problem, tables, span, problem.monitoring.audit_rows)
-    audit = audit_sample(problem, tables, logged, now)
+    audit = audit_sample(problem, tables, logged, now, histories)
     found = [_finding(problem, logged, mismatch) for mismatch in audit.mismatches]
     findings = [f for f in found if f.figures["share"] > problem.monitoring.audit_share]
     findings.sort(key=lambda f: (not f.page, -f.figures["share"], f.subject))

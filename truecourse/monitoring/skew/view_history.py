@@ -1,7 +1,8 @@
 """Look up a view's values as of past times in its offline history: as known then, and as known now."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from truecourse.storage.delta_tables import Limit, Tables
 
 _AT, _PLACE = "__moment", "__place"
 _MATCHED = {EVENT: "__matched_event", CREATED: "__matched_created"}
+_COMPARE = {"<=": operator.le, ">=": operator.ge}
 _EARLIER = 8
 """How many earlier versions of a static table are searched for a value."""
 
@@ -128,11 +130,46 @@ def read_history(
     version = version or tables.version(feature_table(problem, view.name))
     if version is None:
         return None
+    columns = [*key_columns(problem, view), EVENT, CREATED, *view.features]
+    rows = tables.read(version, columns, where=_limits(view, first, last, at))
+    return ViewHistory(problem, tables, view, version, pl.DataFrame(rows))
+
+
+HistoryReader = Callable[[Problem, Tables, View, datetime, datetime, datetime], ViewHistory | None]
+"""Reads a view's rows as read_history() does."""
+
+
+class PreloadedHistories:
+    """Reads histories as read_history() does, from rows that are read once for a whole period.
+
+    `versions`: the table versions by view. `first`, `last`: the period (naive UTC). The histories of other times are
+    read from the tables."""
+
+    def __init__(self, versions: Mapping[str, TableVersion], first: datetime, last: datetime) -> None:
+        self._versions, self._first, self._last = versions, first, last
+        self._period: dict[str, ViewHistory] = {}
+
+    def __call__(
+        self, problem: Problem, tables: Tables, view: View, first: datetime, last: datetime, at: datetime
+    ) -> ViewHistory | None:
+        version = self._versions[view.name]
+        if first < self._first or last > self._last:
+            return read_history(problem, tables, view, first, last, at, version)
+        if view.name not in self._period:
+            read = read_history(problem, tables, view, self._first, self._last, datetime.max, version)
+            assert read is not None  # the version is given
+            self._period[view.name] = read
+        period = self._period[view.name]
+        conditions = (_COMPARE[sign](pl.col(name), moment) for name, sign, moment in _limits(view, first, last, at))
+        return replace(period, rows=period.rows.filter(*conditions))
+
+
+def _limits(view: View, first: datetime, last: datetime, at: datetime) -> list[Limit]:
+    """Return the limits of rows that matter for times from `first` to `last`, as recorded by `at` (naive UTC)."""
     limits: list[Limit] = [(EVENT, "<=", last.replace(tzinfo=UTC)), (CREATED, "<=", at.replace(tzinfo=UTC))]
     if view.ttl and not view.timeless:
         limits.append((EVENT, ">=", (first - view.ttl).replace(tzinfo=UTC)))
-    columns = [*key_columns(problem, view), EVENT, CREATED, *view.features]
-    return ViewHistory(problem, tables, view, version, pl.DataFrame(tables.read(version, columns, where=limits)))
+    return limits
 
 
 def _times(column: Any) -> Array:

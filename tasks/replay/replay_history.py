@@ -199,12 +199,15 @@ class Replay:
             day + (MORNING if day > first else timedelta(0)),
             day + DAY + (MORNING if day < last else timedelta(0)),
         )
-        now, served = day + DAY + MORNING, self._requests.serve_day(self._between(start, end), self._models.watched)
+        now = day + DAY + MORNING
+        closing = self._worker.submit(quality.close_cohorts, now, before=start)  # meanwhile, the day's requests
+        served = self._requests.serve_day(self._between(start, end), self._models.watched)
         self._refused += served.refused
         if served.ids:
             frozen = served.outputs[self._models.frozen]
             self._played.add(served.ids, served.times, served.version, served.outputs[served.version], frozen)
         self._models.add_served(served)
+        closing.result()
         alarms = self._check(now)
         return self._models.close(now, alarms) if day.date() < self._plan.last else ""
 

@@ -13,7 +13,8 @@ from tasks.monitoring.check_quality import check_quality as check_task
 from tests.integration.conftest import Trained
 from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.quality.quality_check import check_quality
+from truecourse.monitoring.quality.cohorts import COHORTS
+from truecourse.monitoring.quality.quality_check import check_quality, close_cohorts
 from truecourse.problem.loader import load_problem
 from truecourse.storage.delta_tables import Tables
 
@@ -142,6 +143,18 @@ def test_a_check_at_an_earlier_time_ignores_later_counts(quality_check: Callable
     first = [check(moment(2, day)) for day in (25, 27)]
     check(moment(3, 1))
     assert [check(moment(2, day)) for day in (25, 27)] == first
+
+
+def test_cohorts_closed_before_the_check_give_an_equal_report(quality_check: Callable[[str], Check]) -> None:
+    at = moment(2, 27, 6)
+    direct = quality_check("")(at)
+    check, tables = quality_check(""), Tables()
+    close_cohorts(load_problem("deliveries"), tables, at, before=moment(2, 25))
+    (key,) = [key for key in tables.store.list("quality/deliveries/") if key.endswith("days.json")]
+    closed = [str(one.day) for one in COHORTS.validate_json(tables.store.get(key))]
+    assert closed == days(direct)[: len(closed)]
+    assert closed[-1] == "2024-02-24" < days(direct)[-1]
+    assert check(at) == direct
 
 
 def test_a_cohort_without_its_labels_waits_for_them(quality_check: Callable[[str], Check]) -> None:

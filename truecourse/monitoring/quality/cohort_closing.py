@@ -45,18 +45,38 @@ class CohortClosing:
 
         An open cohort has the number of its decisions and an estimate of their loss, and no other figure."""
         everything = self._load()
-        # A check as of an earlier moment ignores what later checks stored.
-        kept = {day: one for day, one in everything.items() if one.counted and one.counted <= self._moment}
-        last = (self.at - _DAY - self.problem.label.closes_after).date()
-        first = max(self.baseline.learned_until, (self.at - HORIZON).date()) + _DAY
-        due = [day for day in _date_range(first, last) if day not in kept or not self._is_final(kept[day])]
-        waiting = _date_range(max(first, last + _DAY), self.at.date())
+        kept, due, last = self._due(everything)
+        waiting = _date_range(max(self._first, last + _DAY), self.at.date())
         served = read_served(self.problem, self.tables, self.version.version, due, self._moment, outputs=waiting)
         new = self._count(due, served)
         if new:
             self._store(everything | new)
         closed = [one for day, one in sorted((kept | new).items()) if day <= last]
         return closed, [self._open_cohort(day, part, served) for day, part in _rows_by_day(served.rows) if day > last]
+
+    def close(self, before: datetime) -> None:
+        """Sum and store the cohorts that closed since the last call and end by `before` (naive UTC).
+
+        cohorts() then reads their sums."""
+        everything = self._load()
+        due = [day for day in self._due(everything)[1] if midnight(day) + _DAY <= before]
+        if not due:
+            return
+        new = self._count(due, read_served(self.problem, self.tables, self.version.version, due, self._moment))
+        if new:
+            self._store(everything | new)
+
+    def _due(self, everything: dict[date, Cohort]) -> tuple[dict[date, Cohort], list[date], date]:
+        """Return the stored cohorts that count, the closed days to count, and the last closed day."""
+        # A check as of an earlier moment ignores what later checks stored.
+        kept = {day: one for day, one in everything.items() if one.counted and one.counted <= self._moment}
+        last = (self.at - _DAY - self.problem.label.closes_after).date()
+        due = [day for day in _date_range(self._first, last) if day not in kept or not self._is_final(kept[day])]
+        return kept, due, last
+
+    @property
+    def _first(self) -> date:
+        return max(self.baseline.learned_until, (self.at - HORIZON).date()) + _DAY
 
     def _is_final(self, cohort: Cohort) -> bool:
         """Whether the stored cohort needs no new count.

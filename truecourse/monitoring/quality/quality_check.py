@@ -52,6 +52,17 @@ def check_quality(
     )
 
 
+def close_cohorts(problem: Problem, tables: Tables, at: datetime, before: datetime) -> None:
+    """Sum and store the champion's cohorts that are closed at `at` and end by `before` (UTC).
+
+    A check at `at` does the same first. It can be called while later predictions are still made."""
+    version, moment, end = registry.champion(problem.name), naive_utc(at), naive_utc(before)
+    assert moment is not None
+    assert end is not None
+    if version is not None and problem.has_time:
+        CohortClosing(problem, tables, version, load_baseline(problem, tables, version), moment).close(end)
+
+
 def _newest(problem: Problem, tables: Tables) -> datetime:
     now = reference_time(problem, tables)
     end = newest_decision_day_end(problem, tables) if problem.has_time else None

@@ -247,7 +247,7 @@ class _Soak:
         runs = FlowRuns(f"{status['platform']['prefect']}/api")
         freed = runs.reconcile("truecourse")
         waiting = runs.stuck(datetime.now(UTC))
-        for line in (*(one.message for one in waiting), *(f"{run['name']} is dead" for run in freed.runs)):
+        for line in (*(one.sentence for one in waiting), *(f"{run['name']} is dead" for run in freed.runs)):
             sys.stderr.write(f"soak: {line}\n")
         stuck = len(waiting) + len(freed.runs)
         limits, held = runs.limits(), runs.active()

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     admission: AbsolutePath | None = Field(None, description="folder of the rollout gate, set by `truecourse deploy`")
 
     storage: str = Field("", description="storage root: empty for <home>/storage, or s3://bucket/prefix")
+    durable: bool = Field(True, description="sync written files to disk, so that they survive a loss of power")
     source_retention: float = Field(0, ge=0, description="days that replaced source bytes are kept; 0: for ever")
     model_retention: float = Field(
         180,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from truecourse.serving import log_segments
 from truecourse.serving.log_segments import Segment
+from truecourse.storage.fsync import sync_descriptor
 
 
 class UncertainWriteError(OSError):
@@ -38,7 +39,7 @@ class SegmentAppender:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
+            sync_descriptor(self._file)
         except OSError as error:
             self._abandon(self._file)
             raise OSError(error.errno, os.strerror(error.errno or 0)) from None

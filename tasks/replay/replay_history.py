@@ -123,8 +123,9 @@ def isolated_settings(place: Path) -> Iterator[None]:
     # a unique name: MLflow keeps opened databases open, even deleted ones
     uri = f"sqlite:///{database}"
     with override_settings(
-        home=place, problems=place / "problems", storage="", mlflow_uri=uri, online_store="sqlite", log_secret=""
-    ):
+        home=place, problems=place / "problems", storage="", mlflow_uri=uri, online_store="sqlite", log_secret="",
+        durable=False,  # after a loss of power, a replay starts again
+    ):  # fmt: skip
         yield
 
 

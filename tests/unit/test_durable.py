@@ -75,6 +75,22 @@ def test_no_segment_is_removed_before_its_rows_are_synced(
         assert logged() == expected
 
 
+def test_nothing_is_synced_with_the_setting_off(
+    home: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(durable=False)
+    disk = Disk(monkeypatch)
+    put("a", "b")
+    ship("deliveries")
+    LocalStore(home / "storage").put("reports/a.json", b"{}")
+    assert logged() == ["a", "b"]
+    assert not disk.files
+    assert not disk.folders
+    configure(durable=True)
+    LocalStore(home / "storage").put("reports/b.json", b"{}")
+    assert list(disk.files.values()) == [b"{}"]
+
+
 @pytest.mark.parametrize("how", ["put", "put_new", "upload"])
 def test_an_object_survives_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     disk, root = Disk(monkeypatch), tmp_path / "storage"

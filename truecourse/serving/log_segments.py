@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
-from truecourse.storage.fsync import sync_file
+from truecourse.storage.fsync import sync_descriptor, sync_file
 
 OPEN, SEALED = "open", "sealed"
 REPORT = "shipper.json"
@@ -98,7 +98,7 @@ def _seal_if_abandoned(segment: Segment) -> int:
             path.unlink()
             return len(data)
         file.truncate(complete)
-        os.fsync(file.fileno())
+        sync_descriptor(file.fileno())
         seal(segment)
         return len(data) - complete
 

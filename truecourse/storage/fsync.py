@@ -10,13 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from truecourse.settings import get_settings
+
 LOG, CHECKPOINT = "_delta_log", "_last_checkpoint"
 _MAGIC = b"PAR1"
 """The first and last bytes of a Parquet file."""
 
 
+def sync_descriptor(descriptor: int) -> None:
+    """Sync an open file or folder, unless the setting `durable` is off."""
+    if get_settings().durable:
+        os.fsync(descriptor)
+
+
 def sync_file(path: Path) -> None:
-    """Sync a file's content, or the names in a folder."""
+    """Sync a file's content, or the names in a folder, unless the setting `durable` is off."""
+    if not get_settings().durable:
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,8 +53,10 @@ def newest_commit(table: Path) -> int:
 
 
 def sync_commits(table: Path, after: int, root: Path) -> None:
-    """Sync every commit after version `after`, the files that it adds, and all folders from `root` down to them. Raises
-    OSError."""
+    """Sync every commit after version `after`, the files that it adds, and all folders from `root` down to them, unless
+    the setting `durable` is off. Raises OSError."""
+    if not get_settings().durable:
+        return
     log = table / LOG
     folders = {log}
     for path in log.iterdir():

@@ -19,7 +19,7 @@ from truecourse.errors import AccessDenied, AlreadyExists, IntegrityError, NotFo
 from truecourse.hashing import sha256, sha256_file
 from truecourse.references import ArtifactRef
 from truecourse.settings import Settings, get_settings
-from truecourse.storage.fsync import make_folder, sync_file
+from truecourse.storage.fsync import make_folder, sync_descriptor, sync_file
 
 
 class ObjectStore(Protocol):
@@ -85,7 +85,7 @@ class LocalStore:
                         while chunk := source.read(1 << 20):
                             file.write(chunk)
                 file.flush()
-                os.fsync(file.fileno())
+                sync_descriptor(file.fileno())
             yield temporary
             sync_file(path.parent)
         finally:

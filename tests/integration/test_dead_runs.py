@@ -194,7 +194,7 @@ def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(
 
 
 @pytest.mark.parametrize("hours", [0, 24, -24])
-def test_a_run_that_never_got_a_process_is_dead_whatever_the_clock_said(
+def test_a_run_that_never_got_a_process_is_dead_whatever_the_clock_shows(
     world: World, monkeypatch: pytest.MonkeyPatch, hours: float
 ) -> None:
     pending = world.run("PENDING")

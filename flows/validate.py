@@ -14,12 +14,15 @@ from truecourse.references import TableVersion
 
 
 @flow(name="validate", flow_run_name=run_name, on_running=[note_process])
-def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[str, TableVersion]:
+def validate(
+    problem: str | None = None, as_of: datetime | None = None, recheck: bool = False
+) -> dict[str, TableVersion]:
     """Check each new delivery of every table against the declared schema; referenced tables come first.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         as_of: the time (UTC) at which freshness is measured; now if empty.
+        recheck: check stored rows by the current rules too, and quarantine those that break them.
 
     Returns the clean version of every table. A delivery that breaks a critical expectation or a limit is refused; the
     others are not affected. Raises ValidationFailed at the end if this run refused one, or a table is stale; it also
@@ -33,7 +36,7 @@ def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[
             if waiting & {column.in_table for column in table.columns.values()}:
                 waiting.add(table.name)  # a table that it references has no accepted rows yet
                 continue
-            result = validate_table(spec.name, table.name, as_of)
+            result = validate_table(spec.name, table.name, as_of, recheck)
             results.append(result)
             waiting |= {table.name} if result.clean is None else set()
     except TruecourseError:

@@ -4,17 +4,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from truecourse.data import deliveries, sql, validation_report
+from truecourse.data import deliveries, quarantine, sql, validation_report
 from truecourse.data import merge as corrections
 from truecourse.data.deliveries import Delivery
 from truecourse.data.expectations import Tallies
 from truecourse.data.merge import Merge
 from truecourse.data.pending_batch import PendingBatch, check, check_unique
 from truecourse.data.sql import ROW
+from truecourse.data.table_edits import Edit, find_edits, stored_document
 from truecourse.data.validation_report import Counts, ValidationResult
 from truecourse.errors import NotFound
 from truecourse.hashing import sha256_json
@@ -48,20 +50,25 @@ def rules_digest(problem: Problem, table: Table, tables: Tables) -> str:
     return sha256_json([document, versions])
 
 
-def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> PendingBatch | None:
+def pending_deliveries(problem: Problem, table: Table, tables: Tables, *, recheck: bool = False) -> PendingBatch | None:
     """The deliveries to check, or None if there are none.
 
     These are new deliveries, and refused ones that are still the newest of their place if the rules changed since. If
-    the table's rows were parsed again, all deliveries are checked. Raises NotFound for a table that was never
-    ingested."""
+    the table was edited, all deliveries are checked; those accepted before stay accepted. `recheck`: check all
+    deliveries as if they were new. Raises NotFound for a table that was never ingested."""
     raw = tables.version(raw_table(problem.name, table.name))
     known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
     if raw is None or not known:
         hint = f"truecourse run ingest --problem {problem.name}"
         raise NotFound("the table was never ingested", where=f"{problem.name}.{table.name}", hint=hint)
     accepted, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
-    if last is not None and last["shape"] != shape:
-        return PendingBatch(raw, tuple(known), tuple(known), frozenset(), revalidates_all=True)
+    if last is not None:
+        # An edit that was not ingested yet waits: the raw table has the former columns.
+        edits = clean_edits(problem, table, tables, last) if shape == deliveries.shape_digest(table) else ()
+        if recheck or edits or last["shape"] != shape:
+            kept = {} if recheck else quarantine.kept_deliveries(problem.name, table.name, tables, known, last)
+            stored = tuple(d for d in known if d.number in accepted)
+            return PendingBatch(raw, stored, tuple(known), frozenset(), True, kept, edits)
     digest = rules_digest(problem, table, tables)
     newest = {d.number for d in deliveries.newest_by_place(known).values()}
     new, again, waiting = [], [], []
@@ -81,6 +88,14 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
     return (
         PendingBatch(raw, tuple(pending), tuple(known), frozenset(accepted), revalidates_all=False) if pending else None
     )
+
+
+def clean_edits(problem: Problem, table: Table, tables: Tables, last: dict[str, Any]) -> tuple[Edit, ...]:
+    """The edits of a table since its newest clean commit with deliveries, `last`."""
+    if "declared" not in last and last["shape"] == deliveries.shape_digest(table):
+        return ()
+    written = TableVersion(name=clean_table(problem.name, table.name), version=last["version"])
+    return tuple(find_edits(stored_document(last, tables.dataset(written).schema), table))
 
 
 def check_deliveries(
@@ -109,7 +124,7 @@ def check_deliveries(
             group, before = delivery.group, outcome.watermark
         standing = _other_places(pending.known, accepted, delivery)
         merge, reasons, faults, of_table = _check_delivery(
-            connection, table, outcome, delivery, pending.known, standing, tally
+            connection, table, outcome, delivery, pending, standing, tally
         )
         if not faults:
             corrections.apply_merge(connection, table, merge, before, several=several)
@@ -133,6 +148,7 @@ def check_deliveries(
                 refused=tuple(faults),
                 rules_sha256=digest,
                 because_of_table=of_table,
+                warnings=validation_report.kept_rows(tally),
             )
         )
     return _refuse_if_too_few(table, outcome)
@@ -170,7 +186,7 @@ def _check_delivery(
     table: Table,
     outcome: TableCheck,
     delivery: Delivery,
-    known: Sequence[Delivery],
+    pending: PendingBatch,
     standing: Sequence[Delivery],
     tallies: Tallies,
 ) -> tuple[Merge, dict[int, list[dict[str, str | None]]], list[str], bool]:
@@ -183,14 +199,16 @@ def _check_delivery(
     check_unique(connection, table, tallies)
     reasons = validation_report.reasons_by_row(tallies)
     _split(connection, table, reasons)
-    merge = corrections.plan_merge(connection, table, delivery, known, standing, outcome.watermark)
+    merge = corrections.plan_merge(connection, table, delivery, pending.known, standing, outcome.watermark)
     faults = validation_report.refusals(table, tallies, delivery, len(reasons))
+    if delivery.number in pending.kept:  # limits of the table applied when it was accepted
+        return merge, reasons, faults, False
     if delivery.beginning_of is not None and table.max_removed < 1:
         faults.append(
             f"it is cut short: its bytes are the first part of delivery {delivery.beginning_of} from the same place; "
             "upload it again, or accept it with max_removed=1"
         )
-    copied = deliveries.is_copy(delivery, known)
+    copied = deliveries.is_copy(delivery, pending.known)
     if not copied and merge.removed > table.max_removed * merge.before:
         faults.append(
             f"it removes {counted_of(merge.removed, merge.before, 'row')} of its place, "

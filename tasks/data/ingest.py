@@ -15,7 +15,7 @@ from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery
 from truecourse.data.parsing import batch_schema
 from truecourse.data.readers import read_batches
-from truecourse.data.reread import raw_schema, read_numbered, reread, write_ipc
+from truecourse.data.reread import edit_raw, raw_commit, raw_schema, read_numbered, write_ipc
 from truecourse.data.sources import Located, locate, scratch
 from truecourse.errors import SourceError
 from truecourse.hashing import sha256_file
@@ -83,7 +83,7 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
 
 
 def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
-    """The deliveries so far; parses their rows again if the table's declaration changed."""
+    """The deliveries so far; edits the stored table if its declaration changed."""
     name, declared_shape = raw_table(problem.name, table.name), deliveries.shape_digest(table)
     known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
     if not known and tables.exists(name):
@@ -93,7 +93,7 @@ def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Del
         with locked(tables.store, name, patience=PATIENCE):
             known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
             if shape != declared_shape:
-                known = reread(problem, table, tables, known)
+                known = edit_raw(problem, table, tables, known)
     return known
 
 
@@ -158,14 +158,10 @@ def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]
         return version
     new = _new_deliveries(known, staged)
     schema = raw_schema(table)
-    commit = {
-        "flow": "ingest",
+    commit = raw_commit(table) | {
         "run": str(flow_run.get_id() or ""),
-        "shape": deliveries.shape_digest(table),
-        "combine": table.combines,
         "deliveries": [delivery.model_dump(mode="json") for delivery in new],
         "rows": sum(delivery.rows for delivery in new),
-        "schema": {field.name: str(field.type) for field in schema},
     }
     rows = pa.RecordBatchReader.from_batches(schema, _rows(staged, schema, new[0].start))
     version = tables.append(name, rows, commit)

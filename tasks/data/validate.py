@@ -16,6 +16,7 @@ from tasks.retry import RETRY
 from truecourse.data import deliveries, merge, overlap, sql, validation_report
 from truecourse.data.pending_batch import PendingBatch
 from truecourse.data.sql import ROW
+from truecourse.data.table_edits import RULES, declared_document
 from truecourse.data.validation_report import TableResult, ValidationResult
 from truecourse.errors import ValidationFailed
 from truecourse.features.clock import data_end
@@ -34,11 +35,13 @@ PATIENCE = 600
 
 
 @task(name="validate_table", task_run_name="validate {table}", **RETRY)
-def validate_table(problem: str, table: str, as_of: datetime | None = None) -> TableResult:
-    """Check every pending delivery on its own, in order, and write the accepted ones in one commit.
+def validate_table(problem: str, table: str, as_of: datetime | None = None, recheck: bool = False) -> TableResult:
+    """Check every pending delivery on its own, in order, and write the accepted ones in one commit. If the table was
+    edited, the stored rows are edited first, in a commit of their own.
 
     as_of: the time at which freshness is measured (UTC if it has no zone); if None now, or the data's end so
         far with `clock="data"`.
+    recheck: whether stored rows are checked by the current rules too, and quarantined.
 
     A delivery is refused if a critical expectation fails, too many of its rows are invalid or values unreadable, it
     removes too many rows, or the table would have too few or too many rows. A refusal raises nothing here: see
@@ -46,7 +49,7 @@ def validate_table(problem: str, table: str, as_of: datetime | None = None) -> T
     spec, tables = load_problem(problem), Tables()
     moment = as_of or _now(spec, tables)
     moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-    return validate_new(spec, spec.table(table), tables, moment)
+    return validate_new(spec, spec.table(table), tables, moment, recheck=recheck)
 
 
 def _now(problem: Problem, tables: Tables) -> datetime:
@@ -90,15 +93,18 @@ def accepted_versions(problem: Problem, refused: ValidationFailed) -> dict[str, 
     return versions
 
 
-def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime) -> TableResult:
+def validate_new(
+    problem: Problem, table: Table, tables: Tables, as_of: datetime, *, recheck: bool = False
+) -> TableResult:
     """validate_table() for loaded objects. `as_of`: naive UTC. Raises NotFound for a table that was never ingested."""
     name = clean_table(problem.name, table.name)
     results: list[ValidationResult] = []
-    if pending_deliveries(problem, table, tables) is not None:
+    if pending_deliveries(problem, table, tables, recheck=recheck) is not None:
         with locked(tables.store, name, patience=PATIENCE):
-            pending = pending_deliveries(problem, table, tables)  # another run may have validated them meanwhile
-            if pending is not None:
-                results = check_and_write(problem, table, tables, pending)
+            for again in (recheck, False):  # first the edit, if there is one, then new deliveries
+                pending = pending_deliveries(problem, table, tables, recheck=again)
+                # Another run may have validated them meanwhile.
+                results += check_and_write(problem, table, tables, pending) if pending is not None else []
     else:
         log.info("%s: nothing new", table.name)
     refused = validation_report.standing_refusals(tables, problem.name, table.name)
@@ -122,6 +128,8 @@ def check_and_write(problem: Problem, table: Table, tables: Tables, pending: Pen
 
     A run that stops before its commit checks the deliveries again."""
     name = clean_table(problem.name, table.name)
+    for edit in pending.edits:
+        log.info("%s: %s", table.name, edit.sentence)
     with sql.connect() as connection:
         outcome = check_deliveries(connection, problem, table, tables, pending)
         if pending.revalidates_all:
@@ -130,7 +138,8 @@ def check_and_write(problem: Problem, table: Table, tables: Tables, pending: Pen
         for result in outcome.results:
             validation_report.save_result(tables.store, result)
         if any(not result.refused for result in outcome.results):
-            _quarantine(connection, problem, table, tables, pending, outcome)
+            if not _only_rules_change(connection, pending):
+                _quarantine(connection, problem, table, tables, pending, outcome)
             _write(connection, table, tables, pending, outcome, name)
     for result in outcome.results:
         if not result.refused:
@@ -150,7 +159,7 @@ def _warn_of_overlaps(
     standing = accepted if table.combines == "append" else list(deliveries.newest_by_place(accepted).values())
     overlapping = overlap.find_overlaps(connection, table, standing, fresh)
     outcome.results = [
-        result.model_copy(update={"warnings": (overlapping[number],)})
+        result.model_copy(update={"warnings": (*result.warnings, overlapping[number])})
         if (number := result.delivery.number) in overlapping
         else result
         for result in outcome.results
@@ -169,6 +178,15 @@ def _require_kept(problem: Problem, table: Table, tables: Tables, pending: Pendi
         what = "as the table is declared now, deliveries that were accepted before would be refused:\n  "
         hint = "correct the table's columns, key or limits in problem.py; stored data was not changed"
         raise ValidationFailed(what + "\n  ".join(faults), where=f"{problem.name}.{table.name}", hint=hint)
+
+
+def _only_rules_change(connection: duckdb.DuckDBPyConnection, pending: PendingBatch) -> bool:
+    """Whether an edit changes rules on values only, and every row stays where it is."""
+    if not pending.edits or any(edit.kind not in RULES for edit in pending.edits):
+        return False
+    before = set().union(*pending.kept.values())
+    now = {row for (row,) in connection.execute(f"SELECT {ROW} FROM quarantined_now").fetchall()}  # noqa: S608
+    return before == now and pending.kept.keys() == {d.number for d in pending.deliveries}
 
 
 def _quarantine(
@@ -201,7 +219,13 @@ def _quarantine(
     ]
     schema = pa.schema([*list(merge.clean_schema(table))[:-3], *(pa.field(n, kind) for n, kind in added)])
     rows = _stream(connection, query, schema)
-    commit = {"flow": "validate", "run": str(flow_run.get_id() or ""), "inputs": [pending.raw.model_dump()]}
+    clean = tables.version(clean_table(problem.name, table.name))
+    commit = {
+        "flow": "validate",
+        "run": str(flow_run.get_id() or ""),
+        "inputs": [pending.raw.model_dump()],
+        "clean": 0 if clean is None else clean.version + 1,
+    }
     if pending.revalidates_all and before:
         tables.rewrite(name, rows, commit)
     elif before:
@@ -221,7 +245,7 @@ def _write(
 ) -> TableVersion:
     """Write the clean table in one commit that lists the accepted deliveries.
 
-    The new rows are appended; if stored rows are superseded, the whole table is replaced."""
+    The new rows are appended; if stored rows are superseded or edited, the whole table is replaced."""
     accepted = [result for result in outcome.results if not result.refused]
     counts = [result.rows.document() for result in accepted]
     commit = {
@@ -229,12 +253,16 @@ def _write(
         "run": str(flow_run.get_id() or ""),
         "inputs": [pending.raw.model_dump()],
         "shape": deliveries.shape_digest(table),
+        "declared": declared_document(table),
+        "edits": [edit.document() for edit in pending.edits],
         "deliveries": [_delivery_entry(result) for result in accepted],
         "rows": {name: sum(count[name] for count in counts) for name in validation_report.Counts(rows_in=0).document()},
         "total": outcome.total,
         "watermark": outcome.watermark.isoformat() if outcome.watermark else None,
     }
     schema = merge.clean_schema(table)
+    if _only_rules_change(connection, pending):
+        return tables.append(name, schema.empty_table(), commit)
     if pending.revalidates_all and outcome.stored:
         reader = _stream(connection, merge.new_rows_sql(table), schema)
         return tables.rewrite(name, reader, commit | {"rewritten": True})

@@ -13,7 +13,7 @@ from tasks.features.trained_features import (
 )
 from tasks.retry import RETRY
 from truecourse.errors import TruecourseError
-from truecourse.features.definition_digests import changed_features, feature_definitions
+from truecourse.features.definition_digests import redefined_features
 from truecourse.features.feature_tables import compute_view
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
@@ -60,11 +60,11 @@ def _load_trained_views(problem: Problem, version: ModelVersion, until: datetime
     number = version.version
     try:
         defined = training_contract(version).definitions
-        if not changed_features(defined, feature_definitions(problem), defined):
+        if not redefined_features(problem, defined, defined):
             return False
         with archived_problem_of(version) as own:
             names = [name for view in own.views for name in view.features]
-            other = changed_features(defined, feature_definitions(problem), names)
+            other = redefined_features(problem, defined, names)
             if lost := features_of_reparsed_tables(problem, own, other):
                 message = "version %d gets no new values of %s: their source tables are stored in another form now"
                 log.warning(message, number, list_names(lost))

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.features.decision_frame import with_view_features
-from truecourse.data.deliveries import shape_digest
 from truecourse.data.sources import scratch
 from truecourse.data.sql import clean_versions
 from truecourse.errors import ModelError, TruecourseError
 from truecourse.evaluation.paired_comparison import FeatureLookup
 from truecourse.features import frame as frames
-from truecourse.features.definition_digests import changed_features, feature_definitions, label_definition
+from truecourse.features.columns_read import columns_read, parsing_of_column
+from truecourse.features.definition_digests import is_label_redefined, redefined_features
 from truecourse.features.feature_tables import compute_view
-from truecourse.features.view_sql import tables_read
 from truecourse.lineage.prediction_links import archived_problem
 from truecourse.problem import Problem
+from truecourse.problem.schema import Table
 from truecourse.references import ModelVersion, TrainedRun, Window, naive_utc
 from truecourse.registry import runs
 from truecourse.serving.contract import Contract
@@ -45,7 +45,7 @@ def rows_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: 
 
     Raises ModelError if they cannot be computed any more, or if the label is defined differently."""
     contract, where = training_contract(version), f"problem {problem.name}"
-    if contract.label_definition != label_definition(problem):
+    if is_label_redefined(problem, contract.label_definition):
         hint = f"truecourse run train --problem {problem.name}; compare models of the same label"
         raise ModelError("its label was redefined since it was trained", where=where, hint=hint)
     return features_as_trained(problem, version, rows)
@@ -54,13 +54,13 @@ def rows_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: 
 def features_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
     """rows_as_trained() without the check of the label, for prediction."""
     contract, where = training_contract(version), f"problem {problem.name}"
-    names = changed_features(contract.definitions, feature_definitions(problem), contract.definitions)
+    names = redefined_features(problem, contract.definitions, contract.definitions)
     if not names or not len(rows):
         return rows
     with archived_problem_of(version) as own:
         if lost := [
             *features_of_reparsed_tables(problem, own, names),
-            *changed_features(contract.definitions, feature_definitions(own), names),
+            *redefined_features(own, contract.definitions, names),
         ]:
             what = f"its features {list_names(lost)} were redefined, and the old definition cannot be computed any more"
             raise ModelError(what, where=where, hint=f"truecourse run train --problem {problem.name}")
@@ -80,14 +80,32 @@ def archived_problem_of(version: ModelVersion | TrainedRun) -> Iterator[Problem]
 
 
 def features_of_reparsed_tables(problem: Problem, own: Problem, names: Sequence[str]) -> list[str]:
-    """The features that read tables whose rows were parsed again since: the earlier rows are gone."""
-    now = {table.name: shape_digest(table) for table in problem.tables}
-    other = {table.name for table in own.tables if now.get(table.name) != shape_digest(table)}
-    if not other:
+    """The features that read columns which were removed or parsed again since: their earlier values are gone."""
+    now = {table.name: table for table in problem.tables}
+    other = {
+        table.name: {name for name in table.columns if not _is_stored(table, name, now.get(table.name))}
+        for table in own.tables
+    }
+    if not any(other.values()):
         return []
-    spine = tables_read(own, own.spine) if own.spine else {own.label_table.name}
-    read = {name: tables_read(own, view.sql) for view in own.views for name in view.features}
-    return [name for name in names if other & set(read.get(name, spine))]
+    fields = frozenset(own.request_fields)
+    spine = columns_read(own, own.spine) if own.spine else {own.label_table.name: fields}
+    read = {name: columns_read(own, view.sql) for view in own.views for name in view.features}
+    return [name for name in names if any(other[t] & columns for t, columns in read.get(name, spine).items())]
+
+
+def _is_stored(table: Table, name: str, now: Table | None) -> bool:
+    """Whether a column's values are still stored as they were, possibly under another name."""
+    if now is None:
+        return False
+    renamed = {column.renamed_from: other for other, column in now.columns.items()}
+    current = name if name in now.columns else renamed.get(name, name)
+    if current not in now.columns:
+        return False
+    before, after = (parsing_of_column(n, t.columns[n]) for n, t in ((name, table), (current, now)))
+    formats = [[repr(getattr(t.source, part, None)) for part in ("csv", "format")] for t in (table, now)]
+    same_source = before[0] == after[0] or current != name
+    return same_source and before[1:] == after[1:] and formats[0] == formats[1]
 
 
 def _compute(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:

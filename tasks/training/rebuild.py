@@ -43,7 +43,8 @@ class Plan(Reference):
     """What to rebuild, and from which step.
 
     From `source`: `deliveries` by table, whose bytes are in the home's storage, and `validations`, the order in which
-    they were validated. From `clean` or `features`: the tables in the home's storage. `until`: naive UTC."""
+    they were validated; `quarantined`: of each edited table, the rows that were quarantined, by delivery. From `clean`
+    or `features`: the tables in the home's storage. `until`: naive UTC."""
 
     problem: str
     start: Start
@@ -52,6 +53,7 @@ class Plan(Reference):
     parameters: dict[str, Any]
     deliveries: dict[str, tuple[Delivery, ...]] = Field(default_factory=dict)
     validations: tuple[ValidatedDeliveries, ...] = ()
+    quarantined: dict[str, dict[int, tuple[int, ...]]] = Field(default_factory=dict)
 
 
 class RebuildResult(Reference):
@@ -99,7 +101,10 @@ def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
         known = plan.deliveries[commit.table]
         accepted, _ = accepted_deliveries(tables, problem.name, commit.table)
         selected = tuple(d for d in known if d.number in commit.deliveries)
-        pending = PendingBatch(raw[commit.table], selected, known, frozenset(accepted), revalidates_all=False)
+        kept = {number: frozenset(rows) for number, rows in plan.quarantined.get(commit.table, {}).items()}
+        pending = PendingBatch(
+            raw[commit.table], selected, known, frozenset(accepted), revalidates_all=False, kept=kept
+        )
         for result in check_and_write(problem, problem.table(commit.table), tables, pending):
             if result.refused:
                 raise SourceError(result.sentence(), where=f"table {commit.table}")

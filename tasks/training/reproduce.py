@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tasks.training.rebuild import Plan, RebuildResult, Start, ValidatedDeliveri
 from tasks.training.trace import trace_model
 from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery, archive_key
+from truecourse.data.quarantine import quarantine_of, quarantined_rows
 from truecourse.data.sources import scratch
 from truecourse.data.sql import connect
 from truecourse.errors import ModelError, NotFound, TruecourseError
@@ -169,6 +171,7 @@ def _source_tables(recorded: TrainingRecord, reference: TableVersion) -> set[str
 def _copy_deliveries(recorded: TrainingRecord, tables: Tables, rebuilt_tables: Tables) -> dict[str, Any]:
     """Copy the bytes of a version's deliveries into the rebuild's home; returns them and their order of validation."""
     problem, deliveries_by_table, validations = recorded.manifest.problem, dict[str, tuple[Delivery, ...]](), []
+    quarantined: dict[str, dict[int, tuple[int, ...]]] = {}
     for name, clean in recorded.manifest.versions("clean").items():
         raw = _commits(recorded, raw_table(problem, name))
         known, _ = deliveries.parse_commits(raw)
@@ -184,14 +187,30 @@ def _copy_deliveries(recorded: TrainingRecord, tables: Tables, rebuilt_tables: T
         for version, commit in _commits(recorded, clean.name):
             if commit.get("rewritten"):
                 commits.clear()
+            elif commit.get("edits"):  # of rules only: no row changed
+                continue
             if commit.get("deliveries"):
                 numbers = tuple(item["number"] for item in commit["deliveries"])
                 commits.append((moments[version], ValidatedDeliveries(table=name, deliveries=numbers)))
         validations += commits
+        if any(commit.get("edits") for _, commit in _commits(recorded, clean.name)):
+            quarantined[name] = _quarantined(recorded, tables, clean, name)
     return {
         "deliveries": deliveries_by_table,
+        "quarantined": quarantined,
         "validations": tuple(one for _, one in sorted(validations, key=lambda pair: pair[0])),
     }
+
+
+def _quarantined(
+    recorded: TrainingRecord, tables: Tables, clean: TableVersion, name: str
+) -> dict[int, tuple[int, ...]]:
+    """The quarantined rows of every delivery of an edited table: its other rows stayed, whatever its rules are now."""
+    version, last = max((item for item in _commits(recorded, clean.name) if "deliveries" in item[1]), key=itemgetter(0))
+    found = quarantine_of(tables, recorded.manifest.problem, name, {**last, "version": version})
+    rows = quarantined_rows(tables, found)
+    known, _ = deliveries.parse_commits(_commits(recorded, raw_table(recorded.manifest.problem, name)))
+    return {delivery.number: tuple(rows.get(delivery.number, ())) for delivery in known}
 
 
 def _commits(recorded: TrainingRecord, name: str) -> list[Any]:

@@ -12,11 +12,13 @@ __all__ = [
     "overlap",
     "parsing",
     "pending_batch",
+    "quarantine",
     "readers",
     "records",
     "reread",
     "sources",
     "sql",
+    "table_edits",
     "times",
     "validation_report",
 ]

@@ -83,6 +83,12 @@ def parse_commits(commits: Iterable[Sequence[Any]]) -> tuple[list[Delivery], str
     return deliveries, shape
 
 
+def newest_commit(tables: Tables, name: str) -> dict[str, Any]:
+    """The newest commit of a raw or clean table that lists deliveries, with its `version`."""
+    listed = [commit | {"version": version} for version, commit in tables.commits(name) if "deliveries" in commit]
+    return listed[-1] if listed else {}
+
+
 def is_copy(delivery: Delivery, known: Sequence[Delivery]) -> bool:
     """Whether the delivery has the bytes of another place. A file that was moved is not a copy."""
     return delivery.copy_of is not None and known[delivery.copy_of].place != delivery.place

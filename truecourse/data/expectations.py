@@ -32,19 +32,32 @@ class Expectation:
 
 @dataclass
 class Tally:
-    """Counts of an expectation so far. `failures`: (row, value) of each failing row, if these are quarantined."""
+    """Counts of an expectation so far. `failures`: (row, value) of each failing row, if these are quarantined.
+
+    `quarantined`: for a delivery that was accepted before the rules changed, the rows that were quarantined then. Its
+    other rows stay, and are only counted in `kept`, unless cells or lines cannot be read. `failed_before` counts the
+    failures of rows that were quarantined then: they refuse nothing."""
 
     checked: int = 0
     failed: int = 0
+    kept: int = 0
+    failed_before: int = 0
+    quarantined: frozenset[int] | None = None
     examples: list[tuple[int, str | None]] = field(default_factory=list)
     failures: list[tuple[int, str | None]] = field(default_factory=list)
 
     def add(self, expectation: Expectation, failures: list[tuple[int, str | None]]) -> None:
+        if self.quarantined is not None:
+            failed_before = [failure for failure in failures if failure[0] in self.quarantined]
+            self.failed_before += len(failed_before)
+            if expectation.name not in ("type", "line"):
+                self.kept += len(failures) - len(failed_before)
+                failures = failed_before
         self.failed += len(failures)
         for row, value in failures[:1000]:  # distinct values are better examples than repeated ones
             if len(self.examples) < EXAMPLES and value not in [seen for _, seen in self.examples]:
                 self.examples.append((row, value))
-        if expectation.quarantines:
+        if expectation.quarantines or (self.failed_before and expectation.severity == "critical"):
             self.failures += failures
 
 
@@ -53,14 +66,21 @@ READABLE_LINE = Expectation("", "line", "a line has the declared number of field
 
 
 class TalliesByRange:
-    """Tallies of each expectation for each of several row ranges: `starts` <= row < `ends`, both ascending."""
+    """Tallies of each expectation for each of several row ranges: `starts` <= row < `ends`, both ascending.
+    `quarantined`: by range, as in Tally."""
 
-    def __init__(self, expectations: list[Expectation], starts: Sequence[int], ends: Sequence[int]) -> None:
+    def __init__(
+        self,
+        expectations: list[Expectation],
+        starts: Sequence[int],
+        ends: Sequence[int],
+        quarantined: Sequence[frozenset[int] | None],
+    ) -> None:
         self.expectations = expectations
         self._ends = list(ends)
         self.ranges: list[Tallies] = [
-            {expectation: Tally(checked=end - start) for expectation in expectations}
-            for start, end in zip(starts, ends, strict=True)
+            {expectation: Tally(checked=end - start, quarantined=rows) for expectation in expectations}
+            for start, end, rows in zip(starts, ends, quarantined, strict=True)
         ]
 
     def add(self, expectation: Expectation, failures: Iterable[tuple[int, str | None]]) -> None:

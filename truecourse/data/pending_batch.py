@@ -1,7 +1,7 @@
 """Deliveries of a raw table that wait for validation, and the check of their rows in chunks of bounded memory."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -24,6 +24,7 @@ from truecourse.data.expectations import (
 )
 from truecourse.data.parsing import LINE, UNREADABLE
 from truecourse.data.sql import ROW, quote
+from truecourse.data.table_edits import Edit
 from truecourse.problem import Problem
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
@@ -35,7 +36,10 @@ CHUNK = 100_000
 @dataclass(frozen=True)
 class PendingBatch:
     """Deliveries of a raw version that are to be validated, in order. `revalidates_all`: all deliveries are validated
-    again, because the table's declaration changed."""
+    again, because the table's declaration changed, or because it was asked for.
+
+    `kept`: deliveries that were accepted before the declaration changed, with the rows that were quarantined then. They
+    stay accepted, and so do their other rows, unless a cell or line cannot be read."""
 
     raw: TableVersion
     deliveries: tuple[Delivery, ...]
@@ -43,6 +47,9 @@ class PendingBatch:
     """Every delivery of the table."""
     accepted: frozenset[int]
     revalidates_all: bool
+    kept: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    edits: tuple[Edit, ...] = ()
+    """The edits of the declaration since the clean table was written."""
 
     @property
     def selected(self) -> Any:
@@ -65,7 +72,9 @@ def check(
 
     `clean`: the current clean table, for foreign keys that refer to the table itself."""
     expectations, batch = compile_expectations(table), pending.deliveries
-    tallies = TalliesByRange(expectations, [d.start for d in batch], [d.end for d in batch])
+    tallies = TalliesByRange(
+        expectations, [d.start for d in batch], [d.end for d in batch], [pending.kept.get(d.number) for d in batch]
+    )
     if not any(delivery.rows for delivery in batch):
         return tallies.ranges
     suite = Suite(table, expectations)

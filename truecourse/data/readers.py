@@ -8,8 +8,9 @@ cannot be read are errors that name the file. A malformed line is kept with its 
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +19,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from truecourse.data.arrow_types import arrow_type
 from truecourse.data.decoding import utf8_blocks
 from truecourse.data.parsing import PLAIN, Malformed, parse_batch, value_text
 from truecourse.data.records import Chunk, Records
 from truecourse.data.sources import Located, unpacked
 from truecourse.errors import SourceError
-from truecourse.problem.schema import Columns, Csv, Table, source_names
+from truecourse.problem.schema import AnyColumn, Columns, Csv, Table, Time, source_names
 
 log = logging.getLogger("truecourse.ingest")
 BATCH = 50_000
@@ -66,18 +68,28 @@ def dialect(located: Located) -> Csv:
     return located.csv if located.format == "csv" else PLAIN
 
 
-def read_batches(located: Located, table: Table) -> Iterator[pa.RecordBatch]:
+def read_batches(located: Located, table: Table, optional: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
     """Read the declared columns of a source's rows in order, with batch_schema(), including malformed lines.
 
-    Raises SourceError with the file and its fault; nothing unreadable is skipped."""
+    `optional`: columns that the source may lack; they have their default then, or null. Raises SourceError with the
+    file and its fault; nothing unreadable is skipped."""
     with open_rows(located) as rows:
-        yield from parse_batches(located, rows, table.columns, table.name)
+        yield from parse_batches(located, rows, table.columns, table.name, optional)
 
 
-def parse_batches(located: Located, rows: Rows, columns: Columns, name: str) -> Iterator[pa.RecordBatch]:
-    """Parse an open file's rows to these columns. `name`: the table's, for messages. Raises SourceError."""
-    names = source_names(columns)
-    absent = {column for column, source in names.items() if source not in rows.names}
+def absent_columns(located: Located, columns: Columns) -> list[str]:
+    """The columns that a source lacks. Raises SourceError if it cannot be read."""
+    with open_rows(located) as rows:
+        return [name for name, source in source_names(columns, rows.names).items() if source not in rows.names]
+
+
+def parse_batches(
+    located: Located, rows: Rows, columns: Columns, name: str, optional: Collection[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Parse an open file's rows to these columns. `name`: the table's, for messages. `optional`: as in read_batches().
+    Raises SourceError."""
+    names = source_names(columns, rows.names)
+    absent = {column for column, source in names.items() if source not in rows.names and column not in optional}
     if located.format == "jsonl":  # JSON objects omit nulls
         absent = {column for column in absent if not columns[column].nulls}
     declared, missing = dict.fromkeys(names.values()), {names[column] for column in absent}
@@ -86,9 +98,22 @@ def parse_batches(located: Located, rows: Rows, columns: Columns, name: str) -> 
     csv = dialect(located)
     for chunk in rows.chunks(list(positions.values())):
         if chunk.rows:
-            nulls = pa.nulls(chunk.rows, pa.string())
-            cells = dict.fromkeys(columns, nulls) | dict(zip(positions, chunk.cells, strict=True))
+            cells = {
+                column: default_cells(columns[column], chunk.rows) for column in columns if column not in positions
+            }
+            cells |= dict(zip(positions, chunk.cells, strict=True))
             yield parse_batch(cells, columns, csv, chunk.malformed)
+
+
+def default_cells(column: AnyColumn, rows: int) -> pa.Array:
+    """The default of a column that the source lacks, once for each row."""
+    if column.default is None:
+        return pa.nulls(rows, pa.string())
+    value: Any = column.default
+    if isinstance(column, Time):
+        moment = datetime.fromisoformat(str(value))
+        value = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return pa.array([value] * rows, arrow_type(column))
 
 
 def require_columns(where: str, columns: Mapping[str, Any], present: Sequence[str], absent: set[str]) -> None:

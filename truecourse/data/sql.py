@@ -3,7 +3,7 @@
 SQL sees each table under its own name, with its declared columns only; every time is a naive TIMESTAMP in UTC.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from truecourse.errors import FeatureError, NotFound
 from truecourse.problem import Problem
-from truecourse.problem.schema import AnyColumn, Table, Time
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Table, Text, Time
 from truecourse.references import TableVersion, Window
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, clean_table
@@ -104,7 +104,7 @@ def bind(
     time range (naive UTC). `cut`: only what can be known at a moment.
     """
     for table in problem.tables:
-        connection.register(f"{table.name}__rows", tables.dataset(versions[table.name]))
+        _bind_rows(connection, tables, versions[table.name], table)
         conditions = [rows, *_within(table, window), *_known(table, table.known_ahead, cut)]
         source = quote(f"{table.name}__rows")
         if cut is not None and cut.known is not None and cut.table == table.name:
@@ -117,6 +117,56 @@ def bind(
         )
     for name, file in problem.relations.items():
         run(connection, f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {statement(problem, file)}", where=file)
+
+
+def _bind_rows(connection: duckdb.DuckDBPyConnection, tables: Tables, version: TableVersion, table: Table) -> None:
+    """Create the relation `<table>__rows` of a version's rows, with the columns of an earlier declaration under their
+    names: renamed columns have their values, removed ones are null.
+
+    Raises FeatureError for a column that was declared after the version was written."""
+    rows, dataset = f"{table.name}__rows", tables.dataset(version)
+    others = {name: stored for name, stored in stored_names(tables, version, table.columns).items() if name != stored}
+    if not others:
+        connection.register(rows, dataset)
+        return
+    connection.register(f"{table.name}__stored", dataset)
+    values = ", ".join(
+        f"{quote(stored) if stored else _null(table.columns[name])} AS {quote(name)}" for name, stored in others.items()
+    )
+    source = quote(f"{table.name}__stored")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {quote(rows)} AS SELECT *, {values} FROM {source}")  # noqa: S608
+
+
+def stored_names(tables: Tables, version: TableVersion, names: Iterable[str]) -> dict[str, str]:
+    """The name under which a version of a clean table stores each column of an earlier declaration, after edits; empty
+    if it was removed. Raises FeatureError for a column that was declared after the version was written."""
+    present = tables.dataset(version).schema.names
+    found = {name: name for name in names}
+    if found.keys() <= set(present):
+        return found
+    edits = [
+        edit for number, commit in tables.commits(version.name) if number <= version.version
+        for edit in commit.get("edits", ())
+    ]  # fmt: skip
+    found = {name: name if name in present else _after_edits(name, edits) for name in found}
+    if unknown := [name for name, stored in found.items() if stored not in ("", *present)]:
+        hint = "run `truecourse run ingest` and `validate`: the declaration changed since"
+        raise FeatureError(f"the stored table has no column {', '.join(unknown)}", where=str(version), hint=hint)
+    return found
+
+
+def _after_edits(name: str, edits: Iterable[Mapping[str, str]]) -> str:
+    for edit in edits:
+        if edit["kind"] == "renamed" and edit["before"] == name:
+            name = edit["column"]
+        elif edit["kind"] == "removed" and edit["column"] == name:
+            name = ""
+    return name
+
+
+def _null(column: AnyColumn) -> str:
+    kinds = {Text: "VARCHAR", Integer: "BIGINT", Float: "DOUBLE", Boolean: "BOOLEAN", Time: "TIMESTAMPTZ"}
+    return f"CAST(NULL AS {kinds[type(column)]})"
 
 
 def select_list(table: Table, cut: Cut | None = None) -> str:

@@ -141,6 +141,17 @@ def summarize_tallies(tallies: Tallies) -> tuple[Outcome, ...]:
     )
 
 
+def kept_rows(tallies: Tallies) -> tuple[str, ...]:
+    """A warning for each rule that rows break which were accepted before it was declared."""
+    hint = "they stay, unless `truecourse run validate --recheck` quarantines them"
+    return tuple(
+        f"{expectation.column}: {counted(tally.kept, 'stored row')} "
+        f"{'breaks' if tally.kept == 1 else 'break'} “{expectation.rule}”; {hint}"
+        for expectation, tally in tallies.items()
+        if tally.kept
+    )
+
+
 def reasons_by_row(tallies: Tallies) -> dict[int, list[dict[str, str | None]]]:
     """The quarantining expectations that each invalid row fails, by row number."""
     reasons: dict[int, list[dict[str, str | None]]] = defaultdict(list)
@@ -166,7 +177,7 @@ def refusals(table: Table, tallies: Tallies, delivery: Delivery, quarantined: in
 
 def _faults_of(table: Table, expectation: Expectation, tally: Tally) -> Iterator[str]:
     """Why one expectation refuses the delivery. Great Expectations' `success` ignores severity."""
-    if not tally.failed:
+    if tally.failed <= tally.failed_before:
         return
     row, value = tally.examples[0]
     if expectation.severity == "critical":

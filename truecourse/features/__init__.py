@@ -7,6 +7,7 @@ __all__ = [
     "affected_spans",
     "asof",
     "clock",
+    "columns_read",
     "definition_digests",
     "feature_tables",
     "frame",

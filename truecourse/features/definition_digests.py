@@ -8,14 +8,20 @@ features of its training, even if the problem has changed.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from truecourse.data.deliveries import shape_digest
+from truecourse.errors import StorageError
+from truecourse.features.columns_read import columns_read, parsing_of
 from truecourse.features.view_sql import files_read, tables_read
 from truecourse.hashing import sha256_json
 from truecourse.problem import Problem, View
 from truecourse.problem.loader import declaration_document, function_statements, python_files
 from truecourse.problem.schema import AnyColumn
+from truecourse.settings import get_settings
+from truecourse.storage.fsync import LOG
+from truecourse.storage.object_store import open_store
 
 _SHOWN = 12
 
@@ -26,10 +32,28 @@ def feature_table(problem: Problem, view: str) -> str:
 
 
 def view_digest(problem: Problem, view: View) -> str:
-    """Digest of everything that a view's rows depend on, except the tables' rows."""
+    """Digest of everything that a view's rows depend on, except the tables' rows.
+
+    A feature table that an earlier release wrote keeps its name, and so its digest, in which all columns of the tables
+    count."""
+    former = _view_digest(problem, view, former=True)
+    try:
+        stored = _is_stored(get_settings().storage_root, f"features/{problem.name}/{view.name}.{former[:_SHOWN]}")
+    except StorageError:  # a server may run without the storage
+        stored = False
+    return former if stored else _view_digest(problem, view, former=False)
+
+
+def _view_digest(problem: Problem, view: View, *, former: bool) -> str:
     keys = problem.entity(view.entity).join_keys
     types = [type(problem.request_fields[key]).__name__ for key in keys if key in problem.request_fields]
-    return sha256_json([_definition(view), keys, types, _sql_inputs(problem, view.sql)])
+    return sha256_json([_definition(view), keys, types, _sql_inputs(problem, view.sql, former)])
+
+
+@lru_cache(maxsize=1024)  # no new tables get such names
+def _is_stored(root: str, name: str) -> bool:
+    """Whether the storage `root` has a table."""
+    return next(iter(open_store().list(f"{name}/{LOG}/")), None) is not None
 
 
 def views_digest(problem: Problem) -> str:
@@ -37,9 +61,9 @@ def views_digest(problem: Problem) -> str:
     return sha256_json([[view.name, view_digest(problem, view)] for view in problem.views])
 
 
-def feature_definitions(problem: Problem) -> dict[str, str]:
-    """The digest of each feature's definition, by name."""
-    spine = _spine(problem)
+def feature_definitions(problem: Problem, *, former: bool = False) -> dict[str, str]:
+    """The digest of each feature's definition, by name. `former`: as earlier releases computed it."""
+    spine = _spine(problem, former)
     fields = {name: sha256_json([_field(column), spine]) for name, column in problem.request_fields.items()}
     digests = {name: fields[name] for name in problem.features if name in fields}
     computed = problem.request_features
@@ -50,18 +74,21 @@ def feature_definitions(problem: Problem) -> dict[str, str]:
         definition = sha256_json([statements, code, list(computed.inputs), inputs])
         digests |= {name: sha256_json([_field(column), definition]) for name, column in computed.features.items()}
     for view in problem.views:
-        digest = view_digest(problem, view)
+        digest = _view_digest(problem, view, former=True) if former else view_digest(problem, view)
         digests |= {name: sha256_json([_field(column), digest]) for name, column in view.features.items()}
     return digests
 
 
-def label_definition(problem: Problem) -> str:
-    """Digest of the label's definition: models with different ones predict different targets."""
+def label_definition(problem: Problem, *, former: bool = False) -> str:
+    """Digest of the label's definition: models with different ones predict different targets. `former`: as
+    earlier releases computed it."""
     label = problem.label
     if label.sql is None:
         table = problem.label_table
-        return sha256_json([table.name, label.column, _field(table.columns[label.column or ""]), shape_digest(table)])
-    return sha256_json([_sql_inputs(problem, label.sql), list(label.classes)])
+        column = label.column or ""
+        parsing = shape_digest(table) if former else parsing_of(table, frozenset({column}))
+        return sha256_json([table.name, label.column, _field(table.columns[column]), parsing])
+    return sha256_json([_sql_inputs(problem, label.sql, former), list(label.classes)])
 
 
 def contract_definitions(problem: Problem) -> dict[str, Any]:
@@ -74,18 +101,35 @@ def changed_features(before: Mapping[str, str], now: Mapping[str, str], names: I
     return [name for name in names if before.get(name) != now.get(name)]
 
 
-def _spine(problem: Problem) -> Any:
+def redefined_features(problem: Problem, before: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """The features whose definition differs from the recorded one, in the form of this release or of earlier ones."""
+    changed = changed_features(before, feature_definitions(problem), names)
+    return changed_features(before, feature_definitions(problem, former=True), changed) if changed else []
+
+
+def is_label_redefined(problem: Problem, before: str) -> bool:
+    """Whether the label's definition differs from the recorded one, in the form of this release or of earlier ones."""
+    return before not in (label_definition(problem), label_definition(problem, former=True))
+
+
+def _spine(problem: Problem, former: bool) -> Any:
     """The inputs of the decisions and their request fields."""
     if problem.spine is None:
-        return [problem.label_table.name, shape_digest(problem.label_table)]
-    return _sql_inputs(problem, problem.spine)
+        table = problem.label_table
+        fields = frozenset(problem.request_fields) | {*table.key, problem.label.column or ""}
+        return [table.name, shape_digest(table) if former else parsing_of(table, fields)]
+    return _sql_inputs(problem, problem.spine, former)
 
 
-def _sql_inputs(problem: Problem, file: str) -> list[Any]:
-    """The statements of a SQL file and of the relations that it reads, and the shape digests of their tables."""
+def _sql_inputs(problem: Problem, file: str, former: bool) -> list[Any]:
+    """The statements of a SQL file and of the relations that it reads, and the parsing of the columns that they
+    read."""
     texts = [_without_comments(problem.text(name)) for name in files_read(problem, file)]
-    tables = [t for t in problem.tables if t.name in tables_read(problem, file)]
-    return [texts, [[t.name, shape_digest(t)] for t in tables]]
+    if former:
+        tables = [t for t in problem.tables if t.name in tables_read(problem, file)]
+        return [texts, [[t.name, shape_digest(t)] for t in tables]]
+    read = columns_read(problem, file)
+    return [texts, [[name, parsing_of(problem.table(name), columns)] for name, columns in read.items()]]
 
 
 def _without_comments(text: str) -> str:

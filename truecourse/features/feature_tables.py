@@ -15,6 +15,7 @@ from truecourse.data import sql
 from truecourse.errors import StorageError
 from truecourse.features.affected_spans import ALWAYS, TimeRange, merge_ranges, ranges_around
 from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.columns_read import columns_read
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import used_tables
 from truecourse.features.view_versions import HISTORY, History, reach
@@ -85,6 +86,14 @@ def _changed_ranges(
     for name in old.keys() | new.keys():
         if old.get(name) == new.get(name):
             continue
+        if name in old and name in new:
+            table = by_name[name]
+            read = columns_read(problem, view.sql)[table.name]
+            try:
+                if _same_rows(connection, tables, read, old[name], new[name]):
+                    continue
+            except StorageError:  # the old version's files are gone
+                return [ALWAYS]
         timed = name in old and name in new and by_name[name].time is not None
         if view.timeless or view.lookback is None or not timed or _rewritten(tables, old[name], new[name]):
             return [ALWAYS]
@@ -94,6 +103,32 @@ def _changed_ranges(
             return [ALWAYS]
         ranges += ranges_around(times, *reach(view))
     return merge_ranges(ranges)
+
+
+def _same_rows(
+    connection: duckdb.DuckDBPyConnection,
+    tables: Tables,
+    columns: frozenset[str],
+    old: TableVersion,
+    new: TableVersion,
+) -> bool:
+    """Whether two versions of a clean table have equal rows in these columns, after edits of the table."""
+    removed, added = tables.changed_files(old, new)
+    if not removed.files and not added.files:
+        return True
+    if not _rewritten(tables, old, new):
+        return False
+    sides = []
+    for name, rows, version in (("__old", removed, old), ("__new", added, new)):
+        connection.register(name, rows)
+        stored = sql.stored_names(tables, version, sorted(columns))
+        if "" in stored.values():
+            return False
+        names = ", ".join(map(sql.quote, [*stored.values(), sql.RECORDED, sql.SUPERSEDED]))
+        sides.append(f"SELECT {names} FROM {name}")  # noqa: S608
+    query = f"SELECT count(*) FROM (({sides[0]} EXCEPT ALL {sides[1]}) UNION ALL ({sides[1]} EXCEPT ALL {sides[0]}))"  # noqa: S608
+    ((different,),) = sql.run(connection, query, where=new.name).fetchall()
+    return not different
 
 
 def _rewritten(tables: Tables, old: TableVersion, new: TableVersion) -> bool:

@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
@@ -92,6 +92,12 @@ class Column:
     source: str = ""
     """In a table: the column's name in the source, if it differs from the name in the table. Example:
     `source="Order Date"`."""
+    renamed_from: str = ""
+    """In a table: the column's former name. Stored values keep, and sources may use either name. Example:
+    `renamed_from="colour"`."""
+    default: str | int | float | bool | None = None
+    """In a table: the value of rows whose source has no such column. A time is ISO 8601 text. Example:
+    `default="web"`."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -167,9 +173,12 @@ def shown_unit(column: AnyColumn | None) -> str:
     return (column.unit or column.symbol) if isinstance(column, Integer | Float) else ""
 
 
-def source_names(columns: Columns) -> dict[str, str]:
-    """The source name of each column, by its name in the table."""
-    return {name: column.source or name for name, column in columns.items()}
+def source_names(columns: Columns, present: Collection[str] = ()) -> dict[str, str]:
+    """The source name of each column, by its name in the table. `present`: the columns of a source, which may have the
+    former name of a renamed column."""
+    names = {name: column.source or name for name, column in columns.items()}
+    former = {name: column.renamed_from for name, column in columns.items() if column.renamed_from in present}
+    return {name: former.get(name, source) if source not in present else source for name, source in names.items()}
 
 
 def _check_encoding(name: str) -> str:

@@ -3,10 +3,11 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from truecourse.authoring.checks.names import place
 from truecourse.errors import Fault
-from truecourse.problem.schema import AnyColumn, Columns, Float, Integer, Text, Time
+from truecourse.problem.schema import AnyColumn, Boolean, Columns, Float, Integer, Text, Time
 
 
 def constraint_faults(columns: Columns, *path: str) -> Iterator[Fault]:
@@ -68,6 +69,36 @@ def feature_type_faults(columns: Columns, *path: str) -> Iterator[Fault]:
         if isinstance(column, Time):
             hint = "derive a number from it, such as the hour of the day"
             yield Fault(place(*path, name), "a feature cannot be a Time", hint)
+
+
+def edit_faults(columns: Columns, *path: str) -> Iterator[Fault]:
+    """Faults of `renamed_from` and `default`."""
+    renamed: dict[str, str] = {}
+    for name, column in columns.items():
+        former, where = column.renamed_from, place(*path, name)
+        if former in columns:
+            yield Fault(f"{where}.renamed_from", f"{former!r} is still declared", "remove the former column")
+        elif former in renamed:
+            what = f"{renamed[former]} is renamed from {former!r} too"
+            yield Fault(f"{where}.renamed_from", what, "a column can be renamed to one name only")
+        elif former:
+            renamed[former] = name
+        if column.default is not None and not _fits(column, column.default):
+            hint = "give a value of the column's type; a time as ISO 8601 text"
+            yield Fault(f"{where}.default", f"{column.default!r} is no {type(column).__name__}", hint)
+
+
+def _fits(column: AnyColumn, value: str | int | float | bool) -> bool:
+    if isinstance(column, Time):
+        try:
+            return isinstance(value, str) and bool(datetime.fromisoformat(value))
+        except ValueError:
+            return False
+    if isinstance(value, bool) or isinstance(column, Boolean):
+        return isinstance(value, bool) and isinstance(column, Boolean)
+    if isinstance(column, Text):
+        return isinstance(value, str)
+    return isinstance(value, int if isinstance(column, Integer) else int | float)
 
 
 def same_type(one: AnyColumn, other: AnyColumn) -> bool:

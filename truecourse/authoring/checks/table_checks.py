@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from truecourse.authoring.checks.columns import constraint_faults, same_type
+from truecourse.authoring.checks.columns import constraint_faults, edit_faults, same_type
 from truecourse.authoring.checks.names import is_reserved, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Problem
@@ -30,6 +30,7 @@ def _table_faults(table: Table) -> Iterator[Fault]:
     if not table.columns:
         yield Fault(columns, "the table has no columns", "declare those that the problem uses")
     yield from constraint_faults(table.columns, *path, "columns")
+    yield from edit_faults(table.columns, *path, "columns")
     yield from repeated(table.columns, columns, "columns")
     for name in table.columns:
         if is_reserved(name):

@@ -1,0 +1,375 @@
+"""Edits of a table's columns keep every row and value, recompute only the views that read them, and leave earlier
+versions as they are."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.data.ingest import ingest_sources
+from tasks.data.validate import validate_new
+from tasks.features.decision_frame import decision_frame
+from tasks.features.trained_features import features_as_trained
+from tasks.training.build_snapshot import build_snapshot
+from tasks.training.reproduce import reproduce
+from tasks.training.trace import trace_model
+from tasks.training.train import train_model
+from tests.edited_orders import ANONYMOUS, CORRECTED, DECIMAL, PHONE, install, orders
+from tests.unevaluated_versions import set_champion
+from truecourse.authoring.checks.run_checks import require_valid
+from truecourse.data.sql import clean_versions
+from truecourse.data.validation_report import TableResult, in_order_of_reference, read_result
+from truecourse.errors import ValidationFailed
+from truecourse.features.definition_digests import feature_table
+from truecourse.features.feature_tables import compute_view
+from truecourse.hashing import sha256
+from truecourse.lineage.prediction_links import archived_problem
+from truecourse.modeling.snapshot import load_frame, load_manifest
+from truecourse.modeling.training import train
+from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
+from truecourse.references import ModelVersion, TableVersion
+from truecourse.registry import aliases, runs
+from truecourse.registry import versions as registry
+from truecourse.settings import get_settings
+from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
+
+Configure = Callable[..., None]
+Rows = dict[int, dict[str, Any]]
+ALL = {"spend", "haste", "facts"}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replacements in the problem's files, and what follows from them. `changed`: rows whose `columns` have other
+    values. `returned`: rows that leave quarantine. `reported`: of a warning about stored rows."""
+
+    replacements: tuple[tuple[str, str, str], ...]
+    kept: frozenset[str] = frozenset(ALL)
+    renamed: tuple[tuple[str, str], ...] = ()
+    removed: tuple[str, ...] = ()
+    returned: tuple[int, ...] = ()
+    reported: str = ""
+
+
+def _columns(old: str, new: str, **result: Any) -> Edit:
+    return Edit((("problem.py", old, new),), **result)
+
+
+NOTE, ITEMS = '"note": Text(nulls=True)', '"items": Integer()'
+AMOUNT, EXPRESS = '"amount": Integer(ge=0)', '"express": Boolean()'
+SPEND = ("features/spend.sql", "sum(sum(amount))", "sum(sum(value))")
+EDITS = {
+    "add a column that may be null": _columns(NOTE, f'{NOTE}, "region": Text(nulls=True)'),
+    "add a column with a default": _columns(NOTE, f'{NOTE}, "region": Text(default="north")'),
+    "add a column that all files have": _columns(NOTE, f'{NOTE}, "weight": Float()'),
+    "remove a column that no view reads": _columns(f"{NOTE},", "", removed=("note",)),
+    "remove a column that a view reads": Edit(
+        (
+            ("problem.py", f"{EXPRESS},", ""),
+            ("features/haste.sql", "bool_or(express)", "bool_or(channel = 'web')"),
+        ),
+        kept=frozenset({"spend", "facts"}),
+        removed=("express",),
+    ),
+    "rename a column that a view reads": Edit(
+        (("problem.py", AMOUNT, '"value": Integer(ge=0, renamed_from="amount")'), SPEND),
+        kept=frozenset({"haste", "facts"}),
+        renamed=(("amount", "value"),),
+    ),
+    "rename a column that no view reads": _columns(
+        NOTE, '"remark": Text(nulls=True, renamed_from="note")', renamed=(("note", "remark"),)
+    ),
+    "rename the key": Edit(
+        (
+            ("problem.py", '"number": Integer()', '"order": Integer(renamed_from="number")'),
+            ("problem.py", 'key=["number"]', 'key=["order"]'),
+            ("spine.sql", "number AS id", '"order" AS id'),
+            ("label.sql", "number AS id", '"order" AS id'),
+        ),
+        kept=frozenset({"facts"}),
+        renamed=(("number", "order"),),
+    ),
+    "rename and widen a column": Edit(
+        (("problem.py", AMOUNT, '"value": Float(ge=0, renamed_from="amount")'), SPEND),
+        kept=frozenset({"facts"}),
+        renamed=(("amount", "value"),),
+        returned=(DECIMAL,),
+    ),
+    "widen an integer to a float": _columns(
+        AMOUNT, '"amount": Float(ge=0)', kept=frozenset({"facts"}), returned=(DECIMAL,)
+    ),
+    "widen an integer to text": _columns(ITEMS, '"items": Text()'),
+    "widen a boolean to text": Edit(
+        (
+            ("problem.py", EXPRESS, '"express": Text()'),
+            ("features/haste.sql", "bool_or(express)", "bool_or(express = 'true')"),
+        ),
+        kept=frozenset({"spend", "facts"}),
+    ),
+    "widen a category to text": _columns(
+        'Text(one_of=["web", "shop"])', "Text()", kept=frozenset({"facts"}), returned=(PHONE,)
+    ),
+    "tighten a range": _columns(
+        AMOUNT, '"amount": Integer(ge=0, le=90)', reported="amount: 23 stored rows break “0 ≤ value ≤ 90”"
+    ),
+    "tighten categories, of a severity that refuses": _columns(
+        'Text(one_of=["web", "shop"])',
+        'Text(one_of=["web"], severity="critical")',
+        reported="break “one of web”",
+    ),
+    "allow null": _columns(
+        '"customer": Text(),\n                "ordered',
+        '"customer": Text(nulls=True),\n                "ordered',
+        kept=frozenset({"facts"}),
+        returned=(ANONYMOUS,),
+    ),
+    "forbid null": _columns(NOTE, '"note": Text()', reported="break “never missing”"),
+    "several edits of two tables": Edit(
+        (
+            ("problem.py", f"{ITEMS},", ""),
+            ("problem.py", NOTE, '"remark": Text(nulls=True, renamed_from="note"), "region": Text(nulls=True)'),
+            ("problem.py", '"joined": Integer()', '"joined": Float()'),
+            ("problem.py", '"segment": Text()', '"group": Text(renamed_from="segment")'),
+            ("features/facts.sql", "segment", '"group" AS segment'),
+        ),
+        kept=frozenset({"spend", "haste"}),
+        renamed=(("note", "remark"), ("segment", "group")),
+        removed=("items",),
+    ),
+}  # fmt: skip
+
+
+def run_data(problem: Problem, *, recheck: bool = False) -> dict[str, TableResult]:
+    from truecourse.features.clock import data_end
+
+    tables, results = Tables(), {}
+    for table in in_order_of_reference(problem):
+        ingest_sources(problem, table, tables)
+        now = data_end(problem, tables) if tables.exists(clean_table(problem.name, "orders")) else None
+        moment = now.replace(tzinfo=None) if now else None
+        results[table.name] = validate_new(problem, table, tables, moment or _start(), recheck=recheck)
+    return results
+
+
+def _start() -> Any:
+    from datetime import datetime
+
+    return datetime(2026, 1, 1)
+
+
+def train_version(problem: Problem) -> ModelVersion:
+    tables = Tables()
+    clean = clean_versions(problem, tables)
+    features = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
+    snapshot = build_snapshot(problem, tables, clean=clean, features=features)
+    return registry.create_version(train_model.fn(problem.name, snapshot))
+
+
+def rows_of(table: str, kind: Callable[[str, str], str] = clean_table) -> Rows:
+    """The rows of a table's newest version by number; of a clean table with the superseded ones."""
+    version = Tables().version(kind("orders", table))
+    return {row["_tc_row"]: row for row in Tables().read(version).to_pylist()} if version else {}
+
+
+def assert_rebuilt(version: ModelVersion, folder: Path) -> None:
+    """Require that a version's pinned tables and archived problem give the same frame and model again."""
+    tables, run = Tables(), runs.trained_run("orders", version.run_id)
+    manifest, own = load_manifest(tables.store, run.snapshot), archived_problem(version, folder)
+    clean, features = manifest.versions("clean"), manifest.versions("features")
+    assert build_snapshot(own, tables, clean=clean, features=features, proof=manifest.look_ahead) == run.snapshot
+    model = train(own, load_frame(tables.store, run.snapshot), own.model).model
+    assert sha256(model.ubj()) == version.model_sha256
+
+
+@dataclass(frozen=True)
+class World:
+    folder: Path
+    first: ModelVersion
+
+    def edit(self, edit: Edit) -> Problem:
+        for file, old, new in edit.replacements:
+            text = (self.folder / file).read_text()
+            assert old in text, (file, old)
+            (self.folder / file).write_text(text.replace(old, new, 1))
+        problem = load_problem()
+        require_valid(problem)
+        return problem
+
+
+@pytest.fixture(scope="module")
+def trained_orders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelVersion]:
+    base = tmp_path_factory.mktemp("orders")
+    install(base / "problems")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("HOME", base / ".truecourse"), ("PROBLEMS", base / "problems"), ("PROBLEM", "orders")):
+            patch.setenv(f"TRUECOURSE_{name}", str(value))
+        get_settings.cache_clear()
+        run_data(load_problem())
+        version = train_version(load_problem())
+        set_champion(version)
+    get_settings.cache_clear()
+    return base, version
+
+
+@pytest.fixture
+def world(trained_orders: tuple[Path, ModelVersion], tmp_path: Path, configure: Configure) -> World:
+    base, version = trained_orders
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    configure(home=tmp_path / ".truecourse", problems=tmp_path / "problems", problem="orders")
+    return World(tmp_path / "problems" / "orders", version)
+
+
+class Killed(BaseException):
+    pass
+
+
+def run_killed(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> dict[str, TableResult]:
+    """Ingest and validate; the first run is killed after its first commit, the next one after its second, and so on."""
+    real, left = Tables._write, 0
+
+    def write(self: Tables, *args: Any, **options: Any) -> TableVersion:
+        nonlocal left
+        version = real(self, *args, **options)
+        left -= 1
+        if left == 0:
+            raise Killed
+        return version
+
+    for number in range(1, 9):
+        left = number
+        with monkeypatch.context() as patch:
+            patch.setattr(Tables, "_write", write)
+            try:
+                return run_data(problem)
+            except Killed:
+                continue
+    raise AssertionError("the run never ended")
+
+
+def assert_nothing_lost(before: dict[str, Rows], after: dict[str, Rows], edit: Edit) -> None:
+    renamed = dict(edit.renamed)
+    for table, rows in before.items():
+        assert rows.keys() <= after[table].keys()
+        for number, row in rows.items():
+            now = after[table][number]
+            for name, value in row.items():
+                if name not in edit.removed:
+                    found = now[renamed.get(name, name)]
+                    assert _same(value, found), (table, number, name, value, found)
+
+
+def _same(value: Any, found: Any) -> bool:
+    if isinstance(found, str) and not isinstance(value, str) and value is not None:
+        return found.lstrip("0") == str(value).lower()
+    return bool(value == found)
+
+
+def test_the_first_version_has_the_expected_rows(world: World) -> None:
+    quarantined = {row["_tc_row"] for row in rows_of("orders", quarantine_table).values()}
+    assert quarantined == {DECIMAL, ANONYMOUS, PHONE}
+    corrected = [row for row in rows_of("orders").values() if row["number"] == CORRECTED]
+    assert [row["amount"] for row in corrected if row["_tc_superseded_at"] is None] == [1000]
+    assert len(corrected) == 2
+    assert trace_model("orders", world.first.version)["verified"]
+
+
+@pytest.mark.parametrize("name", list(EDITS))
+def test_an_edit_keeps_rows_and_versions(
+    name: str, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    edit, tables = EDITS[name], Tables()
+    former = load_problem()
+    before = {table: rows_of(table) for table in ("orders", "customers")}
+    raw = {table: rows_of(table, raw_table) for table in ("orders", "customers")}
+    names = {view.name: feature_table(former, view.name) for view in former.views}
+    computed = {view: len(tables.commits(name)) for view, name in names.items()}
+    problem = world.edit(edit)
+    run_killed(problem, monkeypatch)
+    assert_nothing_lost(before, {table: rows_of(table) for table in before}, edit)
+    now = {table: rows_of(table, raw_table) for table in raw}
+    assert {table: rows.keys() for table, rows in raw.items()} == {table: rows.keys() for table, rows in now.items()}
+    quarantined = {DECIMAL, ANONYMOUS, PHONE} - {*edit.returned}
+    assert set(rows_of("orders", quarantine_table)) == quarantined
+    assert set(rows_of("orders")) == (before["orders"].keys() | {*edit.returned})
+    results = [read_result(tables.store, "orders", "orders", number) for number in (0, 1)]
+    warnings = [line for result in results if result is not None for line in result.warnings]
+    assert edit.reported in "\n".join(warnings) if edit.reported else not warnings, warnings
+    for table in problem.tables:
+        newest = tables.commits(clean_table("orders", table.name))[-1][1]
+        changed = tables.commits(clean_table("orders", table.name))[1:]
+        assert len(changed) <= 1, "an edit is one commit"
+        assert (newest["edits"] != []) == bool(changed)
+    assert all(not result.validated for result in run_data(problem).values()), "nothing new"
+
+    second = train_version(problem)
+    for view in problem.views:
+        same = feature_table(problem, view.name) == names[view.name]
+        kept = same and not any(c["rows"] for _, c in tables.commits(names[view.name])[computed[view.name] :])
+        assert kept == (view.name in edit.kept), view.name
+    for version in (world.first, second):
+        assert trace_model("orders", version.version)["verified"]
+    assert_rebuilt(world.first, tmp_path / "first")
+    set_champion(second)
+    assert aliases.roll_back("orders", "it was better").champion == world.first
+    if not edit.removed and "widen" not in name:
+        clean = clean_versions(problem, tables)
+        features = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
+        decisions = decision_frame(problem, tables, clean, features)
+        assert len(features_as_trained(problem, world.first, decisions)) == len(decisions)
+
+
+def test_stored_rows_are_quarantined_when_asked(world: World) -> None:
+    problem = world.edit(EDITS["tighten a range"])
+    run_data(problem)
+    tables, broken = Tables(), {number for number, row in rows_of("orders").items() if row["amount"] > 90}
+    assert len(broken) > 10
+    assert broken <= rows_of("orders").keys()
+    world.edit(_columns('key=["number"],', 'key=["number"], max_quarantined=0.2,'))
+    result = run_data(load_problem(), recheck=True)["orders"]
+    assert [one.refused for one in result.validated] == [(), ()]
+    assert not any(one.warnings for one in result.validated)
+    assert broken <= rows_of("orders", quarantine_table).keys()
+    assert not broken & rows_of("orders").keys()
+    assert sorted(rows_of("orders").keys() | rows_of("orders", quarantine_table).keys()) == list(range(401))
+    assert not run_data(load_problem())["orders"].validated
+    versions = tables.commits(clean_table("orders", "orders"))
+    assert len(versions) == 3
+    assert trace_model("orders", world.first.version)["verified"]
+
+
+def test_a_recheck_that_refuses_changes_nothing(world: World) -> None:
+    problem = world.edit(_columns(AMOUNT, '"amount": Integer(ge=0, le=9)'))
+    run_data(problem)
+    before = rows_of("orders"), rows_of("orders", quarantine_table)
+    with pytest.raises(ValidationFailed, match="accepted before would be refused"):
+        run_data(problem, recheck=True)
+    assert (rows_of("orders"), rows_of("orders", quarantine_table)) == before
+
+
+def test_every_version_of_a_chain_of_edits_is_reproduced_from_its_sources(world: World) -> None:
+    """Rules are tightened, loosened and tightened again between deliveries; columns come, go and are renamed."""
+    steps = (
+        ("tighten a range", "add a column that may be null"),
+        ("rename the key", "widen a category to text", "forbid null"),
+        ("remove a column that a view reads", "widen an integer to text"),
+    )
+    versions = [world.first]
+    world.edit(_columns('key=["number"],', 'max_quarantined=0.2, key=["number"],'))
+    for number, names in enumerate(steps):
+        for name in names:
+            problem = world.edit(EDITS[name])
+            run_data(problem)
+        more = orders(1000 * (number + 1), 50, f"2026-03-{3 + number:02d}", number).assign(region="south", note="x")
+        more.to_csv(world.folder / "data" / f"orders-{3 + number}.csv", index=False)
+        results = run_data(problem)["orders"]
+        assert [one.refused for one in results.validated] == [()]
+        versions.append(train_version(problem))
+    assert len({version.run_id for version in versions}) == 4
+    for version in (versions[0], *versions[2:]):
+        rebuilt = reproduce("orders", version.version, "source")
+        assert rebuilt["state"] == "verified", [link for link in rebuilt["links"] if not link["verified"]]
+        assert rebuilt["identical"]

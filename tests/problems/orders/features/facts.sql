@@ -1,0 +1,1 @@
+SELECT customer, segment FROM customers

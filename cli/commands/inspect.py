@@ -19,7 +19,7 @@ from cli.terminal.output import Answer, Json, ProblemName, command, command_with
 from cli.terminal.tables import links_view, pairs, table
 from services.process import platform_state
 from truecourse.authoring.data_check import DataCheck, check_frame, check_source
-from truecourse.errors import ProblemError, RequestError, SettingsError
+from truecourse.errors import ProblemError, RequestError, SettingsError, StorageError
 from truecourse.monitoring import report_store
 from truecourse.monitoring.health import health_page as healthpage
 from truecourse.problem import Problem
@@ -239,7 +239,8 @@ def check(
     ] = False,
     json: Json = False,
 ) -> Answer:
-    """Check a problem's specification: every fault with place and hint; with --data, warnings about its rows too."""
+    """Check a problem's specification: every fault with place and hint, and what an edit changes in stored tables and
+    views; with --data, warnings about its rows too."""
     from truecourse.authoring.checks.run_checks import require_valid
 
     spec = load_problem(problem)
@@ -247,9 +248,10 @@ def check(
     parts = {"table": spec.tables, "view": spec.views, "feature": spec.features}
     summary = f"{spec.name}: {', '.join(counted(len(part), noun) for noun, part in parts.items())}"
     valid = f"[green]✓[/] no faults in {summary}"
-    document: dict[str, Any] = {"problem": spec.name, "faults": []}
+    changes, stored = _planned_changes(spec)
+    document: dict[str, Any] = {"problem": spec.name, "faults": [], "changes": changes}
     if not data:
-        return Answer(document, valid)
+        return Answer(document, "\n".join([valid, *stored]))
     result = _check_data(spec)
     warnings = result.warnings()
     document |= {
@@ -260,7 +262,19 @@ def check(
     }
     lines = [f"[yellow]![/] {escape(line)}" for line in warnings]
     clean = [] if warnings else [f"[green]✓[/] nothing suspicious in {counted(result.rows, 'row')}"]
-    return Answer(document, "\n".join([valid, *lines, *clean]))
+    return Answer(document, "\n".join([valid, *stored, *lines, *clean]))
+
+
+def _planned_changes(spec: Problem) -> tuple[dict[str, Any] | None, list[str]]:
+    """What the next run changes in stored tables and views, as document and lines; None if storage does not answer."""
+    from truecourse.authoring.table_changes import plan_changes
+    from truecourse.storage.delta_tables import Tables
+
+    try:
+        plan = plan_changes(spec, Tables())
+    except StorageError as error:
+        return None, [f"[yellow]![/] stored tables were not compared: {escape(error.what)}"]
+    return plan.document(), [f"[cyan]→[/] {escape(line)}" for line in plan.sentences()]
 
 
 def _check_data(spec: Problem) -> DataCheck:

@@ -1,6 +1,7 @@
 """Edits of a table's columns keep every row and value, recompute only the views that read them, and leave earlier
 versions as they are."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cli.main import execute
 from tasks.data.ingest import ingest_sources
 from tasks.data.validate import validate_new
 from tasks.features.decision_frame import decision_frame
@@ -20,6 +22,7 @@ from tasks.training.train import train_model
 from tests.edited_orders import ANONYMOUS, CORRECTED, DECIMAL, PHONE, install, orders
 from tests.unevaluated_versions import set_champion
 from truecourse.authoring.checks.run_checks import require_valid
+from truecourse.authoring.table_changes import plan_changes
 from truecourse.data.sql import clean_versions
 from truecourse.data.validation_report import TableResult, in_order_of_reference, read_result
 from truecourse.errors import ValidationFailed
@@ -373,3 +376,37 @@ def test_every_version_of_a_chain_of_edits_is_reproduced_from_its_sources(world:
         rebuilt = reproduce("orders", version.version, "source")
         assert rebuilt["state"] == "verified", [link for link in rebuilt["links"] if not link["verified"]]
         assert rebuilt["identical"]
+
+
+def planned(problem: Problem, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What `truecourse check` says, as JSON; the command must print the same sentences."""
+    assert execute(["check", "--json"]) == 0
+    changes: dict[str, Any] = json.loads(capsys.readouterr().out)["changes"]
+    assert execute(["check"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(line.split()) in printed for line in plan_changes(problem, Tables()).sentences())
+    return changes
+
+
+def test_check_says_what_an_edit_does(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert planned(load_problem(), capsys) == {"tables": [], "views": {"recomputed": [], "kept": []}}
+    before = sorted(Tables().store.list(""))
+    world.edit(EDITS["add a column that may be null"])
+    world.edit(EDITS["tighten categories, of a severity that refuses"])
+    problem = world.edit(EDITS["rename and widen a column"])
+    changes = planned(problem, capsys)
+    assert sorted(Tables().store.list("")) == before, "nothing is written"
+    (orders_change,) = changes["tables"]
+    kinds = {(edit["kind"], edit["column"]) for edit in orders_change["edits"]}
+    assert {("added", "region"), ("tightened", "channel"), ("renamed", "value"), ("widened", "value")} <= kinds
+    effects = orders_change["effects"]
+    assert effects[0] == "region is null in 200 rows of 1 of 2 deliveries, all before 2026-01-31"
+    assert "break “one of web” of channel; they stay, unless validate --recheck" in effects[1]
+    assert effects[2] == "1 quarantined row may return: the rule that it broke changed"
+    assert changes["views"] == {"recomputed": ["spend"], "kept": ["haste", "facts"]}
+    stayed = int(effects[1].split()[0])
+    assert stayed == sum(row["channel"] != "web" and not row["_tc_superseded_at"] for row in rows_of("orders").values())
+    run_data(problem)
+    assert planned(problem, capsys)["tables"] == []
+    null = [row for row in rows_of("orders").values() if row["region"] is None]
+    assert max(row["ordered_at"] for row in null).strftime("%Y-%m-%d") < "2026-01-31"

@@ -1,6 +1,6 @@
 """Tools for writing a problem: `truecourse init`, `truecourse check`, and leakage warnings.
 
-Depends on `data`, `problem` and `modeling`.
+Depends on `data`, `features`, `problem` and `modeling`.
 """
 
-__all__ = ["checks", "data_check", "scaffold"]
+__all__ = ["checks", "data_check", "scaffold", "table_changes"]

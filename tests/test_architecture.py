@@ -64,6 +64,25 @@ def test_every_import_contract_holds() -> None:
     assert "0 broken" in done.stdout
 
 
+def test_compiled_functions_call_only_those_of_their_own_file() -> None:
+    """Numba's cache on disk does not notice that a function of another file changed: the old one would run."""
+    compiled = {path: list(_compiled(ast.parse(path.read_text()))) for path in files("truecourse")}
+    known = {function.name for functions in compiled.values() for function in functions}
+    assert len(known) > 2
+    for path, functions in compiled.items():
+        here = {function.name for function in functions}
+        for function in functions:
+            called = {node.func.id for node in ast.walk(function) if isinstance(node, ast.Call)
+                      if isinstance(node.func, ast.Name)}  # fmt: skip
+            assert called & known <= here, f"{name(path)}: {function.name}"
+
+
+def _compiled(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and any("njit" in ast.unparse(one) for one in node.decorator_list):
+            yield node
+
+
 def test_each_package_has_a_docstring_and_lists_what_others_import() -> None:
     """`__all__` of a package lists the modules that are imported from outside it; all others are private."""
     known, imported = set(modules()), list(imports())

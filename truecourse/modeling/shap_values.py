@@ -1,4 +1,4 @@
-"""Exact SHAP values of a forest, compiled. Import it lazily: importing Numba takes a quarter of a second.
+"""Exact SHAP values of a forest, by a compiled kernel. Import it lazily: importing Numba takes a quarter of a second.
 
 Path-dependent TreeSHAP (Lundberg et al., Nature Machine Intelligence 2, 2020) sums, for each leaf, over all subsets of
 the features on its path. That sum equals the integral over t from 0 to 1 of a product with one factor per feature:
@@ -11,71 +11,12 @@ in the depth, and takes four times as long for a row of 300 trees.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from truecourse.arrays import Array
-from truecourse.modeling.forest_kernel import next_place
-
-EDGE = np.dtype(
-    [("parent", "i4"), ("place", "i4"), ("feature", "i4"), ("before", "i4"), ("group", "i4"), ("inner", "i4"),
-     ("leaf", "f8"), ("z", "f8")]
-)  # fmt: skip
-"""The edge into a node, in preorder.
-
-`parent`: the edge into the parent node, -1 for a root. `place`: position of the node in the forest. `feature`: the
-feature that the parent splits by. `before`: the nearest edge above with the same feature, -1 for none. `group`: the
-output. `inner`: 0 for a leaf, which adds `leaf` to the margin. `z`: the share of training rows that follow this edge
-and the earlier edges of the same feature."""
-
+from truecourse.modeling.forest_kernel import EDGE, attribute
 
 LEAST = 1e-30
 """The smallest share of training rows; products are divided by it, so it cannot be 0."""
-
-
-@njit(nogil=True, cache=True)
-def attribute(
-    rows: Array, edges: Array, nodes: Array, category_bits: Array, factors: Array, inverses: Array, to: Array
-) -> None:
-    """Add the SHAP values of `rows` to `to` (n, k, d), float64 zeros.
-
-    `factors`: (edges, 2, q), the factor at each quadrature point where the row does not follow the edge, and where it
-    does; a root holds the quadrature weights. `inverses`: 1 / factors."""
-    count, points = len(edges), factors.shape[2]
-    goes, taken = np.empty(count, np.uint8), np.empty(count, np.int32)
-    products, sums = np.empty((count, points)), np.zeros((count, points))
-    for row in range(len(rows)):
-        for edge in range(count):
-            it = edges[edge]
-            way = np.uint8(1) if it.parent < 0 else np.uint8(taken[it.parent] == it.place)
-            if it.before >= 0:
-                way &= goes[it.before]
-            goes[edge] = way
-            for point in range(points):
-                product = factors[edge, way, point]
-                if it.parent >= 0:
-                    product *= products[it.parent, point]
-                if it.before >= 0:
-                    product *= inverses[it.before, goes[it.before], point]
-                products[edge, point] = product
-            if it.inner:
-                taken[edge] = next_place(nodes, category_bits, it.place, rows[row])
-            else:
-                for point in range(points):
-                    sums[edge, point] = products[edge, point] * it.leaf
-        for edge in range(count - 1, -1, -1):
-            it = edges[edge]
-            if it.parent >= 0:
-                share, old = 0.0, 0.0
-                for point in range(points):
-                    share += sums[edge, point] * inverses[edge, goes[edge], point]
-                    sums[it.parent, point] += sums[edge, point]
-                if it.before >= 0:
-                    for point in range(points):
-                        old += sums[edge, point] * inverses[it.before, goes[it.before], point]
-                    old *= goes[it.before] - edges[it.before].z
-                to[row, it.group, it.feature] += share * (goes[edge] - it.z) - old
-            for point in range(points):
-                sums[edge, point] = 0.0
 
 
 class Attributions:

@@ -87,6 +87,7 @@ COMMANDS = _loaders(
         "release": "cli.commands.release:release",
         "trace": "",
         "reproduce": "cli.commands.inspect:reproduce",
+        "diff": "cli.commands.diff:diff",
         "replay": "cli.commands.replay:replay",
     }
 ) | {name: partial(with_name, app, name) for name, app in GROUPS.items()}

@@ -42,6 +42,7 @@ GUIDES = {
     "schedules": "how-to/schedule.md",
     "trace": "explanation/lineage.md",
     "reproduce": "explanation/lineage.md#reproduction",
+    "diff": "explanation/lineage.md#what-differs-truecourse-diff",
     "replay": "explanation/replay.md",
     "run ship": "explanation/prediction-log.md",
     "run audit": "explanation/skew.md",

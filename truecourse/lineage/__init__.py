@@ -3,4 +3,13 @@
 Depends on `registry`, `deployment` and `serving`.
 """
 
-__all__ = ["feature_origins", "forward_trace", "mlflow_links", "prediction_links", "version_links"]
+__all__ = [
+    "feature_origins",
+    "forward_trace",
+    "mlflow_links",
+    "prediction_links",
+    "snapshot_diff",
+    "source_rows",
+    "table_diff",
+    "version_links",
+]

@@ -106,7 +106,7 @@ def _holds(tables: Tables, manifest: Manifest, selection: Selection) -> bool | N
 def affected_models(problem: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the registered versions trained or tested on affected decisions, with their number by split."""
     now = aliases.current(problem)
-    names = {one.version: alias for alias in ("champion", "challenger") if (one := getattr(now, alias)) is not None}
+    names = {one.version: alias for alias in ("challenger", "champion") if (one := getattr(now, alias)) is not None}
     models = [
         {"version": version, "alias": names.get(version), "snapshot": item["sha256"], "affected": item["affected"]}
         for item in found["items"]

@@ -1,0 +1,176 @@
+"""Differences between two versions of a clean table: rows by key, columns, and quarantined rows."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+import pyarrow.compute as pc
+
+from truecourse.data import sql
+from truecourse.data.deliveries import read_deliveries
+from truecourse.data.sql import CURRENT, ROW
+from truecourse.errors import NotFound
+from truecourse.lineage.source_rows import FIRST, select_table
+from truecourse.problem import Problem
+from truecourse.problem.schema import RESERVED_PREFIX, Table
+from truecourse.references import TableVersion
+from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table
+from truecourse.wording import nearest
+
+
+def table_version(tables: Tables, problem: Problem, text: str) -> tuple[Table, TableVersion]:
+    """Return the clean table's version that `orders@3` names; `orders` is the newest.
+
+    Raises NotFound for an unknown table or version."""
+    name, _, number = text.partition("@")
+    table = select_table(problem, name)
+    newest = tables.version(clean_table(problem.name, name))
+    if newest is None:
+        hint = f"truecourse run ingest --problem {problem.name}, then validate"
+        raise NotFound("the table has no clean version", where=f"{problem.name}.{name}", hint=hint)
+    known = [str(version) for version, _ in tables.commits(newest.name)]
+    if number and number not in known:
+        raise NotFound(f"no version {number}", where=f"{problem.name}.{name}", hint=nearest(number, known))
+    return table, TableVersion(name=newest.name, version=int(number)) if number else newest
+
+
+def diff_tables(tables: Tables, problem: Problem, one: str, other: str) -> dict[str, Any]:
+    """Compare two versions of a table: {"kind": "table", "from", "to", "rows", "columns", "deliveries", "quarantine"}.
+
+    `rows`: current rows that were added, removed and changed (by key; without key, a changed row is removed and added),
+    with the first of each. Raises NotFound for an unknown version, or for versions of two tables."""
+    (table, before), (second, after) = (table_version(tables, problem, text) for text in (one, other))
+    if table.name != second.name:
+        hint = f"compare {table.name}@{before.version} with another version of {table.name}"
+        raise NotFound("these are two tables", where=f"{one} and {other}", hint=hint)
+    schemas = [tables.dataset(version).schema for version in (before, after)]
+    types = [
+        {field.name: str(field.type) for field in schema if not field.name.startswith(RESERVED_PREFIX)}
+        for schema in schemas
+    ]
+    shared = [name for name in types[0] if name in types[1]]
+    columns = ", ".join([ROW, *(_comparable(name, types[0][name] == types[1][name]) for name in shared)])
+    with sql.connect() as connection:
+        for side, version in (("before", before), ("after", after)):
+            connection.register(f"{side}_rows", tables.dataset(version))
+            connection.execute(f"CREATE TEMP VIEW {side} AS SELECT {columns} FROM {side}_rows WHERE {CURRENT}")  # noqa: S608
+        keyed = bool(table.key) and set(table.key) <= {*shared}
+        rows = _by_key(connection, table, shared) if keyed else _by_values(connection, shared)
+    return {
+        "kind": "table",
+        "from": str(before),
+        "to": str(after),
+        "key": list(table.key) if keyed else [],
+        "rows": rows,
+        "columns": _columns(*types),
+        **_deliveries(tables, problem, table, before, after),
+    }
+
+
+def _comparable(name: str, same: bool) -> str:
+    """SQL of a column; of one whose type has changed, its text."""
+    return sql.quote(name) if same else f"CAST({sql.quote(name)} AS VARCHAR) AS {sql.quote(name)}"
+
+
+def _columns(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "added": {name: kind for name, kind in after.items() if name not in before},
+        "removed": {name: kind for name, kind in before.items() if name not in after},
+        "changed": {n: [kind, after[n]] for n, kind in before.items() if n in after and after[n] != kind},
+    }
+
+
+def _by_key(connection: duckdb.DuckDBPyConnection, table: Table, shared: list[str]) -> dict[str, Any]:
+    """Join the current rows of both sides by key."""
+    keys, values = list(map(sql.quote, table.key)), [name for name in shared if name not in table.key]
+    on = " AND ".join(f"b.{key} IS NOT DISTINCT FROM a.{key}" for key in keys)
+    differs = {name: f"b.{sql.quote(name)} IS DISTINCT FROM a.{sql.quote(name)}" for name in values}
+    changed = " OR ".join(differs.values()) or "false"
+    cells = ", ".join(f"[b.{sql.quote(n)}, a.{sql.quote(n)}] AS {sql.quote(n)}" for n in values)
+    known = ", ".join(f"coalesce(b.{key}, a.{key}) AS {key}" for key in keys)
+    connection.execute(
+        f"CREATE TEMP TABLE compared AS SELECT CASE WHEN b.{ROW} IS NULL THEN 'added' WHEN a.{ROW} IS NULL "  # noqa: S608
+        f"THEN 'removed' ELSE 'changed' END AS kind, {known}{', ' + cells if cells else ''} "
+        f"FROM before AS b FULL JOIN after AS a ON {on} WHERE b.{ROW} IS NULL OR a.{ROW} IS NULL OR {changed}"
+    )
+    counts = dict(connection.execute("SELECT kind, count(*) FROM compared GROUP BY kind").fetchall())
+    by_column = {}
+    for name in values:
+        cell = sql.quote(name)
+        query = f"SELECT count(*) FROM compared WHERE kind = 'changed' AND {cell}[1] IS DISTINCT FROM {cell}[2]"  # noqa: S608
+        by_column[name] = connection.execute(query).fetchall()[0][0]
+    return {
+        **_sizes(connection),
+        **{kind: counts.get(kind, 0) for kind in ("added", "removed", "changed")},
+        "by_column": {name: count for name, count in by_column.items() if count},
+        "first": {kind: _first(connection, kind, keys, table) for kind in ("added", "removed", "changed")},
+    }
+
+
+def _sizes(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    return {side: connection.execute(f"SELECT count(*) FROM {side}").fetchall()[0][0] for side in ("before", "after")}  # noqa: S608
+
+
+def _first(connection: duckdb.DuckDBPyConnection, kind: str, keys: list[str], table: Table) -> list[dict[str, Any]]:
+    """The first rows of a kind by key: the values of an added or removed row, both values of changed cells."""
+    query = f"SELECT * EXCLUDE (kind) FROM compared WHERE kind = '{kind}' ORDER BY {', '.join(keys)} LIMIT {FIRST}"  # noqa: S608
+    found = connection.sql(query).to_arrow_table().to_pylist()
+    side = 1 if kind == "added" else 0
+
+    def cell(name: str, value: Any) -> Any:
+        return value if name in table.key or kind == "changed" else value[side]
+
+    return [
+        {name: cell(name, value) for name, value in row.items()
+         if name in table.key or kind != "changed" or value[0] != value[1]}
+        for row in found
+    ]  # fmt: skip
+
+
+def _by_values(connection: duckdb.DuckDBPyConnection, shared: list[str]) -> dict[str, Any]:
+    """Compare the current rows of both sides as multisets, without a key."""
+    names = ", ".join(map(sql.quote, shared))
+    found: dict[str, Any] = {"changed": 0, "by_column": {}, "first": {"changed": []}}
+    for kind, this, that in (("added", "after", "before"), ("removed", "before", "after")):
+        query = f"SELECT {names} FROM {this} EXCEPT ALL SELECT {names} FROM {that}"  # noqa: S608
+        connection.execute(f"CREATE TEMP TABLE {kind} AS {query}")
+        found[kind] = connection.execute(f"SELECT count(*) FROM {kind}").fetchall()[0][0]  # noqa: S608
+        first = connection.sql(f"SELECT * FROM {kind} ORDER BY ALL LIMIT {FIRST}").to_arrow_table()  # noqa: S608
+        found["first"][kind] = first.to_pylist()
+    return {**_sizes(connection), **found}
+
+
+def _deliveries(
+    tables: Tables, problem: Problem, table: Table, before: TableVersion, after: TableVersion
+) -> dict[str, Any]:
+    """The deliveries that only one side accepted, and how many of their rows are quarantined, by reason."""
+    commits = tables.commits(after.name)
+    sides = [_accepted([commit for number, commit in commits if number <= v.version]) for v in (before, after)]
+    known = {d.number: d for d in read_deliveries(tables, problem.name, table.name)[0]}
+    bad = tables.version(quarantine_table(problem.name, table.name))
+    found: dict[str, Any] = {"deliveries": {}, "quarantine": {}}
+    for kind, numbers in (("added", sides[1] - sides[0]), ("removed", sides[0] - sides[1])):
+        listed = [known[number] for number in sorted(numbers) if number in known]
+        found["deliveries"][kind] = {"count": len(listed), "first": [
+            {"number": d.number, "file": d.place, "rows": d.rows, "sha256": d.sha256} for d in listed[:FIRST]
+        ]}  # fmt: skip
+        texts = (
+            tables.read(bad, ["_tc_reasons"], pc.field("_tc_delivery").isin(sorted(numbers)))["_tc_reasons"].to_pylist()
+            if bad is not None
+            else []
+        )
+        reasons = Counter(f"{r['column']}: {r['expectation']}" for text in texts for r in json.loads(text))
+        found["quarantine"][kind] = {"rows": len(texts), "reasons": dict(reasons.most_common())}
+    return found
+
+
+def _accepted(commits: list[dict[str, Any]]) -> set[int]:
+    """The numbers of the deliveries accepted up to the last of these commits."""
+    numbers: set[int] = set()
+    for commit in commits:
+        if commit.get("rewritten"):
+            numbers = set()
+        numbers |= {one["number"] for one in commit.get("deliveries", ())}
+    return numbers

@@ -30,6 +30,7 @@ from truecourse.wording import nearest
 FIRST = 5
 """How many items of a list are shown; the others are counted."""
 _DIGEST = r"[0-9a-f]{8,64}"
+_REPLACED = "_tc_replaced"
 
 
 class TablesWithout(Tables):
@@ -41,14 +42,23 @@ class TablesWithout(Tables):
     def __init__(self, table: Table, name: str, removed: Any) -> None:
         super().__init__()
         self._table, self._name, self._removed = table, name, removed
+        self._known: dict[TableVersion, pa.Table] = {}
 
     def dataset(self, reference: TableVersion, where: Sequence[Limit] = ()) -> ds.Dataset:
         found = super().dataset(reference, where)
         if reference.name != self._name:
             return found
-        moments = self._superseded_without(super().dataset(reference))
-        kept = found.filter(~self._removed)
-        return ds.dataset(_with_superseded(kept.to_table(), moments)) if len(moments) else kept
+        if reference not in self._known:
+            whole = super().dataset(reference)
+            self._known[reference] = _with_superseded(whole, self._superseded_without(whole))
+        replaced = self._known[reference]
+        if not len(replaced):
+            return found.filter(~self._removed)
+        schema = found.schema.append(pa.field(_REPLACED, pa.bool_()))
+        rows = ds.dataset(replaced.append_column(_REPLACED, pa.array([True] * len(replaced))))
+        both = ds.UnionDataset(schema, [found.replace_schema(schema), rows])
+        first = pc.field(_REPLACED).is_valid() | ~pc.field(ROW).isin(replaced[ROW].combine_chunks())
+        return both.filter(~self._removed & first)
 
     def _superseded_without(self, dataset: ds.Dataset) -> pa.Table:
         """Return the row numbers of versions that a removed version replaced, and when they are replaced without it."""
@@ -73,13 +83,15 @@ class TablesWithout(Tables):
             return connection.sql(query).to_arrow_table()
 
 
-def _with_superseded(rows: pa.Table, moments: pa.Table) -> pa.Table:
-    """Replace the time at which the rows of these numbers were superseded."""
+def _with_superseded(dataset: ds.Dataset, moments: pa.Table) -> pa.Table:
+    """Read the rows of these numbers, with the other time at which they were superseded."""
+    rows = dataset.to_table(filter=pc.field(ROW).isin(moments[ROW].combine_chunks()))
+    if not len(moments):
+        return rows
     places = pc.index_in(rows[ROW], moments[ROW].combine_chunks())
     kind = rows.schema.field(SUPERSEDED).type
     other = moments[SUPERSEDED].cast(kind).take(places)
-    values = pc.if_else(pc.is_valid(places), other, rows[SUPERSEDED])
-    return rows.set_column(rows.column_names.index(SUPERSEDED), SUPERSEDED, values)
+    return rows.set_column(rows.column_names.index(SUPERSEDED), SUPERSEDED, other)
 
 
 @dataclass(frozen=True)

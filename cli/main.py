@@ -64,7 +64,11 @@ schedules = group(
     _loaders({"show": "cli.commands.schedules:show", "reset": "cli.commands.schedules:reset"}),
     "Compare deployments and schedules in Prefect with prefect.yaml, or apply the file.",
 )
-GROUPS = {"run": run, "key": key, "trace": trace, "mirror": mirror, "schedules": schedules}
+canary = group(
+    _loaders({"stop": "cli.commands.promote:stop_canary"}),
+    "A canary or shadow: a challenger that scores requests beside the champion.",
+)
+GROUPS = {"run": run, "key": key, "trace": trace, "mirror": mirror, "schedules": schedules, "canary": canary}
 COMMANDS = _loaders(
     {
         "demo": "cli.commands.demo:demo",
@@ -81,6 +85,7 @@ COMMANDS = _loaders(
         "summary": "cli.commands.inspect:summary",
         "promote": "cli.commands.promote:promote",
         "rollback": "cli.commands.promote:rollback",
+        "canary": "",
         "migrate": "cli.commands.migrate:migrate",
         "mirror": "",
         "schedules": "",

@@ -1,4 +1,5 @@
-"""`promote` and `rollback`: gated promotion of a version, and the return to a former champion."""
+"""`promote`, `rollback` and `canary stop`: gated promotion of a version, the return to a former champion, and the end
+of a canary or shadow."""
 
 from typing import Annotated, Any
 
@@ -12,12 +13,14 @@ from cli.terminal.tables import pairs, table
 from services.process.platform_state import running_platform
 from truecourse.deployment.bento import load_package
 from truecourse.errors import ModelError, PlatformError
+from truecourse.monitoring import report_store
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
 from truecourse.settings import prefect_api_url
+from truecourse.storage.object_store import open_store
 
 Reason = Annotated[str, typer.Option(help="Why, for the record.")]
 
@@ -73,9 +76,39 @@ def rollback(
     # The registry is updated and endpoints follow it. MLflow may be down, and is written last.
     document["mirrored"] = registry.mirror_aliases(name)
     shown: dict[str, object] = {name: f"version {document[name]}" for name in ("champion", "before")}
-    if not document["mirrored"]:
-        shown["MLflow"] = f"cannot be reached: truecourse mirror write --problem {name}, when it is back"
-    return Answer(document, pairs(shown | {"why": reason}))
+    return Answer(document, pairs(shown | _mirror_failure(document) | {"why": reason}))
+
+
+@command
+def stop_canary(reason: Reason, problem: ProblemName = None, json: Json = False) -> Answer:
+    """End a running canary or shadow at once: the challenger gets no more requests, and the champion stays."""
+    spec = load_problem(problem)
+    entry = aliases.stop_canary(spec.name, reason)
+    before = aliases.ledger(spec.name).entry(entry.number - 1)
+    assert before is not None
+    assert entry.challenger is not None
+    was = f"a canary with {before.share:.0%} of the traffic" if before.share else "a shadow"
+    stderr().print(f"version {entry.challenger.version} gets no more requests; it was {was}")
+    # Endpoints follow the aliases. The report and MLflow's copy are written last: neither may delay the stop.
+    from truecourse.monitoring.canary import decision
+
+    report_store.save(open_store(), decision.report_stop(spec))
+    document = {
+        "problem": spec.name,
+        "stopped": entry.challenger.version,
+        "was": {"share": before.share, "shadow": before.shadow},
+        "champion": entry.champion.version if entry.champion else None,
+        "entry": entry.model_dump(),
+        "mirrored": registry.mirror_aliases(spec.name),
+    }
+    shown = {"stopped": f"version {document['stopped']}, {was}", "champion": f"version {document['champion']}"}
+    return Answer(document, pairs(shown | _mirror_failure(document) | {"why": reason}))
+
+
+def _mirror_failure(document: dict[str, Any]) -> dict[str, object]:
+    if document["mirrored"]:
+        return {}
+    return {"MLflow": f"cannot be reached: truecourse mirror write --problem {document['problem']}, when it is back"}
 
 
 def _promotion(before: Aliases, entry: Aliases) -> dict[str, Any]:

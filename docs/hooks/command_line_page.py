@@ -37,6 +37,7 @@ GUIDES = {
     "key create": "reference/serving.md",
     "promote": "explanation/promotion.md",
     "rollback": "explanation/promotion.md",
+    "canary": "how-to/canary.md",
     "release": "explanation/operation.md#flow-runs-that-were-killed",
     "mirror": "explanation/promotion.md#mlflow-is-a-mirror",
     "schedules": "how-to/schedule.md",

@@ -8,7 +8,6 @@ from typing import Any
 
 from services.model.predictor import Predictor
 from truecourse.problem import Problem
-from truecourse.references import Aliases
 from truecourse.serving.rows import Rows
 
 
@@ -29,11 +28,6 @@ class TrafficSplit:
         if self.challenger is None or not self.share:
             return []
         return [i for i in range(len(rows)) if traffic_position(self.champion.problem, rows, i) < self.share]
-
-
-def is_challenger_active(aliases: Aliases) -> bool:
-    """Whether the challenger scores any request."""
-    return aliases.challenger is not None and (aliases.shadow or aliases.share > 0)
 
 
 def traffic_position(problem: Problem, rows: Rows, i: int) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from services.http.rollout_gate import OPEN
 from services.model.model_router import ModelRouter
 from services.model.predictor import Predictor
-from services.model.traffic_split import TrafficSplit, is_challenger_active
+from services.model.traffic_split import TrafficSplit
 from services.process import endpoint_process
 from truecourse.deployment.bento import running_code
 from truecourse.errors import IntegrityError, ModelError, PlatformError, RequestError, StorageError, TruecourseError
@@ -90,10 +90,10 @@ class AliasFollower:
         assert split is not None
         held = [predictor for predictor in (split.champion, split.challenger) if predictor is not None]
         champion = self._get_or_open("champion", entry.champion, held) or split.champion
-        self._is_waiting = is_challenger_active(entry) and not self._is_gate_open()
+        self._is_waiting = aliases.is_challenger_active(entry) and not self._is_gate_open()
         challenger = (
             self._get_or_open("challenger", entry.challenger, held)
-            if is_challenger_active(entry) and not self._is_waiting
+            if aliases.is_challenger_active(entry) and not self._is_waiting
             else None
         )
         if challenger is not None and (why := find_mismatch(champion, challenger)):

@@ -117,13 +117,15 @@ def _append_entry(base: Deployment, action: str, reason: str, outcome: str, deta
 def split_traffic(config: DeploymentConfig, problem: str) -> None:
     """Apply the configured traffic weight and shadow mode to the challenger, if they differ from the current ones.
 
-    A canary in progress is not changed: only `guard` does that. A canary that was rolled back gets no traffic."""
+    A canary in progress is not changed: only `guard` does that. A canary that was rolled back or stopped by hand gets
+    no traffic."""
     entries, configured = aliases.history(problem), config.traffic
     if configured is None or not entries or entries[-1].challenger is None or aliases.canary_in_progress(entries[-1]):
         return
     now, share = entries[-1], configured.share
-    if share and (lost := aliases.rolled_back_canary(entries)):
-        log.warning("version %d gets no traffic: it was rolled back, %s", entries[-1].challenger.version, lost.reason)
+    if share and (ended := aliases.ended_canary(entries)):
+        how = "stopped by hand" if ended.action == aliases.CANARY_STOP else "rolled back"
+        log.warning("version %d gets no traffic: it was %s, %s", entries[-1].challenger.version, how, ended.reason)
         share = 0.0
     if (now.shadow, now.share) != (configured.shadow, share):
         reason = f"deployment to {config.environment}"

@@ -15,7 +15,7 @@ from truecourse.problem.loader import evaluation_digest, load_problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
 from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
-from truecourse.registry.aliases import CANARY_ROLLBACK, GUARDED, REGISTER
+from truecourse.registry.aliases import CANARY_ROLLBACK, CANARY_STOP, GUARDED, REGISTER
 from truecourse.stored_format import FORMER_EVALUATION_TAG
 from truecourse.wording import counted
 
@@ -87,7 +87,7 @@ def _update_aliases(
 ) -> Aliases:
     """Append the version to the history of the aliases, once; continues an interrupted registration."""
     before = aliases.current(problem.name)
-    tried = before.action in (*GUARDED, CANARY_ROLLBACK)
+    tried = before.action in (*GUARDED, CANARY_ROLLBACK, CANARY_STOP)
     if before.challenger == version and (tried or (before.champion == version) == promotable):
         registry.mirror_aliases(problem.name)
         return before

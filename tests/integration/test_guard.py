@@ -1,6 +1,7 @@
 """Canaries on a real endpoint under real requests: a good one is promoted, a bad one and a slow one are rolled back,
 and no request fails."""
 
+import json
 import random
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cli.main import execute
 from flows.guard import guard
 from flows.promote import promote
 from flows.register import register
@@ -31,6 +33,7 @@ from truecourse.monitoring import report_store
 from truecourse.references import ModelVersion, TrainedRun
 from truecourse.registry import aliases, mlflow_runs
 from truecourse.registry import versions as registry
+from truecourse.registry.aliases import WIDEN
 from truecourse.serving.log_segments import OPEN, list_segments
 from truecourse.serving.log_shipping import spool_folder
 from truecourse.storage.object_store import open_store
@@ -51,6 +54,7 @@ class World:
     def __init__(self, client: httpx.Client, folder: Path) -> None:
         self.client, self.folder = client, folder
         self.random, self.statuses = random.Random(0), list[int]()
+        self.answers: list[dict[str, Any]] = []
         self.opened: list[str] = []
 
     def change(self, file: str, before: str, after: str) -> None:
@@ -68,7 +72,9 @@ class World:
             "promised": pick.randrange(30, 90), "distance": round(pick.gammavariate(3, 2), 2),
             "decision_time": "2024-03-01T06:30:00Z",
         }  # fmt: skip
-        self.statuses.append(self.client.post("/predict", json={"rows": [row]}).status_code)
+        response = self.client.post("/predict", json={"rows": [row]})
+        self.statuses.append(response.status_code)
+        self.answers.append(response.json())
 
     def follows(self) -> bool:
         return bool(self.client.get("/model").json()["serving"]["aliases"] == aliases.current("deliveries").number)
@@ -176,6 +182,57 @@ def test_good_canaries_are_promoted_and_bad_and_slow_ones_rolled_back(world: Wor
     assert len(world.statuses) >= 5 * ROUND
     assert set(world.statuses) == {200}
     assert_one_guard_moves(bad)
+
+
+def stop_by_command(capsys: pytest.CaptureFixture[str], reason: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert execute(["canary", "stop", "--reason", reason, "--problem", "deliveries", "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_canary_and_a_shadow_are_stopped_by_hand(
+    world: World, trained: Trained, configure: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(author="ann")
+    world.change("problem.py", "rounds=200", "rounds=150")
+    challenger = registry.create_version(world.train())
+    start_ungated_canary(challenger)
+    started = registry.move_aliases(aliases.current("deliveries"), "deliveries", WIDEN, "a trial", share=0.5)
+
+    def answering() -> bool:
+        world.send_request()
+        return bool(world.answers[-1]["model"]["version"] == challenger.version)
+
+    wait_until(answering, 30, "an answer of the canary")
+    stopped = stop_by_command(capsys, "customers complain")
+    assert (stopped["stopped"], stopped["champion"]) == (challenger.version, trained.version.version)
+    assert (stopped["was"], stopped["mirrored"]) == ({"share": started.share, "shadow": False}, True)
+    wait_until(world.follows, 20, "the endpoint on the newest aliases")
+    for _ in range(20):
+        assert not answering()
+    serving = world.client.get("/model").json()["serving"]
+    assert (serving["champion"]["version"], serving["challenger"]) == (trained.version.version, None)
+
+    entry = aliases.current("deliveries")
+    assert (entry.action, entry.author, entry.reason, entry.share) == ("canary stop", "ann", "customers complain", 0.0)
+    sentence = f"Version {challenger.version} was stopped by ann at {entry.at:%Y-%m-%d %H:%M} UTC: customers complain."
+    assert execute(["status", "--problem", "deliveries", "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["canary"]["sentence"] == sentence
+    assert (status["champion"]["version"], status["history"][-1]["action"]) == (trained.version.version, "canary stop")
+    split_traffic(load_deployment("here"), "deliveries")
+    assert guard("deliveries")["sentence"] == sentence
+    assert not canary_report().findings
+    assert aliases.current("deliveries") == entry, "neither a deployment nor a guard starts it again"
+
+    registry.move_aliases(entry, "deliveries", "split", "a shadow", shadow=True)
+    wait_until(lambda: world.client.get("/model").json()["serving"]["shadow"], 20, "the shadow")
+    assert stop_by_command(capsys, "it costs too much")["was"] == {"share": 0.0, "shadow": True}
+    wait_until(lambda: world.client.get("/model").json()["serving"]["challenger"] is None, 20, "no shadow")
+    assert execute(["canary", "stop", "--reason", "again", "--problem", "deliveries"]) == 1
+    assert "no canary and no shadow is running" in capsys.readouterr().err
+    assert set(world.statuses) == {200}
 
 
 def assert_one_guard_moves(version: ModelVersion) -> None:

@@ -212,16 +212,23 @@ def test_a_rollback_is_reported_until_the_challenger_changes(history: CanaryHist
     assert history.report() == ("No challenger answers requests.", 0)
 
 
+def test_a_stop_by_hand_is_no_finding(history: CanaryHistory) -> None:
+    history.move("canary stop", share=0.0)
+    assert history.report() == ("Version 2 was stopped by ann at 2024-05-01 15:00 UTC: a test.", 0)
+    history.move("split", shadow=True)
+    assert history.report() == ("No challenger answers requests.", 0)
+
+
 def test_a_challenger_with_a_new_share_is_not_rolled_back(history: CanaryHistory) -> None:
     assert aliases.canary_in_progress(history.entries[-1])
     history.move("canary rollback", share=0.0)
-    assert aliases.rolled_back_canary(history.entries) == history.entries[-1]
+    assert aliases.ended_canary(history.entries) == history.entries[-1]
     assert not aliases.canary_in_progress(history.entries[-1])
     history.move("promote", champion=version(2))
-    assert aliases.rolled_back_canary(history.entries) is None
+    assert aliases.ended_canary(history.entries) is None
     history.move("rollback", champion=version(1))
-    assert aliases.rolled_back_canary(history.entries) is None
+    assert aliases.ended_canary(history.entries) is None
     history.move("canary rollback")
     history.move("split", share=0.1)
-    assert aliases.rolled_back_canary(history.entries) is None
+    assert aliases.ended_canary(history.entries) is None
     assert not aliases.canary_in_progress(history.entries[-1])

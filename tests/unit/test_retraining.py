@@ -153,13 +153,16 @@ def test_a_triggered_retraining_is_requested_until_it_starts(tmp_path: Path) -> 
     assert len({notice.id for notice in now.pending}) == 2
 
 
-def make_aliases(champion: int, challenger: int, action: str = "register", share: float = 0.0) -> Aliases:
+def make_aliases(
+    champion: int, challenger: int, action: str = "register", share: float = 0.0, shadow: bool = False
+) -> Aliases:
     one, other = (
         ModelVersion(problem="plain", version=number, run_id="r", model_sha256="0") for number in (champion, challenger)
     )
     return Aliases(
-        number=1, action=action, reason="so it went", author="a", at=START, champion=one, challenger=other, share=share
-    )
+        number=1, action=action, reason="so it went", author="a", at=START, champion=one, challenger=other, share=share,
+        shadow=shadow,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,8 @@ def make_aliases(champion: int, challenger: int, action: str = "register", share
         ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(2, 2, "promote")], ["promoted"]),
         ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 2, "rollback")], ["rolled back"]),
         ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 2, "canary rollback")], ["rolled back"]),
+        ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 2, "canary stop")], ["rolled back"]),
+        ([make_aliases(1, 2), make_aliases(1, 2, shadow=True), make_aliases(1, 2, "canary stop")], []),
         ([make_aliases(1, 2), make_aliases(2, 2, "promote"), make_aliases(1, 2, "rollback")], ["rolled back"]),
         ([make_aliases(1, 2), make_aliases(1, 2, share=0.1), make_aliases(1, 3, "register")], []),
     ],

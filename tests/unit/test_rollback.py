@@ -71,6 +71,50 @@ def test_the_challenger_stays_without_traffic(home: Path, configure: Callable[..
     assert (now.action, now.reason, now.author) == ("rollback", "it answers nonsense", "ann")
 
 
+@pytest.mark.parametrize("given", [{"share": 0.25}, {"shadow": True}, {"share": 1.0, "shadow": True}])
+def test_a_canary_or_shadow_is_stopped_and_the_champion_stays(
+    home: Path, configure: Callable[..., None], given: dict[str, object]
+) -> None:
+    configure(author="ann")
+    promote(1, challenger=version(2), **given)
+    stopped = aliases.stop_canary("wine", "it is slow")
+    assert stopped == aliases.current("wine")
+    assert (stopped.champion, stopped.challenger, stopped.shadow, stopped.share) == (version(1), version(2), False, 0.0)
+    assert (stopped.action, stopped.reason, stopped.author) == ("canary stop", "it is slow", "ann")
+    assert aliases.ended_canary(aliases.history("wine")) == stopped
+
+
+def test_nothing_is_stopped_where_no_challenger_gets_requests(home: Path) -> None:
+    with pytest.raises(ModelError, match="no shadow is running; there is no champion"):
+        aliases.stop_canary("wine", "it is slow")
+    promote(1, challenger=version(2))
+    with pytest.raises(ModelError, match="no shadow is running; version 1 is champion"):
+        aliases.stop_canary("wine", "it is slow")
+    assert len(aliases.history("wine")) == 1
+
+
+WIDENED = """
+import time
+from truecourse.registry import aliases
+until = time.monotonic() + 20
+while (now := aliases.current("wine")).share and time.monotonic() < until:
+    aliases.move(now, "wine", "widen", "no errors", share=min(now.share + 0.01, 1.0))
+"""
+
+
+def test_a_stop_wins_against_a_process_that_widens(home: Path) -> None:
+    """The other process raises an error if the stop is first; the stop is tried again if the other one is first."""
+    promote(1, challenger=version(2), share=0.01)
+    with subprocess.Popen([sys.executable, "-c", WIDENED], stderr=subprocess.PIPE, text=True) as widening:
+        while len(aliases.history("wine")) < 5:
+            assert widening.poll() is None
+        aliases.stop_canary("wine", "it is slow")
+        _, errors = widening.communicate(timeout=60)
+    assert not errors or "ModelError" in errors
+    now = aliases.current("wine")
+    assert (now.action, now.champion, now.share) == ("canary stop", version(1), 0.0)
+
+
 def entries(moves: list[tuple[str, int]]) -> list[Aliases]:
     signed = {"reason": "", "author": "", "at": datetime.now(UTC)}
     return [

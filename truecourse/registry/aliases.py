@@ -15,8 +15,8 @@ from truecourse.storage.ledger import Ledger
 from truecourse.storage.object_store import open_store
 
 PROMOTE, REGISTER, ROLLBACK = "promote", "register", "rollback"
-CANARY, WIDEN, CANARY_ROLLBACK = "canary", "widen", "canary rollback"
-"""Actions in the history of aliases."""
+CANARY, WIDEN, CANARY_ROLLBACK, CANARY_STOP = "canary", "widen", "canary rollback", "canary stop"
+"""Actions in the history of aliases. CANARY_STOP: a person ended a canary or a shadow."""
 GUARDED = (CANARY, WIDEN)
 """Actions of a canary. Only the guard flow changes a traffic weight that one of these set."""
 
@@ -57,14 +57,19 @@ def canary_in_progress(now: Aliases) -> bool:
     return now.action in GUARDED and now.share > 0
 
 
-def rolled_back_canary(entries: Sequence[Aliases]) -> Aliases | None:
-    """Return the entry that rolled the challenger back; `entries`: all, oldest first.
+def is_challenger_active(now: Aliases) -> bool:
+    """Return whether the challenger scores any request, as a canary or as a shadow."""
+    return now.challenger is not None and (now.shadow or now.share > 0)
+
+
+def ended_canary(entries: Sequence[Aliases]) -> Aliases | None:
+    """Return the entry that rolled the challenger back or stopped it; `entries`: all, oldest first.
 
     None if there is none, or if the challenger got traffic again or was promoted since."""
     for entry in reversed(entries):
         if entry.challenger != entries[-1].challenger or entry.share > 0 or entry.champion == entry.challenger:
             return None
-        if entry.action == CANARY_ROLLBACK:
+        if entry.action in (CANARY_ROLLBACK, CANARY_STOP):
             return entry
     return None
 
@@ -105,6 +110,27 @@ def roll_back(problem: str, reason: str, to: int | None = None) -> Aliases:
     if before[-1] == seen.champion:
         raise ModelError(f"version {to} is already champion", where=where, hint=hint)
     return move(seen, problem, ROLLBACK, reason, champion=before[-1], shadow=False, share=0.0)
+
+
+def stop_canary(problem: str, reason: str) -> Aliases:
+    """End the canary or the shadow: the challenger gets no more requests, and the champion stays.
+
+    If another process changes the aliases meanwhile, as a guard does, this is tried again. MLflow is not needed, and is
+    updated later. Raises ModelError if the challenger gets no requests."""
+    while True:
+        seen = current(problem)
+        if not is_challenger_active(seen):
+            what = f"no canary and no shadow is running; {_describe_champion(seen)}"
+            raise ModelError(what, where=f"model {problem}", hint="`truecourse status` shows the last changes")
+        try:
+            return move(seen, problem, CANARY_STOP, reason, shadow=False, share=0.0)
+        except ModelError:
+            if current(problem).number == seen.number:
+                raise
+
+
+def _describe_champion(now: Aliases) -> str:
+    return f"version {now.champion.version} is champion" if now.champion else "there is no champion"
 
 
 def signature() -> dict[str, Any]:

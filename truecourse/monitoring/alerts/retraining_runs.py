@@ -10,7 +10,7 @@ from truecourse.monitoring.alerts.alert_record import Attempt, Change, Decision,
 from truecourse.monitoring.alerts.retraining_policy import decide, decision_event
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, aware_utc
-from truecourse.registry.aliases import CANARY_ROLLBACK, ROLLBACK
+from truecourse.registry.aliases import CANARY_ROLLBACK, CANARY_STOP, ROLLBACK
 from truecourse.storage.object_store import ObjectStore
 
 
@@ -96,7 +96,8 @@ def follow(store: ObjectStore, problem: str, history: Sequence[Aliases], at: dat
             continue
         is_promoted = entry.champion is not None and entry.champion.version == attempt.version
         kind: Kind = "promoted" if is_promoted else "rolled back"
-        message = f"Version {attempt.version} was {kind}: {entry.reason}."
+        verb = "stopped" if entry.action == CANARY_STOP else kind
+        message = f"Version {attempt.version} was {verb}: {entry.reason}."
         changes = {"outcome": "champion" if is_promoted else "rolled back", "detail": entry.reason}
         written = write(store, problem, at, kind, _change(attempt.number, at, kind, message, changes))
         events += written.events if written else ()
@@ -104,7 +105,7 @@ def follow(store: ObjectStore, problem: str, history: Sequence[Aliases], at: dat
 
 
 def _last_change(attempt: Attempt, history: Sequence[Aliases]) -> Aliases | None:
-    """Return the last entry that promoted the attempt's version or rolled it back; None if there is none."""
+    """Return the last entry that promoted the attempt's version, rolled it back or stopped its canary, if any."""
     last = None
     if attempt.outcome not in ("challenger", "champion"):
         return None
@@ -114,6 +115,7 @@ def _last_change(attempt: Attempt, history: Sequence[Aliases]) -> Aliases | None
         had_traffic = challenger == attempt.version and (before.shadow or before.share > 0)
         undone = entry.action in (ROLLBACK, CANARY_ROLLBACK) and not is_champion
         rolled_back = undone and (champion == attempt.version or had_traffic)
-        if rolled_back or (is_champion and attempt.outcome == "challenger"):
+        stopped = entry.action == CANARY_STOP and challenger == attempt.version and before.share > 0
+        if rolled_back or stopped or (is_champion and attempt.outcome == "challenger"):
             last = entry
     return last

@@ -22,7 +22,7 @@ from truecourse.problem import Problem
 from truecourse.problem.promotion import Canary
 from truecourse.references import Aliases
 from truecourse.registry import aliases
-from truecourse.registry.aliases import GUARDED
+from truecourse.registry.aliases import CANARY_ROLLBACK, CANARY_STOP, GUARDED
 from truecourse.serving.prediction_log import PARTITION, SCHEMA, log_table
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
@@ -144,20 +144,27 @@ def _decision(
 
 
 def _describe_rest(entries: Sequence[Aliases]) -> str:
-    lost = aliases.rolled_back_canary(entries) if entries else None
-    if lost is None or lost.challenger is None:
+    ended = aliases.ended_canary(entries) if entries else None
+    if ended is None or ended.challenger is None or (ended.action == CANARY_STOP and entries[-1].shadow):
         return "No challenger answers requests."
-    return f"Version {lost.challenger.version} was rolled back at {lost.at:%Y-%m-%d %H:%M} UTC: {lost.reason}."
+    how = f"stopped by {ended.author}" if ended.action == CANARY_STOP else "rolled back"
+    return f"Version {ended.challenger.version} was {how} at {ended.at:%Y-%m-%d %H:%M} UTC: {ended.reason}."
+
+
+def report_stop(problem: Problem) -> Report:
+    """Build the canary report after aliases.stop_canary(), which `truecourse status` shows until the next guard."""
+    entries = aliases.history(problem.name)
+    return report(problem, Decision("rest", _describe_rest(entries)), entries, datetime.now(UTC))
 
 
 def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at: datetime) -> Report:
     """Build the canary report. `entries`: the alias history, with the change that the decision led to.
 
-    A rollback is reported until there is another challenger or it gets traffic again. The report is idle without a
-    canary, or before the canary's first evaluation."""
-    now, lost = (entries[-1], aliases.rolled_back_canary(entries)) if entries else (None, None)
+    A rollback is a finding until there is another challenger or it gets traffic again. A stop by hand is none. The
+    report is idle without a canary, or before the canary's first evaluation."""
+    now, lost = (entries[-1], aliases.ended_canary(entries)) if entries else (None, None)
     findings = []
-    if lost is not None and lost.challenger is not None:
+    if lost is not None and lost.challenger is not None and lost.action == CANARY_ROLLBACK:
         who, entry = f"version {lost.challenger.version}", {"entry": lost.number, "at": lost.at.isoformat()}
         text = _describe_rest(entries)
         findings.append(

@@ -1,15 +1,27 @@
 """Data of tests/problems/orders: two deliveries with other columns, a correction, and rows that are quarantined."""
 
 import shutil
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from tasks.data.ingest import ingest_sources
+from tasks.data.validate import validate_new
+from truecourse.data.validation_report import TableResult, in_order_of_reference
+from truecourse.features.clock import data_end
+from truecourse.problem import Problem
+from truecourse.storage.delta_tables import Tables, clean_table
 
 HERE = Path(__file__).parent / "problems" / "orders"
 DECIMAL, ANONYMOUS, PHONE = 7, 8, 9
 """Numbers of orders that are quarantined: a decimal amount, no customer, an undeclared channel."""
 CORRECTED = 12
+START = datetime(2026, 1, 1)
+Rows = dict[int, dict[str, Any]]
 
 
 def orders(first: int, count: int, start: str, seed: int) -> pd.DataFrame:
@@ -49,3 +61,26 @@ def install(problems: Path) -> Path:
     facts = [{"customer": f"c{c:02d}", "segment": "ab"[c % 2], "joined": 2010 + c} for c in range(15)]
     pd.DataFrame(facts).to_csv(folder / "data" / "customers.csv", index=False)
     return folder
+
+
+def run_data(problem: Problem, *, recheck: bool = False) -> dict[str, TableResult]:
+    tables, results = Tables(), {}
+    for table in in_order_of_reference(problem):
+        ingest_sources(problem, table, tables)
+        now = data_end(problem, tables) if tables.exists(clean_table(problem.name, "orders")) else None
+        moment = now.replace(tzinfo=None) if now else None
+        results[table.name] = validate_new(problem, table, tables, moment or START, recheck=recheck)
+    return results
+
+
+def rows_of(table: str, kind: Callable[[str, str], str] = clean_table) -> Rows:
+    """The rows of a table's newest version by number; of a clean table with the superseded ones."""
+    version = Tables().version(kind("orders", table))
+    return {row["_tc_row"]: row for row in Tables().read(version).to_pylist()} if version else {}
+
+
+def replace_text(file: Path, old: str, new: str) -> None:
+    """Replace the first occurrence of a text in a file."""
+    text = file.read_text()
+    assert old in text, (file, old)
+    file.write_text(text.replace(old, new, 1))

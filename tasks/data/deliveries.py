@@ -148,7 +148,7 @@ def check_deliveries(
                 refused=tuple(faults),
                 rules_sha256=digest,
                 because_of_table=of_table,
-                warnings=validation_report.kept_rows(tally),
+                warnings=(*delivery.warnings, *validation_report.kept_rows(tally)),
             )
         )
     return _refuse_if_too_few(table, outcome)

@@ -14,7 +14,7 @@ from tasks.retry import RETRY
 from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery
 from truecourse.data.parsing import batch_schema
-from truecourse.data.readers import read_batches
+from truecourse.data.readers import absent_columns, new_columns, read_batches
 from truecourse.data.reread import edit_raw, raw_commit, raw_schema, read_numbered, write_ipc
 from truecourse.data.sources import Located, locate, scratch
 from truecourse.errors import SourceError
@@ -26,6 +26,7 @@ from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, raw_table
 from truecourse.storage.locks import locked
+from truecourse.wording import counted, counted_of, plural
 
 log = logging.getLogger("truecourse.ingest")
 PATIENCE = 600
@@ -37,7 +38,7 @@ class Staged:
     """New content of a source.
 
     `place`: the source's identity, see Delivery. `path`: an Arrow file of its rows; None for a copy, or if it cannot be
-    read. `beginning_of`: number of the delivery that its bytes are the first part of."""
+    read. `beginning_of`: number of the delivery that its bytes are the first part of. `warnings`: of its columns."""
 
     located: Located
     place: str
@@ -45,6 +46,7 @@ class Staged:
     rows: int = 0
     beginning_of: int | None = None
     error: SourceError | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @task(name="ingest_table", task_run_name="ingest {table}", **RETRY)
@@ -115,6 +117,9 @@ def _stage(
         last, owner = newest.get(place), None if table.key else owners.get(one.sha256)
         copied = last is not None and deliveries.is_copy(last, known)
         if last is not None and last.sha256 == one.sha256 and (owner is not None or table.key or not copied):
+            if last.fault:  # the declared answer to other columns may have changed
+                again = _parse(problem, table, tables, one, place, last, folder / f"{len(staged)}.arrow")
+                staged += [again] if again.error is None else []
             continue
         if owner is not None and owner != place:
             owner_is_gone = owner not in now
@@ -133,8 +138,10 @@ def _parse(
     problem: Problem, table: Table, tables: Tables, one: Located, place: str, last: Delivery | None, path: Path
 ) -> Staged:
     newly_archived = deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
+    optional = () if table.on_missing_column == "fail" else table.columns
     try:
-        rows = write_ipc(path, read_batches(one, table), batch_schema(table.columns))
+        rows = write_ipc(path, read_batches(one, table, optional), batch_schema(table.columns))
+        warnings = tuple(_column_warnings(table, one, rows))
     except SourceError as error:
         return Staged(one, place, error=error)
     if sha256_file(one.path) != one.sha256:
@@ -144,7 +151,26 @@ def _parse(
     begins = last is not None and deliveries.is_beginning(
         tables.store, problem.name, table.name, last, one.path, path.parent
     )
-    return Staged(one, place, path, rows, last.number if last is not None and begins else None)
+    return Staged(one, place, path, rows, last.number if last is not None and begins else None, warnings=warnings)
+
+
+def _column_warnings(table: Table, one: Located, rows: int) -> Iterator[str]:
+    """Warnings of columns that the source has more or less than declared, as the table declares them. Raises
+    SourceError for columns that are not allowed."""
+    if table.on_new_column != "ignore":
+        added = new_columns(one, table.columns)
+        texts = [f"{name!r} (filled in {counted_of(count, rows, 'row')})" for name, count in added.items()]
+        if texts:
+            what = f"has undeclared {plural(len(texts), 'column')}: {', '.join(texts)}"
+            if table.on_new_column == "fail":
+                hint = f'declare it in table {table.name}, or write on_new_column="warn"'
+                raise SourceError(what, where=one.uri, hint=hint)
+            yield f"{one.uri}: {what}"
+    if table.on_missing_column == "warn":
+        for name in absent_columns(one, table.columns):
+            default = table.columns[name].default
+            value = "null" if default is None else f"its default {default!r}"
+            yield f"{one.uri}: has no column {name!r}: {value} in {counted(rows, 'row')}"
 
 
 def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]) -> TableVersion:
@@ -166,12 +192,14 @@ def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]
     rows = pa.RecordBatchReader.from_batches(schema, _rows(staged, schema, new[0].start))
     version = tables.append(name, rows, commit)
     log.info("%s: %d rows in %d deliveries", table.name, commit["rows"], len(new))
+    for warning in (line for item in staged for line in item.warnings):
+        log.warning("%s: %s", table.name, warning)
     return version
 
 
 def _is_new(known: list[Delivery], staged: Staged) -> bool:
     last = deliveries.newest_by_place(known).get(staged.place)
-    if last is None or last.sha256 != staged.located.sha256:
+    if last is None or last.sha256 != staged.located.sha256 or (last.fault and staged.error is None):
         return True
     if staged.path is not None:
         return deliveries.is_copy(last, known)  # the original place now has other content
@@ -198,6 +226,7 @@ def _new_deliveries(known: list[Delivery], staged: list[Staged]) -> list[Deliver
                 beginning_of=item.beginning_of,
                 copy_of=same[-1].number if copy else None,
                 fault="" if item.error is None else f"{item.error.what}, in {item.error.where}",
+                warnings=item.warnings,
             )
         )
         start += item.rows

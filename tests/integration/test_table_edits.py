@@ -11,20 +11,29 @@ from typing import Any
 import pytest
 
 from cli.main import execute
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from tasks.features.decision_frame import decision_frame
 from tasks.features.trained_features import features_as_trained
 from tasks.training.build_snapshot import build_snapshot
 from tasks.training.reproduce import reproduce
 from tasks.training.trace import trace_model
 from tasks.training.train import train_model
-from tests.edited_orders import ANONYMOUS, CORRECTED, DECIMAL, PHONE, install, orders
+from tests.edited_orders import (
+    ANONYMOUS,
+    CORRECTED,
+    DECIMAL,
+    PHONE,
+    Rows,
+    install,
+    orders,
+    replace_text,
+    rows_of,
+    run_data,
+)
 from tests.unevaluated_versions import set_champion
 from truecourse.authoring.checks.run_checks import require_valid
 from truecourse.authoring.table_changes import plan_changes
 from truecourse.data.sql import clean_versions
-from truecourse.data.validation_report import TableResult, in_order_of_reference, read_result
+from truecourse.data.validation_report import TableResult, read_result
 from truecourse.errors import ValidationFailed
 from truecourse.features.definition_digests import feature_table
 from truecourse.features.feature_tables import compute_view
@@ -41,7 +50,6 @@ from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
 
 Configure = Callable[..., None]
-Rows = dict[int, dict[str, Any]]
 ALL = {"spend", "haste", "facts"}
 
 
@@ -146,36 +154,12 @@ EDITS = {
 }  # fmt: skip
 
 
-def run_data(problem: Problem, *, recheck: bool = False) -> dict[str, TableResult]:
-    from truecourse.features.clock import data_end
-
-    tables, results = Tables(), {}
-    for table in in_order_of_reference(problem):
-        ingest_sources(problem, table, tables)
-        now = data_end(problem, tables) if tables.exists(clean_table(problem.name, "orders")) else None
-        moment = now.replace(tzinfo=None) if now else None
-        results[table.name] = validate_new(problem, table, tables, moment or _start(), recheck=recheck)
-    return results
-
-
-def _start() -> Any:
-    from datetime import datetime
-
-    return datetime(2026, 1, 1)
-
-
 def train_version(problem: Problem) -> ModelVersion:
     tables = Tables()
     clean = clean_versions(problem, tables)
     features = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
     snapshot = build_snapshot(problem, tables, clean=clean, features=features)
     return registry.create_version(train_model.fn(problem.name, snapshot))
-
-
-def rows_of(table: str, kind: Callable[[str, str], str] = clean_table) -> Rows:
-    """The rows of a table's newest version by number; of a clean table with the superseded ones."""
-    version = Tables().version(kind("orders", table))
-    return {row["_tc_row"]: row for row in Tables().read(version).to_pylist()} if version else {}
 
 
 def assert_rebuilt(version: ModelVersion, folder: Path) -> None:
@@ -195,9 +179,7 @@ class World:
 
     def edit(self, edit: Edit) -> Problem:
         for file, old, new in edit.replacements:
-            text = (self.folder / file).read_text()
-            assert old in text, (file, old)
-            (self.folder / file).write_text(text.replace(old, new, 1))
+            replace_text(self.folder / file, old, new)
         problem = load_problem()
         require_valid(problem)
         return problem

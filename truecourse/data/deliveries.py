@@ -41,6 +41,8 @@ class Delivery(Reference):
     """The previous delivery of the same place, if its bytes start with these: this is a truncated upload."""
     fault: str = ""
     """Why its bytes could not be read. Such a delivery has no rows."""
+    warnings: tuple[str, ...] = ()
+    """Differences of its columns from the declared ones, for which a warning is declared."""
 
     @property
     def end(self) -> int:

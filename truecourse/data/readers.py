@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 
 from truecourse.data.arrow_types import arrow_type
 from truecourse.data.decoding import utf8_blocks
-from truecourse.data.parsing import PLAIN, Malformed, parse_batch, value_text
+from truecourse.data.parsing import PLAIN, Malformed, parse_batch, read_cells, value_text
 from truecourse.data.records import Chunk, Records
 from truecourse.data.sources import Located, unpacked
 from truecourse.errors import SourceError
-from truecourse.problem.schema import AnyColumn, Columns, Csv, Table, Time, source_names
+from truecourse.problem.schema import AnyColumn, Columns, Csv, Table, Text, Time, source_names
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.ingest")
 BATCH = 50_000
@@ -83,6 +84,19 @@ def absent_columns(located: Located, columns: Columns) -> list[str]:
         return [name for name, source in source_names(columns, rows.names).items() if source not in rows.names]
 
 
+def new_columns(located: Located, columns: Columns) -> dict[str, int]:
+    """The columns of a source that are not declared, each with the number of its rows that have a value in it."""
+    with open_rows(located) as rows:
+        known = set(source_names(columns, rows.names).values())
+        positions = {name: number for number, name in enumerate(rows.names) if name not in known}
+        filled = dict.fromkeys(positions, 0)
+        csv = dialect(located)
+        for chunk in rows.chunks(list(positions.values())) if positions else ():
+            for name, cells in zip(positions, chunk.cells, strict=True):
+                filled[name] += chunk.rows - read_cells(cells, Text(), csv)[0].null_count
+    return filled
+
+
 def parse_batches(
     located: Located, rows: Rows, columns: Columns, name: str, optional: Collection[str] = ()
 ) -> Iterator[pa.RecordBatch]:
@@ -93,7 +107,11 @@ def parse_batches(
     if located.format == "jsonl":  # JSON objects omit nulls
         absent = {column for column in absent if not columns[column].nulls}
     declared, missing = dict.fromkeys(names.values()), {names[column] for column in absent}
-    require_columns(f"{name}: {located.uri}", declared, rows.names, missing)
+    try:
+        require_columns(f"{name}: {located.uri}", declared, rows.names, missing)
+    except SourceError as error:
+        count = sum(chunk.rows for chunk in rows.chunks([0]))
+        raise SourceError(f"{error.what}; it has {counted(count, 'row')}", where=error.where, hint=error.hint) from None
     positions = {column: rows.names.index(source) for column, source in names.items() if source in rows.names}
     csv = dialect(located)
     for chunk in rows.chunks(list(positions.values())):

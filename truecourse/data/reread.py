@@ -159,7 +159,10 @@ def _reread_one(
 
 
 def _fillable(table: Table) -> set[str]:
-    """The columns that an earlier source may lack: those that may be null, or have a default."""
+    """The columns that an earlier source may lack: those that may be null or have a default, or all, if the table
+    declares so."""
+    if table.on_missing_column != "fail":
+        return {*table.columns}
     return {name for name, column in table.columns.items() if column.nulls or column.default is not None}
 
 

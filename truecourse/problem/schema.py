@@ -330,6 +330,13 @@ class Table:
     """With `replace`: largest share of a place's rows that new content may remove; above it, the delivery is refused.
     Example: `max_removed=0.1`."""
 
+    on_new_column: Literal["ignore", "warn", "fail"] = "ignore"
+    """What follows if a source has columns that are not declared: nothing, a warning, or the delivery is refused.
+    Example: `on_new_column="warn"`."""
+    on_missing_column: Literal["ignore", "warn", "fail"] = "fail"
+    """What follows if a source lacks a declared column: null or the column's default, the same with a warning, or the
+    delivery is refused. Example: `on_missing_column="warn"`."""
+
     @property
     def combines(self) -> Combine:
         return self.combine or ("upsert" if self.key else "replace")

@@ -32,6 +32,7 @@ from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, decisions_
 from truecourse.monitoring.quality.degradation import build_streams, threshold
 from truecourse.monitoring.quality.label_delay import check_selection
 from truecourse.monitoring.quality.label_model import label_residuals
+from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.problem.monitoring import QualityWatch
 
@@ -141,35 +142,68 @@ def _label_rows(quick: bool) -> Iterator[Row]:
 
     30% of the positives, or 30% of all decisions, never get a label."""
     problem, trials = load_problem(), 20 if quick else 500
-    named, rates, false = 0, [], 0
+    named, rates, false, permanent = 0, [], 0, 0
     for seed in range(trials):
         days = labelled_days(lambda score, came: 1 - 0.3 * came, seed)
         named += bool(check_selection(problem, days))
         rates.append(sum(part[2] for one in days for part in one.bins) / sum(one.labelled for one in days))
         false += bool(check_selection(problem, labelled_days(lambda score, came: 0.7 + 0 * score, seed)))
+        permanent += find_permanent_selection(problem, seed)
     yield Row(what=f"selective labels named (base rate {np.mean(rates):.2f} instead of 0.36), of {trials} simulations",
               value=100 * named / trials, unit="%", limit=95, sense="at least")  # fmt: skip
     yield Row(what=f"selective labels named although labels are missing at random, of {trials} simulations",
               value=100 * false / trials, unit="%", limit=1)  # fmt: skip
+    yield Row(what=f"selective labels named in three months although selection is as before, of {trials} simulations",
+              value=100 * permanent / trials, unit="%", limit=5)  # fmt: skip
+
+
+def find_permanent_selection(problem: Problem, seed: int) -> bool:
+    """Whether daily checks of three months name selection that the six weeks before had too."""
+    days = cancelling_days(seed, HELD_OUT + 90)
+    windows = (days[max(HELD_OUT, last - 28) : last] for last in range(HELD_OUT + 5, len(days) + 1))
+    return any(check_selection(problem, window, reference=days[:HELD_OUT]) for window in windows)
+
+
+def cancelling_days(
+    seed: int, days: int, memory: float = 0.4, a_day: int = 300, unlabelled: Callable[[int], float] = lambda day: 0.0
+) -> list[Cohort]:
+    """Simulate days with a weather that raises both the scores and the share of cancelled decisions, which never get a
+    label: of 100 decisions with high scores seven more than of those with low ones.
+
+    `memory`: autocorrelation of the weather. `unlabelled`: the share of a day's positives that get no label either."""
+    random, effect, found = np.random.default_rng(seed), 0.0, []
+    for number in range(days):
+        effect = memory * effect + np.sqrt(1 - memory**2) * random.standard_normal()
+        odds = random.beta(1.0, 1.8, a_day)
+        odds = odds / (1 - odds) * np.exp(0.7 * effect)
+        score = odds / (1 + odds)
+        came = (random.random(a_day) < score).astype(np.int64)
+        cancelled = random.random(a_day) < np.minimum(0.06 * score * np.exp(0.7 * effect), 1)
+        known = ~cancelled & ~((came == 1) & (random.random(a_day) < unlabelled(number)))
+        found.append(_labelled_day(number, score, came, known))
+    return found
 
 
 def labelled_days(share: Callable[[Array, Array], Array], seed: int, days: int = 28, a_day: int = 300) -> list[Cohort]:
     """Simulate days of decisions; `share`: the probability of a label, given score and outcome."""
-    random, found, edges = np.random.default_rng(seed), [], np.linspace(0, 1, 41)[1:-1]
+    random, found = np.random.default_rng(seed), []
     for number in range(days):
         score = random.beta(1.0, 1.8, a_day)
         came = (random.random(a_day) < score).astype(np.int64)
         known = random.random(a_day) < share(score, came)
-        scored = ScoredRows.of("binary", came[known], score[known])
-        found.append(
-            Cohort(
-                day=date(2024, 1, 1) + timedelta(days=number), decisions=a_day, labelled=int(known.sum()),
-                loss=float(scored.loss.sum()), expected=float(scored.expected.sum()),
-                variance=float(scored.variance.sum()), residual=float((scored.outcome - scored.score).sum()),
-                bins=sums_by_bin(edges, scored), decided=decisions_by_bin("binary", edges, score),
-            )
-        )  # fmt: skip
+        found.append(_labelled_day(number, score, came, known))
     return found
+
+
+def _labelled_day(number: int, score: Array, came: Array, known: Array) -> Cohort:
+    """The cohort of one day's decisions. `came`: the outcomes; `known`: which decisions have a label."""
+    scored, edges = ScoredRows.of("binary", came[known], score[known]), np.linspace(0, 1, 41)[1:-1]
+    return Cohort(
+        day=date(2024, 1, 1) + timedelta(days=number), decisions=len(score), labelled=int(known.sum()),
+        loss=float(scored.loss.sum()), expected=float(scored.expected.sum()),
+        variance=float(scored.variance.sum()), residual=float((scored.outcome - scored.score).sum()),
+        bins=sums_by_bin(edges, scored), decided=decisions_by_bin("binary", edges, score),
+    )  # fmt: skip
 
 
 def clean(seed: int, memory: float, small: bool = False, days: int = YEAR) -> list[tuple[int, str]]:

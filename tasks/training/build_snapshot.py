@@ -19,7 +19,7 @@ from truecourse.hashing import sha256_json
 from truecourse.modeling.snapshot import Input, Manifest, Proof, save
 from truecourse.modeling.splitting import problem_at
 from truecourse.modeling.training import library_versions, method_digest
-from truecourse.problem import Problem, RandomSplit
+from truecourse.problem import Problem, RandomSplit, TimeSplit
 from truecourse.problem.loader import load_problem, training_digest, training_document
 from truecourse.references import Snapshot, naive_utc
 from truecourse.storage.delta_tables import Tables
@@ -51,6 +51,21 @@ def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) ->
         raise FeatureError(f"no {' and no '.join(empty)}" + " rows", where=f"problem {problem.name}", hint=hint)
     order = ["id", *_present(used, "decision_time"), *dict.fromkeys([*problem.request_fields, *problem.features])]
     return used.select([*order, "label", *_present(used, "known_at"), "split"]), account
+
+
+def unlabelled_rows(problem: Problem, frame: pa.Table, until: datetime | None) -> pa.Table | None:
+    """The decisions of closed cohorts that have no label by `until`, on the days of the validation and test rows.
+
+    Monitoring compares with them which decisions get a label. None for a problem without closed cohorts or a split by
+    time."""
+    if "known_at" not in frame.column_names or not isinstance(problem.split, TimeSplit):
+        return None
+    frame = _closed(problem, frame, until)
+    without = frame.filter(pc.invert(pc.fill_null(_known(frame, until), False)))
+    rows = frames.add_split(problem, without)
+    rows = rows.filter(pc.is_in(rows["split"], pa.array(["validate", "test"])))
+    names = dict.fromkeys([*problem.request_fields, *problem.features])
+    return rows.select(["id", "decision_time", *names, "split"])
 
 
 def _closed(problem: Problem, frame: pa.Table, until: datetime | None) -> pa.Table:
@@ -96,7 +111,7 @@ def build_snapshot(
         inputs=tuple(Input(name=n, role=r, table=v, files=tables.digests(v)) for r, n, v in inputs),
         look_ahead=proof,
     )
-    snapshot = save(tables.store, frame, manifest)
+    snapshot = save(tables.store, frame, manifest, unlabelled_rows(problem, decisions, until))
     log.info("snapshot %s: %s", snapshot.sha256[:12], ", ".join(f"{n:,} {what}" for what, n in account.items() if n))
     return snapshot
 

@@ -96,6 +96,8 @@ def test_a_clean_week_has_no_finding_and_its_figures(quality_check: Callable[[st
         assert sum(row[0] for row in part["calibration"]) == part["rows"]
     mean_loss = sum(part["rows"] * part["metrics"]["loss"]["now"] for part in figures["slices"]) / figures["rows"]
     assert mean_loss == pytest.approx(figures["metrics"]["log_loss"]["now"]["value"])
+    selection = figures["selection"]  # the snapshot has the decisions that never got a label
+    assert abs(selection["difference"] - selection["usual"]) < 4 * selection["error"]
     assert figures["estimate"]["days"] == len(days(report)) == 8
     assert figures["estimate"]["size"] < 0.25
     assert all(day["lag"] > 0 for day in figures["timeline"])

@@ -5,10 +5,10 @@ from datetime import date, timedelta
 
 import pytest
 
-from benchmarks.truth.quality import labelled_days
+from benchmarks.truth.quality import HELD_OUT, cancelling_days, find_permanent_selection, labelled_days
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.quality.cohorts import Cohort
-from truecourse.monitoring.quality.label_delay import check_labels, check_selection
+from truecourse.monitoring.quality.label_delay import check_labels, check_selection, measure_selection
 from truecourse.problem import Boolean, Files, Label, Problem, Table
 
 PROBLEM = Problem(
@@ -91,6 +91,40 @@ def test_reweighting_by_score_corrects_selection_by_score_only() -> None:
     (finding,) = check_selection(PROBLEM, days, base_rate(days))
     assert base_rate(days) < 0.33
     assert finding.figures["base_rate"] == pytest.approx(0.357, abs=0.015)
+
+
+def test_selection_that_the_baseline_has_too_is_no_finding() -> None:
+    """Cancelled decisions never get a label, and weather that cancels raises the scores: nothing changed."""
+    days = cancelling_days(seed=1, days=HELD_OUT + 28)
+    before, window = days[:HELD_OUT], days[HELD_OUT:]
+    (alone,) = check_selection(PROBLEM, window)
+    assert alone.figures["usual"] is None
+    selection = measure_selection(window, before)
+    assert selection is not None
+    assert selection.share == alone.figures["difference"] > 0.05
+    assert abs(selection.excess) < 0.02
+    assert selection.base_rate == alone.figures["base_rate"]
+    named = sum(find_permanent_selection(PROBLEM, seed) for seed in range(20))
+    assert named <= 1  # at most 5% of three months with a check each day
+
+
+def test_positives_that_lose_their_labels_are_found_beside_permanent_selection() -> None:
+    for seed in range(5):
+        days = cancelling_days(seed, HELD_OUT + 56, unlabelled=lambda day: 0.3 * (day >= HELD_OUT + 28))
+        before = days[:HELD_OUT]
+        assert check_selection(PROBLEM, days[HELD_OUT : HELD_OUT + 28], reference=before) == []
+        (finding,) = check_selection(PROBLEM, days[-28:], base_rate(days[-28:]), before)
+        assert (finding.cause, finding.page) == ("selective labels", True)
+        assert finding.sentence.startswith("Decisions with high scores get a label less often relative to the baseline")
+        assert finding.figures["difference"] > finding.figures["usual"] + 0.05
+
+
+def test_selection_that_ends_is_a_change_too() -> None:
+    days = labelled_days(lambda score, _: 1 - 0.6 * score, seed=1, days=70)
+    every = labelled_days(lambda score, _: 1 + 0 * score, seed=2)
+    assert check_selection(PROBLEM, days[42:], reference=days[:42]) == []
+    (finding,) = check_selection(PROBLEM, every, reference=days[:42])
+    assert finding.sentence.startswith("Decisions with low scores get a label less often relative to the baseline, by")
 
 
 def test_delays_of_five_weeks_ago_no_longer_count() -> None:

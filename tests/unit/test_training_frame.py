@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.training.build_snapshot import training_frame
+from tasks.training.build_snapshot import training_frame, unlabelled_rows
 from tests import simulated_deliveries
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import FeatureError
@@ -68,6 +68,25 @@ def test_a_label_not_known_yet_does_not_count(problem: Problem) -> None:
     assert account["unlabelled"] == 1
     frame, _ = training_frame(problem, decisions(problem, waits), until=datetime(2024, 3, 20))
     assert ids(frame) == "0123456"
+
+
+def test_decisions_without_a_label_are_kept_of_the_validation_and_test_days(problem: Problem) -> None:
+    waits: list[timedelta | None] = [timedelta(hours=1)] * 7
+    waits[1] = waits[2] = waits[4] = None
+    waits[5] = timedelta(days=30)
+    frame = decisions(problem, waits)
+    late = DAYS[-1].replace(tzinfo=None) + timedelta(days=1)
+    without = unlabelled_rows(problem, frame, late)
+    assert without is not None
+    assert dict(zip(without["id"].to_pylist(), without["split"].to_pylist(), strict=True)) == {
+        "2": "validate", "4": "test", "5": "test",
+    }  # fmt: skip
+    assert set(problem.features) < set(without.column_names)
+    assert "label" not in without.column_names
+    open_ones = unlabelled_rows(problem, frame, DAYS[4].replace(tzinfo=None))
+    assert open_ones is not None
+    assert ids(open_ones) == "2"
+    assert unlabelled_rows(problem, frame.drop_columns(["known_at"]), late) is None
 
 
 def test_an_empty_side_is_reported(problem: Problem) -> None:

@@ -51,7 +51,8 @@ class Manifest(StoredRecord):
 
     `problem_digest`, `document`: the parts of the problem that training depends on (training_document() of
     truecourse/problem/loader.py). `rows` counts every row of the spine: used, unlabelled, not yet closed. `split`: None
-    in manifests of older versions. `look_ahead`: the proof that the SQL reads no row before it was known."""
+    in manifests of older versions. `look_ahead`: the proof that the SQL reads no row before it was known. `unlabelled`:
+    the SHA-256 of the file of decisions that never got a label; empty without it, and in older manifests."""
 
     problem: str
     problem_digest: str
@@ -62,6 +63,7 @@ class Manifest(StoredRecord):
     columns: dict[str, str]
     inputs: tuple[Input, ...]
     look_ahead: Proof | None = None
+    unlabelled: str = ""
 
     def versions(self, role: Literal["clean", "features"]) -> dict[str, TableVersion]:
         """Return table versions by table or view name."""
@@ -76,13 +78,19 @@ def frame_bytes(frame: pa.Table) -> bytes:
     return data
 
 
-def save(store: ObjectStore, frame: pa.Table, manifest: Manifest) -> Snapshot:
-    """Store a frame and its manifest. Saving equal bytes again changes nothing: the first manifest is kept."""
+def save(store: ObjectStore, frame: pa.Table, manifest: Manifest, unlabelled: pa.Table | None = None) -> Snapshot:
+    """Store a frame and its manifest. Saving equal bytes again changes nothing: the first manifest is kept.
+
+    `unlabelled`: decisions without a label on the days of the validation and test rows; see load_unlabelled()."""
     data = frame_bytes(frame)
     snapshot = Snapshot(problem=manifest.problem, sha256=sha256(data), rows=len(frame))
+    without = None if unlabelled is None else frame_bytes(unlabelled)
+    manifest = manifest.model_copy(update={"unlabelled": "" if without is None else sha256(without)})
+    others = [] if without is None else [(unlabelled_key(snapshot, manifest), without)]
     # The manifest last: a snapshot exists once its manifest does.
     for key, content in (
         (snapshot.frame_key, data),
+        *others,
         (snapshot.manifest_key, json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True).encode()),
     ):
         try:
@@ -92,12 +100,32 @@ def save(store: ObjectStore, frame: pa.Table, manifest: Manifest) -> Snapshot:
     return snapshot
 
 
+def unlabelled_key(snapshot: Snapshot, manifest: Manifest) -> str:
+    """Return the key of the decisions without a label. It has their digest, so that it fits the first manifest."""
+    return f"snapshots/{snapshot.problem}/{snapshot.sha256}/unlabelled-{manifest.unlabelled[:12]}.parquet"
+
+
+def load_unlabelled(store: ObjectStore, snapshot: Snapshot) -> pa.Table | None:
+    """Load the decisions of closed cohorts that never got a label, on the days of the validation and test rows.
+
+    They have the frame's columns without the label. None for a snapshot without them. Raises IntegrityError when the
+    bytes have changed."""
+    manifest = load_manifest(store, snapshot)
+    if not manifest.unlabelled:
+        return None
+    return _read(store, unlabelled_key(snapshot, manifest), manifest.unlabelled)
+
+
 def load_frame(store: ObjectStore, snapshot: Snapshot) -> pa.Table:
     """Load the frame and verify its SHA-256. Raises IntegrityError when its bytes have changed."""
-    data = store.get(snapshot.frame_key)
-    if sha256(data) != snapshot.sha256:
+    return _read(store, snapshot.frame_key, snapshot.sha256)
+
+
+def _read(store: ObjectStore, key: str, digest: str) -> pa.Table:
+    data = store.get(key)
+    if sha256(data) != digest:
         hint = "restore the object from a backup, or build the snapshot again with `truecourse run train`"
-        raise IntegrityError("the snapshot's bytes were changed", where=snapshot.frame_key, hint=hint)
+        raise IntegrityError("the snapshot's bytes were changed", where=key, hint=hint)
     return pq.read_table(pa.BufferReader(data))
 
 

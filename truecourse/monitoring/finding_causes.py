@@ -102,7 +102,9 @@ CAUSES: Mapping[Check, Mapping[Cause, CauseInfo]] = {
             "labels", "Labels of the newest closed cohort took 1.5 times as long as usual, or longer.", NEVER
         ),
         "selective labels": CauseInfo(
-            "labels", "Whether a decision gets a label depends on its score, so figures are biased.", ALWAYS
+            "labels",
+            "Whether a decision gets a label depends on its score otherwise than before.",
+            ALWAYS,
         ),
         "label rule": CauseInfo(
             "label", "Labels contradict the label model: they seem to be defined by another rule.", ALWAYS

@@ -76,8 +76,8 @@ class QualityWatch:
     """A cohort's labelled share, relative to the usual one, below which there is a warning; below half of it the
     finding is critical. Example: `coverage=0.9`."""
     selective: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """The critical difference in labelled share between the lowest and the highest third of scores. Example:
-    `selective=0.1`."""
+    """The critical change of the difference in labelled share between the lowest and the highest third of scores.
+    Example: `selective=0.1`."""
     window: timedelta = days(28)
     """The range of closed cohorts for metrics. Example: `window=days(14)`."""
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from truecourse.arrays import Array
 from truecourse.errors import NotFound
 from truecourse.modeling.model import Model
-from truecourse.modeling.snapshot import load_frame, load_manifest
+from truecourse.modeling.snapshot import load_frame, load_manifest, load_unlabelled
 from truecourse.modeling.training import OUT_OF_FOLD, matrix_of, read_out_of_fold, rows_of
 from truecourse.monitoring.quality.cohorts import (
     BINS,
@@ -24,6 +24,7 @@ from truecourse.monitoring.quality.cohorts import (
     ScoredRows,
     bins_by_slice,
     closing_time,
+    decisions_by_bin,
     sums_by_bin,
     sums_by_slice,
 )
@@ -161,6 +162,7 @@ def _compute(problem: Problem, tables: Tables, version: ModelVersion) -> Quality
     fitted, held_out = rows_of(frame, "train", "validate"), rows_of(frame, "test")
     places, predicted = read_out_of_fold(runs.artifact(version.run_id, OUT_OF_FOLD))
     chosen = frame.take(pa.array(places))
+    unlabelled = load_unlabelled(tables.store, snapshot)
     label_model = None
     if "known_at" in frame.column_names:
         training_rows = rows_of(frame, "train") if len(chosen) else fitted
@@ -174,11 +176,31 @@ def _compute(problem: Problem, tables: Tables, version: ModelVersion) -> Quality
         residuals = None
         if label_model is not None and len(rows):
             residuals = label_model.residuals(problem.kind, matrix_of(model.vocabulary, rows), rows, labels)
-        sides.append(tuple(daily_cohorts(problem, rows, labels, output, edges, residuals)) if len(rows) else ())
+        cohorts = tuple(daily_cohorts(problem, rows, labels, output, edges, residuals)) if len(rows) else ()
+        sides.append(_with_decided(problem.kind, model, edges, cohorts, unlabelled))
     unlabelled, decided = account.get("unlabelled", 0), account.get("decisions", 0) - account.get("open", 0)
     coverage = 1 - unlabelled / decided if decided else 1.0
     last = pc.max(fitted["decision_time"]).as_py().date()
     return QualityBaseline(edges, sides[0], sides[1], coverage, last, model, label_model)
+
+
+def _with_decided(
+    kind: Kind, model: Model, edges: Array, cohorts: tuple[Cohort, ...], unlabelled: pa.Table | None
+) -> tuple[Cohort, ...]:
+    """Count all decisions of each day by score bin, given the `unlabelled` ones; without these, nothing is counted."""
+    if unlabelled is None:
+        return cohorts
+    days = unlabelled["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    counted = []
+    for one in cohorts:
+        decided = tuple(rows for rows, _, _ in one.bins)
+        of_day = unlabelled.filter(pa.array(days == np.datetime64(one.day)))
+        if len(of_day):
+            output = model.predict(matrix_of(model.vocabulary, of_day)).astype(np.float64)
+            without = decisions_by_bin(kind, edges, output)
+            decided = tuple(rows + more for rows, more in zip(decided, without, strict=True))
+        counted.append(one.model_copy(update={"decided": decided, "decisions": sum(decided)}))
+    return tuple(counted)
 
 
 def labels_and_output(model: Model, rows: pa.Table) -> tuple[Array, Array]:

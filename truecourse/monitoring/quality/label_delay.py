@@ -1,6 +1,7 @@
 """Label checks: the share of a closed cohort's decisions with a label, the delay of labels, and selective labelling."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,8 @@ _SLOWER = 1.5
 _FEWEST = 5
 _SURE = 4.0
 """Standard errors; high, because the check runs every day."""
+_GROUPS = 10
+"""Groups of score bins with a labelled share of their own."""
 
 
 def check_labels(problem: Problem, usual: float, days: Sequence[Cohort]) -> list[Finding]:
@@ -40,61 +43,140 @@ def check_labels(problem: Problem, usual: float, days: Sequence[Cohort]) -> list
     return [_finding("labels late", False, message, figures | {"lag": newest.lag[1], "usual_lag": slow})]
 
 
-def check_selection(problem: Problem, days: Sequence[Cohort], base_rate: float | None = None) -> list[Finding]:
-    """Check whether the labelled share depends on the score.
+@dataclass(frozen=True)
+class Selection:
+    """How the labelled share depends on the score: that of the lowest third of scores minus that of the highest.
 
-    The statistic is the labelled share of the third of decisions with the lowest scores minus that of the third with
-    the highest. `days`: the window's cohorts with labels. `base_rate`: of the labelled decisions; a finding compares it
-    with the base rate reweighted to all decisions."""
+    `usual`: what the reference's labelled shares give for the same scores; 0 without a reference. `error`: the standard
+    error of `share` minus `usual`. `base_rate`: of the labelled decisions, reweighted to the scores of all decisions.
+    `compared`: whether there is a reference."""
+
+    share: float
+    usual: float
+    error: float
+    base_rate: float | None = None
+    compared: bool = False
+
+    @property
+    def excess(self) -> float:
+        return self.share - self.usual
+
+    def figures(self) -> dict[str, float | None]:
+        return {
+            "difference": self.share,
+            "usual": self.usual if self.compared else None,
+            "error": self.error,
+            "base_rate": self.base_rate,
+        }
+
+
+def measure_selection(days: Sequence[Cohort], reference: Sequence[Cohort] = ()) -> Selection | None:
+    """Measure how the labelled share depends on the score. `days`: the window's cohorts with labels.
+
+    `reference`: days before the window. A problem may define no label for some decisions, such as cancelled flights,
+    and scores predict some of these: selection as in the reference is no change. None with too few days."""
     counted = [one for one in days if one.decided and one.labelled]
     if len(counted) < _FEWEST:  # an event such as a storm leaves many decisions without a label for a few days
-        return []
+        return None
     decided = np.array([one.decided for one in counted], dtype=np.float64)
     sums = np.array([one.bins for one in counted], dtype=np.float64)
-    finding = selection_finding(problem, decided, sums[..., 0])
-    if finding is None or base_rate is None:
-        return [finding] if finding else []
     rows, decisions, outcomes = sums[..., 0].sum(axis=0), decided.sum(axis=0), sums[..., 2].sum(axis=0)
     used = rows > 0
-    reweighted = float((decisions[used] * outcomes[used] / rows[used]).sum() / decisions[used].sum())
-    rates = f"base rate {base_rate:.3f}, and {reweighted:.3f} when reweighted to all decisions"
-    changes = {
-        "sentence": f"{finding.sentence[:-1]} ({rates}).",
-        "figures": finding.figures | {"base_rate": reweighted},
-    }
-    return [finding.model_copy(update=changes)]
-
-
-def selection_finding(problem: Problem, decided: Array, labelled: Array) -> Finding | None:
-    """Return a finding if the labelled share depends on the score; (days, bins) counts are by rising score."""
-    share, error = coverage_difference(decided, labelled)
-    if not np.isfinite(share) or abs(share) < max(problem.monitoring.quality.selective, _SURE * error):
+    base_rate = float((decisions[used] * outcomes[used] / rows[used]).sum() / decisions[used].sum())
+    before = [one for one in reference if one.decided]
+    usual = None
+    if len(before) >= _FEWEST:
+        usual = (
+            np.array([one.decided for one in before], dtype=np.float64),
+            np.array([one.bins for one in before], dtype=np.float64)[..., 0],
+        )
+    share, expected, error = coverage_difference(decided, sums[..., 0], usual)
+    if not np.isfinite(share):
         return None
-    side = "high" if share > 0 else "low"
-    message = f"Decisions with {side} scores get a label less often, by {100 * abs(share):.0f} of 100: the figures "
-    message += "describe only the labelled decisions, which are a biased sample."
-    return _finding("selective labels", True, message, {"difference": share, "error": error})
+    return Selection(share, expected, error, base_rate, usual is not None)
 
 
-def coverage_difference(decided: Array, labelled: Array) -> tuple[float, float]:
-    """Return the labelled share of the lowest third of scores minus that of the highest, and its standard error.
+def check_selection(
+    problem: Problem, days: Sequence[Cohort], base_rate: float | None = None, reference: Sequence[Cohort] = ()
+) -> list[Finding]:
+    """Return a finding if the labelled share depends on the score otherwise than in the reference.
 
-    (days, bins): decisions and labels by rising score. The standard error is the one between days or the binomial one
-    of the rows, whichever is larger."""
+    Arguments as for measure_selection(). `base_rate`: of the labelled decisions; the finding compares it with the
+    reweighted one."""
+    selection = measure_selection(days, reference)
+    return [] if selection is None else find_selection(problem, selection, base_rate)
+
+
+def find_selection(problem: Problem, selection: Selection, base_rate: float | None = None) -> list[Finding]:
+    """Return a finding if the selection is stronger than usual, or weaker, significantly and by a practical size."""
+    if abs(selection.excess) < max(problem.monitoring.quality.selective, _SURE * selection.error):
+        return []
+    side = "high" if selection.excess > 0 else "low"
+    than = " relative to the baseline" if selection.compared else ""
+    message = f"Decisions with {side} scores get a label less often{than}, by {100 * abs(selection.excess):.0f} of 100"
+    message += ": the figures describe only the labelled decisions, which are a biased sample"
+    if base_rate is not None and selection.base_rate is not None:
+        message += f" (base rate {base_rate:.3f}, and {selection.base_rate:.3f} when reweighted to all decisions)"
+    return [_finding("selective labels", True, f"{message}.", dict(selection.figures()))]
+
+
+def coverage_difference(
+    decided: Array, labelled: Array, usual: tuple[Array, Array] | None = None
+) -> tuple[float, float, float]:
+    """Return the labelled share of the lowest third of scores minus that of the highest, the difference that is usual,
+    and the standard error of the one minus the other.
+
+    (days, bins): decisions and labels by rising score. `usual`: the same of the reference's days, whose labelled shares
+    by score are expected; without it none is usual. The standard error is the one between days or the binomial one of
+    the rows, whichever is larger."""
     place = np.cumsum(decided.sum(axis=0)) - decided.sum(axis=0) / 2
     sides = (place <= place[-1] / 3, place >= 2 * place[-1] / 3)
     total, labels = (np.column_stack([part[:, mask].sum(axis=1) for mask in sides]) for part in (decided, labelled))
-    if not total.sum(axis=0).all():
-        return float("nan"), float("inf")
+    if not total.sum(axis=0).all() or 1 < len(decided) < _FEWEST:
+        return float("nan"), float("nan"), float("inf")
     shares = labels.sum(axis=0) / total.sum(axis=0)
     binomial = float(np.sqrt((shares * (1 - shares) / total.sum(axis=0)).sum()))
-    if len(decided) < 2:
-        return float(shares[0] - shares[1]), binomial
-    if len(decided) < _FEWEST:
-        return float("nan"), float("inf")
-    off = ((labels - shares * total) / total.sum(axis=0)) @ np.array([1, -1])
-    between = float(np.sqrt((off**2).sum() * len(off) / (len(off) - 1)))
-    return float(shares[0] - shares[1]), max(binomial, between)
+    share = float(shares[0] - shares[1])
+    if len(decided) == 1:
+        return share, 0.0, binomial
+    expected, weights = np.zeros(total.shape), np.zeros(decided.shape[1])
+    if usual is not None:
+        rates = _labelled_rates(*usual)
+        expected = np.column_stack([(decided * rates)[:, mask].sum(axis=1) for mask in sides])
+        weights = decided.sum(axis=0) * (sides[0] / total.sum(axis=0)[0] - sides[1] / total.sum(axis=0)[1])
+    usual_shares = expected.sum(axis=0) / total.sum(axis=0)
+    off = ((labels - expected - (shares - usual_shares) * total) / total.sum(axis=0)) @ np.array([1, -1])
+    error = max(binomial, _error_between(off))
+    if usual is not None:
+        error = float(np.hypot(error, _rate_error(*usual, weights)))
+    return share, float(usual_shares[0] - usual_shares[1]), error
+
+
+def _error_between(off: Array) -> float:
+    """The standard error of a sum of days' deviations (n,)."""
+    return float(np.sqrt((off**2).sum() * len(off) / (len(off) - 1)))
+
+
+def _groups(bins: int) -> Array:
+    """The group of each bin: neighbouring bins share their labelled rate, since few decisions are in a bin."""
+    return np.arange(bins) * min(bins, _GROUPS) // bins
+
+
+def _labelled_rates(decided: Array, labelled: Array) -> Array:
+    """Return the labelled share (bins,) of each bin's group; the overall one for a group without decisions."""
+    group = _groups(decided.shape[1])
+    decisions, labels = (np.bincount(group, side.sum(axis=0)) for side in (decided, labelled))
+    overall = labels.sum() / max(decisions.sum(), 1)
+    return np.asarray(np.where(decisions > 0, labels / np.maximum(decisions, 1), overall)[group])
+
+
+def _rate_error(decided: Array, labelled: Array, weights: Array) -> float:
+    """Return the standard error of `weights` @ _labelled_rates(): that between days or the binomial one."""
+    group = _groups(decided.shape[1])
+    rates, decisions = _labelled_rates(decided, labelled), np.bincount(group, decided.sum(axis=0))
+    per_decision = np.bincount(group, weights)[group] / np.maximum(decisions, 1)[group]
+    between = _error_between((labelled - decided * rates) @ per_decision)
+    return max(between, float(np.sqrt((decided.sum(axis=0) * per_decision**2 * rates * (1 - rates)).sum())))
 
 
 def _slower(newest: Cohort, earlier: Sequence[Cohort]) -> float | None:

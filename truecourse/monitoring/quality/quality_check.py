@@ -1,6 +1,7 @@
 """The quality check: the champion's closed cohorts compared with its baseline; what degraded, since when, and why."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from truecourse.monitoring.quality.cohort_closing import CohortClosing
 from truecourse.monitoring.quality.cohorts import Cohort, closing_time
 from truecourse.monitoring.quality.degradation import Alarm, find_alarms, threshold
 from truecourse.monitoring.quality.figures import closed_figures, open_figures
-from truecourse.monitoring.quality.label_delay import check_labels, check_selection
+from truecourse.monitoring.quality.label_delay import check_labels, find_selection, measure_selection
 from truecourse.monitoring.quality.static_table_quality import QualityResult, check_untimed
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, naive_utc
@@ -81,11 +82,16 @@ def _check_cohorts(problem: Problem, tables: Tables, version: ModelVersion, mome
     reference, description = baseline.reference(problem, days[0].day, moment)
     figures |= closed_figures(problem, reference, days, scored) | {"reference": description}
     inside = [one for one in scored if figures.get("window") and str(one.day) >= figures["window"][0]]
-    base_rate = figures.get("metrics", {}).get("base_rate", {}).get("now", {}).get("value")
-    findings += check_selection(problem, inside, base_rate)
+    earlier = [one for one in baseline.out_of_fold if one not in reference and one.day < days[0].day]
+    own = [*earlier, *reference]
+    selection = measure_selection(inside, own)
+    if selection is not None:
+        base_rate = figures.get("metrics", {}).get("base_rate", {}).get("now", {}).get("value")
+        selection = selection if base_rate is not None else replace(selection, base_rate=None)
+        figures["selection"] = selection.figures()
+        findings += find_selection(problem, selection, base_rate)
     if scored and reference:
-        earlier = [one for one in baseline.out_of_fold if one not in reference and one.day < days[0].day]
-        findings += _degradation(problem, baseline.model.vocabulary.classes, reference, [*earlier, *reference], scored)
+        findings += _degradation(problem, baseline.model.vocabulary.classes, reference, own, scored)
     enough = "metrics" in figures and len(reference) >= FEWEST_DAYS
     summary = summary_sentence(problem, figures, len(reference))
     return summarize(findings, summary), findings, figures, enough

@@ -22,7 +22,7 @@ from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.predictions.labels import read_known_labels
 from truecourse.monitoring.predictions.served_predictions import output_of
 from truecourse.monitoring.quality.cohorts import BINS, ScoredRows, bin_index
-from truecourse.monitoring.quality.label_delay import selection_finding
+from truecourse.monitoring.quality.label_delay import Selection, coverage_difference, find_selection
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry
@@ -99,8 +99,8 @@ def _check_selection(problem: Problem, model: Model, decided: pa.Table, labelled
     scores = [ScoredRows.of(problem.kind, np.zeros(len(side), dtype=np.int64), side).score for side in sides]
     edges = np.unique(np.quantile(scores[0], np.linspace(0, 1, BINS + 1)[1:-1]))
     counts = [np.bincount(bin_index(edges, side), minlength=len(edges) + 1)[None].astype(np.float64) for side in scores]
-    finding = selection_finding(problem, *counts)
-    return [finding] if finding else []
+    share, usual, error = coverage_difference(counts[0], counts[1])
+    return find_selection(problem, Selection(share, usual, error))
 
 
 def _check_classes(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Table]:

@@ -77,19 +77,24 @@ def _table(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         "changed cells": ", ".join(f"{name} ({count:,})" for name, count in rows["by_column"].items()) or "none",
         "columns": _column_changes(columns) or "the same",
     }
+    if found["edits"]:
+        shown["edits"] = "; ".join(found["edits"])
     for kind in ("added", "removed"):
-        deliveries, bad = found["deliveries"][kind], found["quarantine"][kind]
-        if deliveries["count"]:
+        if (deliveries := found["deliveries"][kind])["count"]:
             files = ", ".join(f"{one['file']} ({counted(one['rows'], 'row')})" for one in deliveries["first"])
             shown[f"deliveries {kind}"] = f"{deliveries['count']}: {files}"
-            reasons = ", ".join(f"{reason} ({count:,})" for reason, count in bad["reasons"].items())
-            shown[f"of them in quarantine, {kind}"] = f"{counted(bad['rows'], 'row')} {reasons}".strip()
+    shown["quarantine"] = " → ".join(_quarantine(side) for side in found["quarantine"])
     yield pairs(shown)
     for kind, items in rows["first"].items():
         if items:
             lines = [[", ".join(f"{name}={_cell(value)}" for name, value in row.items())] for row in items]
             yield table(f"{kind}, the first", rows=lines)
             yield from _more(rows[kind], len(items), f"{kind} row")
+
+
+def _quarantine(side: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in side["reasons"].items())
+    return f"{counted(side['rows'], 'row')}{f', {reasons}' if reasons else ''}"
 
 
 def _cell(value: Any) -> str:

@@ -71,7 +71,7 @@ def test_table_without_key_with_quarantine_and_another_column(home: Path, tmp_pa
     assert (rows["added"], rows["removed"], rows["changed"]) == (1, 2, 0)
     assert rows["first"]["added"] == [{"weight": 2.5, "visits": 3, "colour": "red", "bought": 0}]
     assert [row["visits"] for row in rows["first"]["removed"]] == [1, 2], "one of two equal rows"
-    assert found["quarantine"]["added"] == {"rows": 1, "reasons": {"visits: range": 1}}
+    assert found["quarantine"] == [{"rows": 0, "reasons": {}}, {"rows": 1, "reasons": {"visits: range": 1}}]
     assert [one["number"] for one in found["deliveries"]["added"]["first"]] == [1]
     world.declare(columns={**world.table.columns, "visits": Float(), "extra": Integer(nulls=True)})
     world.feed("weight,visits,colour,bought,extra\n1.5,1,red,1,7\n")

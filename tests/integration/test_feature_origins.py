@@ -9,6 +9,7 @@ import duckdb
 import pandas as pd
 import pytest
 
+from cli.main import execute
 from tasks.scoring.score_decisions import score_decisions
 from tasks.scoring.score_files import score_file
 from tasks.training.trace import trace_prediction
@@ -83,13 +84,20 @@ def test_the_query_lists_the_rows_with_files_and_bytes(traced_world: TracedWorld
     assert changed["state"] == "changed"
 
 
-def test_logged_predictions_name_the_rows_that_were_served(traced_world: TracedWorld) -> None:
+def test_logged_predictions_name_the_rows_that_were_served(
+    traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = {"courier": "c03", "depot": "north", "promised": 42, "distance": 6.5}
     known, unknown = traced_home.serve("deliveries", 1, [row, row | {"courier": "c99"}], datetime(2024, 3, 1))
     traced = trace_prediction("deliveries", known)
     assert [one["state"] for one in traced["origins"]] == ["sufficient"] * 3
     assert traced["origins"][0]["event_time"] > pd.Timestamp("2024-02-29", tz="UTC")
     assert {one["feature"]: one["from"] for one in traced["features"]}["distance"] == "request"
+    assert execute(["trace", "prediction", known]) in (0, 1), "1 if MLflow is not there"
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "SELECT * FROM couriers WHERE" in shown
+    assert "1 row of tables/deliveries/clean/couriers@0, 1 of them change a value" in shown
+    assert "bytes verified" in shown
     missing = trace_prediction("deliveries", unknown)["origins"]
     assert [one["state"] for one in missing] == ["none", "sufficient", "none"]
     assert missing[0]["detail"] == "no row of its key was known within the time to live"

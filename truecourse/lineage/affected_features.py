@@ -38,7 +38,13 @@ MOST_ROWS = 500_000
 """Most source rows that are read to compute a view again; above it, the result is an upper bound."""
 _AT = "__at"
 COMPUTED: Literal["computed again without them"] = "computed again without them"
-Method = Literal["computed again without them", "upper bound: the view's reach in time", "the view was never computed"]
+EDITED: Literal["unknown: run materialize, the table was edited"] = "unknown: run materialize, the table was edited"
+Method = Literal[
+    "computed again without them",
+    "upper bound: the view's reach in time",
+    "the view was never computed",
+    "unknown: run materialize, the table was edited",
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,8 @@ def affected_view(tables: Tables, selection: Selection, view: View) -> AffectedV
     if version is None:
         return AffectedView(view, None, "the view was never computed")
     versions = source_versions(tables, problem, version)
+    if not {*table.columns} <= {*tables.dataset(versions[table.name]).schema.names}:
+        return AffectedView(view, version, EDITED)
     columns = [ROW, table.time] if table.time is not None else [ROW]
     found = tables.read(versions[table.name], columns, selection.chosen)
     if not len(found):  # the feature table is older than these rows

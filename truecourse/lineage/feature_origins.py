@@ -6,7 +6,7 @@ counts for a feature if the feature has another value without this one row.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 
 from truecourse.data import sql
 from truecourse.data.arrow_types import UTC_TIME, arrow_type
+from truecourse.data.merge import clean_schema
 from truecourse.data.sources import scratch
 from truecourse.data.sql import ROW
 from truecourse.errors import TruecourseError
@@ -76,7 +77,8 @@ def prediction_origins(tables: Tables, record: Record, version: ModelVersion) ->
         origins = [_origin_of_view(tables, problem, view, record) for view in problem.views]
         # Declared aggregations name their rows by table, key, time and filter: their origins belong here.
         if "batch" in record and "values" in record:
-            origins += _origin_of_decision(tables, problem, record)
+            with suppress(TruecourseError, pa.ArrowException, duckdb.Error):  # its tables are gone: a link reports it
+                origins += _origin_of_decision(tables, problem, record)
         return {"features": list(_features(problem, record, origins)), "origins": origins}
 
 
@@ -202,9 +204,10 @@ def _source_rows(tables: Tables, problem: Problem, view: View, row: FeatureRow) 
     """Find the candidate rows of a feature row, prove that they suffice, and leave each out in turn."""
     versions = source_versions(tables, problem, row.version)
     used = [table for table in problem.tables if table.name in used_tables(problem, view)]
+    names = {table.name: sql.stored_names(tables, versions[table.name], table.columns) for table in used}
     for by_key in (True, False):
-        wheres = {table.name: _conditions(problem, view, table, row, by_key) for table in used}
-        rows = {name: _candidates(tables, versions[name], where) for name, where in wheres.items()}
+        wheres = {table.name: _conditions(view, table, row, by_key, names[table.name]) for table in used}
+        rows = {t.name: _candidates(tables, versions[t.name], t, wheres[t.name], names[t.name]) for t in used}
         count = sum(map(len, rows.values()))
         if count > MOST_CANDIDATES:
             detail, state, changed = TOO_MANY, "candidates", None
@@ -231,15 +234,18 @@ def _source_rows(tables: Tables, problem: Problem, view: View, row: FeatureRow) 
     return {"state": state, "detail": detail, "rows": count, "changed_by": by_feature, "tables": described}
 
 
-def _conditions(problem: Problem, view: View, table: Table, row: FeatureRow, by_key: bool) -> str:
-    """SQL of a table's rows that were known when the feature row was recorded, within the view's lookback."""
+def _conditions(view: View, table: Table, row: FeatureRow, by_key: bool, stored: Mapping[str, str]) -> str:
+    """SQL of a table's rows that were known when the feature row was recorded, within the view's lookback.
+
+    `stored`: the names under which the table's version stores its columns; empty if one was removed."""
     created = row.created.astimezone(UTC).replace(tzinfo=None)
     parts = [sql.CURRENT if view.timeless else sql.as_of(created)]
-    if table.time is not None and view.lookback is not None and not view.timeless:
+    time = stored[table.time] if table.time is not None else ""
+    if time and view.lookback is not None and not view.timeless:
         bounds = (row.event - view.lookback - memory(view), row.event + view.lookback)
         start, end = (f"TIMESTAMPTZ '{t.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}+00'" for t in bounds)
-        parts.append(f"{sql.quote(table.time)} BETWEEN {start} AND {end}")
-    keys = {name: value for name, value in row.key.items() if name in table.columns} if by_key else {}
+        parts.append(f"{sql.quote(time)} BETWEEN {start} AND {end}")
+    keys = {stored[name]: value for name, value in row.key.items() if stored.get(name)} if by_key else {}
     return " AND ".join([*(f"{sql.quote(name)} = {_literal(value)}" for name, value in keys.items()), *parts])
 
 
@@ -249,11 +255,16 @@ def _literal(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool | int | float) else "'" + str(value).replace("'", "''") + "'"
 
 
-def _candidates(tables: Tables, version: TableVersion, where: str) -> pa.Table:
+def _candidates(tables: Tables, version: TableVersion, table: Table, where: str, stored: Mapping[str, str]) -> pa.Table:
+    """Read rows of a version under the names that `table` declares, a removed column as nulls."""
     with sql.connect() as connection:
         connection.register("rows", tables.dataset(version))
         query = f"SELECT * FROM rows WHERE {where} ORDER BY {ROW} LIMIT {MOST_CANDIDATES + 1}"  # noqa: S608
-        return connection.sql(query).to_arrow_table()
+        rows = connection.sql(query).to_arrow_table()
+    for name, of in stored.items():
+        if name not in rows.column_names:
+            rows = rows.append_column(name, rows[of] if of else pa.nulls(len(rows), arrow_type(table.columns[name])))
+    return rows
 
 
 class Recomputation:
@@ -269,7 +280,9 @@ class Recomputation:
         rows: Rows,
     ) -> None:
         self._connection, self._view, self._row, self._rows = connection, view, row, rows
-        held = HeldTables({clean_table(problem.name, name): table for name, table in rows.items()})
+        # The SQL reads no other tables: empty ones, because a stored one may have other columns by now.
+        every = {table.name: rows.get(table.name, clean_schema(table).empty_table()) for table in problem.tables}
+        held = HeldTables({clean_table(problem.name, name): table for name, table in every.items()})
         known = sql.CURRENT if view.timeless else sql.as_of(row.created.astimezone(UTC).replace(tzinfo=None))
         sql.bind(connection, problem, held, versions, rows=known)
         keys = " AND ".join(f"{sql.quote(name)} = {_literal(value)}" for name, value in row.key.items())
@@ -308,14 +321,18 @@ def _origin_of_decision(tables: Tables, problem: Problem, record: Record) -> lis
     if commit is None or commit["source"]:
         return []
     named = {one.name: one for one in map(TableVersion.model_validate, commit["tables"])}
-    versions = {table.name: named[clean_table(problem.name, table.name)] for table in problem.tables}
+    found = {table.name: named.get(clean_table(problem.name, table.name)) for table in problem.tables}
+    versions = {name: version for name, version in found.items() if version is not None}
+    if len(versions) < len(found):  # it was scored when the problem had other tables
+        return []
     reads = tables_read(problem, problem.spine) if problem.spine else {problem.label_table.name}
     used, id = [table for table in problem.tables if table.name in reads], str(record["id"])
     wheres = {
         table.name: f"{sql.row_id(table)} = {_literal(id)}" if table.key or not problem.spine else "true"
         for table in used
     }
-    rows = {name: _candidates(tables, versions[name], where) for name, where in wheres.items()}
+    names = {table.name: sql.stored_names(tables, versions[table.name], table.columns) for table in used}
+    rows = {t.name: _candidates(tables, versions[t.name], t, wheres[t.name], names[t.name]) for t in used}
     state, detail = "candidates", DIFFERENT
     if sum(map(len, rows.values())) > MOST_CANDIDATES:
         detail = TOO_MANY

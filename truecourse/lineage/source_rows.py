@@ -252,7 +252,7 @@ def describe_row(problem: Problem, table: Table, known: Sequence[Delivery], row:
     return {
         "row": number,
         "state": state,
-        "values": {name: row[name] for name in table.columns},
+        "values": {name: row.get(name) for name in table.columns},
         "reasons": reasons,
         "recorded_at": row.get(RECORDED),
         "superseded_at": row.get(SUPERSEDED),

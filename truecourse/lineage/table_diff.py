@@ -3,20 +3,22 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import pyarrow.compute as pc
 
 from truecourse.data import sql
 from truecourse.data.deliveries import read_deliveries
+from truecourse.data.quarantine import REASONS, quarantine_of
 from truecourse.data.sql import CURRENT, ROW
-from truecourse.errors import NotFound
+from truecourse.data.table_edits import Edit
+from truecourse.errors import FeatureError, NotFound
 from truecourse.lineage.source_rows import FIRST, select_table
 from truecourse.problem import Problem
 from truecourse.problem.schema import RESERVED_PREFIX, Table
 from truecourse.references import TableVersion
-from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table
+from truecourse.storage.delta_tables import Tables, clean_table
 from truecourse.wording import nearest
 
 
@@ -37,7 +39,8 @@ def table_version(tables: Tables, problem: Problem, text: str) -> tuple[Table, T
 
 
 def diff_tables(tables: Tables, problem: Problem, one: str, other: str) -> dict[str, Any]:
-    """Compare two versions of a table: {"kind": "table", "from", "to", "rows", "columns", "deliveries", "quarantine"}.
+    """Compare two versions of a table: {"kind": "table", "from", "to", "rows", "columns", "edits", "deliveries",
+    "quarantine" of both}.
 
     `rows`: current rows that were added, removed and changed (by key; without key, a changed row is removed and added),
     with the first of each. Raises NotFound for an unknown version, or for versions of two tables."""
@@ -45,17 +48,14 @@ def diff_tables(tables: Tables, problem: Problem, one: str, other: str) -> dict[
     if table.name != second.name:
         hint = f"compare {table.name}@{before.version} with another version of {table.name}"
         raise NotFound("these are two tables", where=f"{one} and {other}", hint=hint)
-    schemas = [tables.dataset(version).schema for version in (before, after)]
-    types = [
-        {field.name: str(field.type) for field in schema if not field.name.startswith(RESERVED_PREFIX)}
-        for schema in schemas
-    ]
+    sides = [_side(tables, version, max(before, after, key=lambda v: v.version)) for version in (before, after)]
+    types = [dict(side.types) for side in sides]
     shared = [name for name in types[0] if name in types[1]]
-    columns = ", ".join([ROW, *(_comparable(name, types[0][name] == types[1][name]) for name in shared)])
     with sql.connect() as connection:
-        for side, version in (("before", before), ("after", after)):
-            connection.register(f"{side}_rows", tables.dataset(version))
-            connection.execute(f"CREATE TEMP VIEW {side} AS SELECT {columns} FROM {side}_rows WHERE {CURRENT}")  # noqa: S608
+        for name, side in zip(("before", "after"), sides, strict=True):
+            connection.register(f"{name}_rows", tables.dataset(side.version))
+            values = ", ".join([ROW, *(_value(side.stored[n], n, types[0][n], types[1][n]) for n in shared)])
+            connection.execute(f"CREATE TEMP VIEW {name} AS SELECT {values} FROM {name}_rows WHERE {CURRENT}")  # noqa: S608
         keyed = bool(table.key) and set(table.key) <= {*shared}
         rows = _by_key(connection, table, shared) if keyed else _by_values(connection, shared)
     return {
@@ -65,13 +65,43 @@ def diff_tables(tables: Tables, problem: Problem, one: str, other: str) -> dict[
         "key": list(table.key) if keyed else [],
         "rows": rows,
         "columns": _columns(*types),
-        **_deliveries(tables, problem, table, before, after),
+        "edits": _edits(tables, before, after),
+        "deliveries": _deliveries(tables, problem, table, before, after),
+        "quarantine": [_quarantine(tables, problem, table, version) for version in (before, after)],
     }
 
 
-def _comparable(name: str, same: bool) -> str:
-    """SQL of a column; of one whose type has changed, its text."""
-    return sql.quote(name) if same else f"CAST({sql.quote(name)} AS VARCHAR) AS {sql.quote(name)}"
+@dataclass(frozen=True)
+class _Side:
+    """A version with its columns under the names of the newer one: their types, and the names that are stored."""
+
+    version: TableVersion
+    types: Mapping[str, str]
+    stored: Mapping[str, str]
+
+
+def _side(tables: Tables, version: TableVersion, newer: TableVersion) -> _Side:
+    schema = tables.dataset(version).schema
+    kinds = {field.name: str(field.type) for field in schema if not field.name.startswith(RESERVED_PREFIX)}
+    try:
+        names = sql.stored_names(tables, newer, kinds)
+    except FeatureError:  # the newer version was read again under another declaration
+        names = {}
+    names = {name: names.get(name) or name for name in kinds}
+    return _Side(version, {names[n]: kind for n, kind in kinds.items()}, {new: old for old, new in names.items()})
+
+
+def _edits(tables: Tables, before: TableVersion, after: TableVersion) -> list[str]:
+    """The edits of the declaration between both versions, in words."""
+    first, last = sorted((before.version, after.version))
+    commits = [commit for number, commit in tables.commits(after.name) if first < number <= last]
+    return [Edit(**edit).sentence for commit in commits for edit in commit.get("edits", ())]
+
+
+def _value(stored: str, name: str, kind: str, other: str) -> str:
+    """SQL of a column under a name that both sides have; of a column that became text, its text."""
+    as_text = kind != other and not {kind, other} <= {"int64", "double"}
+    return f"{f'CAST({sql.quote(stored)} AS VARCHAR)' if as_text else sql.quote(stored)} AS {sql.quote(name)}"
 
 
 def _columns(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Any]:
@@ -145,25 +175,28 @@ def _by_values(connection: duckdb.DuckDBPyConnection, shared: list[str]) -> dict
 def _deliveries(
     tables: Tables, problem: Problem, table: Table, before: TableVersion, after: TableVersion
 ) -> dict[str, Any]:
-    """The deliveries that only one side accepted, and how many of their rows are quarantined, by reason."""
+    """The deliveries that only one side accepted."""
     commits = tables.commits(after.name)
     sides = [_accepted([commit for number, commit in commits if number <= v.version]) for v in (before, after)]
     known = {d.number: d for d in read_deliveries(tables, problem.name, table.name)[0]}
-    bad = tables.version(quarantine_table(problem.name, table.name))
-    found: dict[str, Any] = {"deliveries": {}, "quarantine": {}}
+    found: dict[str, Any] = {}
     for kind, numbers in (("added", sides[1] - sides[0]), ("removed", sides[0] - sides[1])):
         listed = [known[number] for number in sorted(numbers) if number in known]
-        found["deliveries"][kind] = {"count": len(listed), "first": [
+        found[kind] = {"count": len(listed), "first": [
             {"number": d.number, "file": d.place, "rows": d.rows, "sha256": d.sha256} for d in listed[:FIRST]
         ]}  # fmt: skip
-        texts = (
-            tables.read(bad, ["_tc_reasons"], pc.field("_tc_delivery").isin(sorted(numbers)))["_tc_reasons"].to_pylist()
-            if bad is not None
-            else []
-        )
-        reasons = Counter(f"{r['column']}: {r['expectation']}" for text in texts for r in json.loads(text))
-        found["quarantine"][kind] = {"rows": len(texts), "reasons": dict(reasons.most_common())}
     return found
+
+
+def _quarantine(tables: Tables, problem: Problem, table: Table, version: TableVersion) -> dict[str, Any]:
+    """Count the rows that are quarantined in a version, by the expectations that they fail."""
+    commits = [
+        c | {"version": n} for n, c in tables.commits(version.name) if n <= version.version and c.get("deliveries")
+    ]
+    bad = quarantine_of(tables, problem.name, table.name, commits[-1]) if commits else None
+    texts = tables.read(bad, [REASONS])[REASONS].to_pylist() if bad is not None else []
+    reasons = Counter(f"{one['column']}: {one['expectation']}" for text in texts for one in json.loads(text))
+    return {"rows": len(texts), "reasons": dict(reasons.most_common())}
 
 
 def _accepted(commits: list[dict[str, Any]]) -> set[int]:

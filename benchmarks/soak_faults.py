@@ -231,7 +231,10 @@ def _part(name: str) -> dict[str, Any]:
 def _is_live() -> bool:
     """Whether the endpoint answers. Its socket stays open without workers; a request then waits."""
     try:
-        with open_url(urllib.request.Request(f"{_platform().endpoint}/livez"), PATIENCE) as answer:  # noqa: S310
+        endpoint = _platform().endpoint
+        if not endpoint:  # `up` has not started it yet
+            return False
+        with open_url(urllib.request.Request(f"{endpoint}/livez"), PATIENCE) as answer:  # noqa: S310
             return bool(answer.status == 200)
     except (OSError, PlatformError):
         return False

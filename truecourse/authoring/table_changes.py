@@ -158,7 +158,9 @@ def _broken(
     """How many stored rows break a tightened rule. They stay, until validate --recheck."""
     retyped = {edit.column for edit in edits if edit.kind in ("widened", "retyped")}
     tightened = {edit.column for edit in edits if edit.kind == "tightened"} - retyped
-    expectations = [e for e in compile_expectations(table) if e.column in tightened and e.name in _COUNTED]
+    expectations = [
+        e for e in compile_expectations(table) if e.column in tightened and e.name in _COUNTED and e.severity != "info"
+    ]
     if not expectations:
         return
     dataset = tables.dataset(version)

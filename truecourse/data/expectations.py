@@ -35,8 +35,8 @@ class Tally:
     """Counts of an expectation so far. `failures`: (row, value) of each failing row, if these are quarantined.
 
     `quarantined`: for a delivery that was accepted before the rules changed, the rows that were quarantined then. Its
-    other rows stay, and are only counted in `kept`, unless cells or lines cannot be read. `failed_before` counts the
-    failures of rows that were quarantined then: they refuse nothing."""
+    other rows stay, and are only counted in `kept`, unless cells or lines cannot be read or the rule has severity
+    `info`. `failed_before` counts the failures of rows that were quarantined then: they refuse nothing."""
 
     checked: int = 0
     failed: int = 0
@@ -50,7 +50,7 @@ class Tally:
         if self.quarantined is not None:
             failed_before = [failure for failure in failures if failure[0] in self.quarantined]
             self.failed_before += len(failed_before)
-            if expectation.name not in ("type", "line"):
+            if expectation.name not in ("type", "line") and expectation.severity != "info":
                 self.kept += len(failures) - len(failed_before)
                 failures = failed_before
         self.failed += len(failures)

@@ -21,7 +21,6 @@ from truecourse.problem.schema import (
     Identifier,
     Integer,
     Privacy,
-    Table,
     Text,
     Time,
     shown_unit,
@@ -180,6 +179,23 @@ class Aggregations:
         wanted = _input(self.features[feature])
         return next((name for name, each in self.inputs.items() if each == wanted), None)
 
+    def columns(self, types: Mapping[str, AnyColumn]) -> dict[str, AnyColumn]:
+        """The columns of the features by name, as a View declares them. `types`: the columns of the source table.
+
+        A feature of unknown type (see `untyped`) is a Float."""
+        return {name: _feature_column(function, types) for name, function in self.features.items()}
+
+    def input_columns(self, types: Mapping[str, AnyColumn]) -> dict[str, AnyColumn]:
+        """The types of the stored rows' columns by name. An expression of unknown type, of which distinct values are
+        counted, is Text. `types`: the columns of the source table."""
+        return {name: each.type(types) or Text() for name, each in self.inputs.items()}
+
+    def untyped(self, types: Mapping[str, AnyColumn]) -> Iterator[str]:
+        """The features whose type cannot be derived: they need `column`. `types`: the columns of the source table."""
+        for name, function in self.features.items():
+            if isinstance(function, PICKS) and function.column is None and function.value not in types:
+                yield name
+
 
 @dataclass(frozen=True, config=CONFIG)
 class Input:
@@ -205,11 +221,12 @@ class Input:
         value = f"({self.expression}\n)"
         return f"CASE WHEN {condition} THEN {value} END" if self.where else value
 
-    def type(self, table: Table) -> AnyColumn | None:
-        """The type of the column's values; None if it is neither declared nor that of a column of the table."""
+    def type(self, types: Mapping[str, AnyColumn]) -> AnyColumn | None:
+        """The type of the column's values; None if it is neither declared nor that of a column of the table, given the
+        table's columns."""
         if self.expression is None or self.condition:
             return Boolean()
-        declared = self.column or table.columns.get(self.expression)
+        declared = self.column or types.get(self.expression)
         return declared or (Float() if self.numeric else None)
 
 
@@ -222,27 +239,7 @@ def _input(function: AnyAggregate) -> Input | None:
     return Input(function.value, function.where, condition=isinstance(function, Share))
 
 
-def feature_columns(aggregations: Aggregations, table: Table) -> dict[str, AnyColumn]:
-    """The columns of the features by name, as a View declares them. `table`: the declaration of the source table.
-
-    A feature of unknown type (Min, Max, First, Last of an expression without `column`) is a Float."""
-    return {name: _feature_column(function, table) for name, function in aggregations.features.items()}
-
-
-def input_columns(aggregations: Aggregations, table: Table) -> dict[str, AnyColumn]:
-    """The types of the stored rows' columns by name. An expression of unknown type, of which distinct values are
-    counted, is Text."""
-    return {name: each.type(table) or Text() for name, each in aggregations.inputs.items()}
-
-
-def untyped(aggregations: Aggregations, table: Table) -> Iterator[str]:
-    """The features whose type cannot be derived: they need `column`."""
-    for name, function in aggregations.features.items():
-        if isinstance(function, PICKS) and function.column is None and function.value not in table.columns:
-            yield name
-
-
-def _feature_column(function: AnyAggregate, table: Table) -> AnyColumn:
+def _feature_column(function: AnyAggregate, types: Mapping[str, AnyColumn]) -> AnyColumn:
     texts: dict[str, Any] = {"description": function.description, "private": function.private}
     if isinstance(function, Count | CountDistinct):
         return Integer(**texts)
@@ -250,7 +247,7 @@ def _feature_column(function: AnyAggregate, table: Table) -> AnyColumn:
         return Float(**texts)
     if isinstance(function, Age):
         return Float(**texts, unit=function.unit)
-    column = function.column or table.columns.get(function.value) or Float()
+    column = function.column or types.get(function.value) or Float()
     unit = function.unit or shown_unit(column)
     if isinstance(function, PICKS):
         return _picked(column, unit, function)

@@ -1,0 +1,203 @@
+"""Compiled exact arithmetic on doubles and integers: sums and variances that are rounded once. Import it lazily.
+
+A number is odd * 2**(shift + exponent), with an odd integer of at most 63 bits and an exponent for all numbers of a
+column, so that shift >= 0. Sums are limbs of 32 bits in int64, lowest first, each with a sign, so that additions need
+no carry (a small superaccumulator, as in Neal, Fast Exact Summation Using Small and Large Superaccumulators, 2015).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from truecourse.arrays import Array
+
+_OPTIONS: Any = {"cache": True, "nogil": True}
+_LIMB = 0xFFFFFFFF
+_LOWEST = -1074
+"""The exponent of the smallest positive double."""
+
+
+@njit(**_OPTIONS)
+def split_floats(values: Array, valid: Array, odds: Array, shifts: Array) -> Any:
+    """Write the odd integers and shifts of finite doubles. Return their common exponent and the largest shift."""
+    exponent, most = 1 << 20, 0
+    for row in range(len(values)):
+        odds[row] = shifts[row] = 0
+        if valid[row] and values[row] != 0:
+            fraction, power = math.frexp(values[row])
+            number = np.int64(math.ldexp(fraction, 53))
+            zeros = _trailing_zeros(number)
+            odds[row], shifts[row] = number >> zeros, power - 53 + zeros
+            exponent = min(exponent, shifts[row])
+    return _shift(odds, shifts, exponent)
+
+
+@njit(**_OPTIONS)
+def split_integers(values: Array, valid: Array, odds: Array, shifts: Array) -> Any:
+    """As split_floats() for int64."""
+    exponent = 1 << 20
+    for row in range(len(values)):
+        odds[row] = shifts[row] = 0
+        if valid[row] and values[row] != 0:
+            zeros = _trailing_zeros(values[row])
+            odds[row], shifts[row] = values[row] >> zeros, zeros
+            exponent = min(exponent, zeros)
+    return _shift(odds, shifts, exponent)
+
+
+@njit(**_OPTIONS)
+def _shift(odds: Array, shifts: Array, exponent: int) -> Any:
+    most = 0
+    for row in range(len(odds)):
+        if odds[row]:
+            shifts[row] -= exponent
+            most = max(most, shifts[row])
+    return (exponent if exponent < 1 << 20 else 0), most
+
+
+@njit(**_OPTIONS)
+def _trailing_zeros(number: int) -> int:
+    zeros = 0
+    while not (number >> zeros) & 0xFF:
+        zeros += 8
+    while not (number >> zeros) & 1:
+        zeros += 1
+    return zeros
+
+
+@njit(**_OPTIONS)
+def add_product(total: Array, odd: int, shift: int, sign: int) -> None:
+    """Add sign * odd * 2**shift to the limbs `total`."""
+    if odd < 0:
+        odd, sign = -odd, -sign
+    place, bits = shift >> 5, shift & 31
+    low, high = (odd & _LIMB) << bits, (odd >> 32) << bits
+    total[place] += sign * (low & _LIMB)
+    total[place + 1] += sign * ((low >> 32) + (high & _LIMB))
+    total[place + 2] += sign * (high >> 32)
+
+
+@njit(**_OPTIONS)
+def add_square(total: Array, odd: int, shift: int, sign: int) -> None:
+    """Add sign * (odd * 2**shift)**2 to the limbs `total`."""
+    odd = abs(odd)
+    mask, half = np.uint64(_LIMB), np.uint64(32)
+    low, high = np.uint64(odd & _LIMB), np.uint64(odd >> 32)
+    least, middle, most = low * low, low * high, high * high
+    second = (least >> half) + np.uint64(2) * (middle & mask)
+    third = (second >> half) + np.uint64(2) * (middle >> half) + (most & mask)
+    fourth = (third >> half) + (most >> half)
+    place, bits = (2 * shift) >> 5, (2 * shift) & 31
+    for part in (least & mask, second & mask, third & mask, fourth):
+        moved = np.int64(part) << bits
+        total[place] += sign * (moved & _LIMB)
+        total[place + 1] += sign * (moved >> 32)
+        place += 1
+
+
+@njit(**_OPTIONS)
+def _magnitude(total: Array, out: Array) -> Any:
+    """Write the absolute value of limbs with signs as limbs from 0 to 2**32 - 1. Return whether it was negative, and
+    the number of limbs up to the highest that is not 0."""
+    carry, top = 0, 0
+    for place in range(len(total)):
+        value = total[place] + carry
+        out[place] = value & _LIMB
+        carry = value >> 32
+    if carry < 0:
+        borrow = 1
+        for place in range(len(total)):
+            value = (np.int64(out[place]) ^ _LIMB) + borrow
+            out[place] = value & _LIMB
+            borrow = value >> 32
+    for place in range(len(total)):
+        if out[place]:
+            top = place + 1
+    return carry < 0, top
+
+
+@njit(**_OPTIONS)
+def round_limbs(total: Array, scratch: Array, exponent: int) -> float:
+    """The double nearest to a sum times 2**exponent (ties to even), infinite beyond the range of doubles."""
+    negative, top = _magnitude(total, scratch)
+    rounded = _nearest(scratch, top, exponent, False)
+    return -rounded if negative else rounded
+
+
+@njit(**_OPTIONS)
+def _nearest(limbs: Array, top: int, exponent: int, more: bool) -> float:
+    """The double nearest to limbs * 2**exponent. `more`: whether a positive remainder, below the last bit, follows."""
+    if top == 0:
+        return 0.0
+    highest = 32 * top - 1
+    while not (np.int64(limbs[top - 1]) >> (highest & 31)) & 1:
+        highest -= 1
+    lowest = max(highest - 52, _LOWEST - exponent, 0)
+    number, rest = 0, more
+    for place in range(top - 1, -1, -1):
+        limb, bit = np.int64(limbs[place]), 32 * place
+        if bit >= lowest:
+            number = number | (limb << (bit - lowest))
+        elif bit + 32 > lowest:
+            number = number | (limb >> (lowest - bit))
+        if bit < lowest - 1:
+            below = min(lowest - 1 - bit, 32)
+            rest = rest or (limb & ((1 << below) - 1)) != 0
+    if 0 < lowest <= 32 * top:
+        half = (np.int64(limbs[(lowest - 1) >> 5]) >> ((lowest - 1) & 31)) & 1
+        if half == 1 and (rest or number & 1 == 1):
+            number += 1
+    return math.ldexp(float(number), lowest + exponent)
+
+
+@njit(**_OPTIONS)
+def round_variance(total: Array, squares: Array, count: int, scratch: Array, exponent: int) -> float:
+    """The double nearest to the sample variance of `count` numbers times 2**exponent; NaN for fewer than two.
+
+    It is (count * sum of squares - sum**2) / (count * (count - 1)). `scratch` has 3 rows of limbs."""
+    if count < 2:
+        return np.nan
+    sums, wide, square = scratch[0], scratch[1], scratch[2]
+    _, top = _magnitude(total, sums)
+    _, top2 = _magnitude(squares, wide)
+    half, mask, number = np.uint64(32), np.uint64(_LIMB), np.uint64(count)
+    size = max(2 * top, top2 + 1)
+    wide[top2 : size + 1] = 0
+    carry = np.uint64(0)
+    for place in range(size):
+        product = wide[place] * number + carry
+        wide[place] = product & mask
+        carry = product >> half
+    square[: size + 1] = 0
+    for first in range(top):
+        carry = np.uint64(0)
+        for second in range(top):
+            product = sums[first] * sums[second] + square[first + second] + carry
+            square[first + second] = product & mask
+            carry = product >> half
+        square[first + top] = carry
+    borrow = 0
+    for place in range(size):
+        value = np.int64(wide[place]) - np.int64(square[place]) + borrow
+        sums[place + 4] = value & _LIMB
+        borrow = value >> 32
+    sums[:4] = 0
+    size += 4
+    rest = _divide(sums, size, number)
+    rest = _divide(sums, size, number - np.uint64(1)) or rest
+    while size and not sums[size - 1]:
+        size -= 1
+    return _nearest(sums, size, 2 * exponent - 128, rest)
+
+
+@njit(**_OPTIONS)
+def _divide(limbs: Array, size: int, divisor: Any) -> bool:
+    """Divide limbs by a number below 2**31 in place. Return whether there was a remainder."""
+    rest = np.uint64(0)
+    for place in range(size - 1, -1, -1):
+        part = (rest << np.uint64(32)) | limbs[place]
+        limbs[place] = part // divisor
+        rest = part - limbs[place] * divisor
+    return rest != 0

@@ -1,0 +1,275 @@
+"""Compiled sweeps over the rows and decisions of each key. Import it lazily: importing Numba takes a quarter of a second.
+
+Row r counts at times t with starts[r] <= t < ends[r]. Rows are sorted by key; `by_start` and `by_end` list the rows of
+each key by start and by end. A group is one key's decisions: `groups[g]` holds its first row, the row after its last
+one, its first decision and the decision after its last one. `decisions` lists the decisions by group and time; results
+are written at their places. Every result depends on the set of counted rows only, never on their order.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from truecourse.arrays import Array
+from truecourse.features.aggregates.exact_numbers import add_product, add_square, round_limbs, round_variance
+
+_OPTIONS: Any = {"cache": True, "nogil": True}
+
+
+@njit(**_OPTIONS)
+def stable_order(codes: Array, order: Array, count: int) -> Any:
+    """Sort `order`, a list of places, by code, stably. Return it and the first place of each code (count + 1)."""
+    first = np.zeros(count + 1, np.int64)
+    for code in codes:
+        first[code + 1] += 1
+    for code in range(count):
+        first[code + 1] += first[code]
+    following = first[:-1].copy()
+    result = np.empty(len(order), np.int64)
+    for place in order:
+        code = codes[place]
+        result[following[code]] = place
+        following[code] += 1
+    return result, first
+
+
+@njit(**_OPTIONS)
+def is_ordered(codes: Array, times: Array) -> bool:
+    """Whether times ascend within each run of equal codes."""
+    for place in range(1, len(times)):
+        if codes[place] == codes[place - 1] and times[place] < times[place - 1]:
+            return False
+    return True
+
+
+@njit(**_OPTIONS)
+def is_sorted(first: Array, second: Array, third: Array) -> bool:
+    """Whether three columns ascend lexicographically."""
+    for place in range(1, len(first)):
+        before = place - 1
+        if first[place] != first[before]:
+            if first[place] < first[before]:
+                return False
+        elif second[place] != second[before]:
+            if second[place] < second[before]:
+                return False
+        elif third[place] < third[before]:
+            return False
+    return True
+
+
+@njit(**_OPTIONS)
+def count_rows(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array,
+) -> None:  # fmt: skip
+    """Count the rows of each decision."""
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count = 0
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                count += valid[row] and starts[row] < ends[row]
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                count -= valid[row] and starts[row] < ends[row]
+                removed += 1
+            out[decisions[place]] = count
+
+
+@njit(**_OPTIONS)
+def count_distinct(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array, values: Array, kinds: int,
+) -> None:  # fmt: skip
+    """Count the distinct values (codes from 0 to kinds - 1) of each decision's rows."""
+    uses = np.zeros(kinds, np.int64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count = 0
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    count += uses[values[row]] == 0
+                    uses[values[row]] += 1
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    uses[values[row]] -= 1
+                    count -= uses[values[row]] == 0
+                removed += 1
+            out[decisions[place]] = count
+        for row in range(begin, limit):
+            if valid[row]:
+                uses[values[row]] = 0
+
+
+@njit(**_OPTIONS)
+def sum_integers(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array, counts: Array, values: Array,
+) -> bool:  # fmt: skip
+    """Sum int64 values. Return whether all sums are in the range of int64. `counts`: the number of values."""
+    fits = True
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        low = high = count = 0
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    low += values[row] & 0xFFFFFFFF
+                    high += values[row] >> 32
+                    count += 1
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    low -= values[row] & 0xFFFFFFFF
+                    high -= values[row] >> 32
+                    count -= 1
+                removed += 1
+            top = high + (low >> 32)
+            fits &= -(1 << 31) <= top < 1 << 31
+            out[decisions[place]] = (top << 32) | (low & 0xFFFFFFFF)
+            counts[decisions[place]] = count
+    return fits
+
+
+@njit(**_OPTIONS)
+def sum_numbers(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array, counts: Array,
+    odds: Array, shifts: Array, exponent: int, limbs: int,
+) -> None:  # fmt: skip
+    """Sum numbers odds * 2**(shifts + exponent), and round each sum once. `counts`: the number of values.
+
+    Sums are kept as `limbs` limbs of 32 bits, which is exact."""
+    total, scratch = np.zeros(limbs, np.int64), np.empty(limbs, np.int64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count, rounded, changed = 0, 0.0, False
+        total[:] = 0
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    add_product(total, odds[row], shifts[row], 1)
+                    count, changed = count + 1, True
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    add_product(total, odds[row], shifts[row], -1)
+                    count, changed = count - 1, True
+                removed += 1
+            if changed:
+                rounded, changed = round_limbs(total, scratch, exponent), False
+            out[decisions[place]] = rounded
+            counts[decisions[place]] = count
+
+
+@njit(**_OPTIONS)
+def variances(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array, odds: Array, shifts: Array, exponent: int, limbs: int, limbs2: int,
+) -> None:  # fmt: skip
+    """The sample variances of numbers odds * 2**(shifts + exponent), each rounded once; NaN for fewer than two.
+
+    The sum has `limbs` limbs of 32 bits, the sum of squares has `limbs2`."""
+    total, squares = np.zeros(limbs, np.int64), np.zeros(limbs2, np.int64)
+    size = max(2 * limbs, limbs2 + 2) + 4
+    scratch = np.empty((3, size), np.uint64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count, rounded, changed = 0, np.nan, False
+        total[:] = 0
+        squares[:] = 0
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    add_product(total, odds[row], shifts[row], 1)
+                    add_square(squares, odds[row], shifts[row], 1)
+                    count, changed = count + 1, True
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    add_product(total, odds[row], shifts[row], -1)
+                    add_square(squares, odds[row], shifts[row], -1)
+                    count, changed = count - 1, True
+                removed += 1
+            if changed:
+                rounded, changed = round_variance(total, squares, count, scratch, exponent), False
+            out[decisions[place]] = rounded
+
+
+@njit(**_OPTIONS)
+def pick_rows(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array, ranks: Array,
+) -> None:  # fmt: skip
+    """The row of highest rank of each decision, -1 without rows. `by_end` is not used.
+
+    Rows enter a heap at their start, and leave it when they are on top after their end."""
+    longest = 0
+    for group in range(len(groups)):
+        longest = max(longest, groups[group, 1] - groups[group, 0])
+    heap = np.empty(longest + 1, np.int64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added, size = begin, 0
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and time < ends[row]:
+                    while size and ranks[heap[0]] <= ranks[row] and ends[heap[0]] <= ends[row]:
+                        size = _pop(heap, size, ranks)
+                    size = _push(heap, size, ranks, row)
+                added += 1
+            while size and ends[heap[0]] <= time:
+                size = _pop(heap, size, ranks)
+            out[decisions[place]] = heap[0] if size else -1
+
+
+@njit(**_OPTIONS)
+def _push(heap: Array, size: int, ranks: Array, row: int) -> int:
+    place = size
+    while place and ranks[heap[(place - 1) >> 1]] < ranks[row]:
+        heap[place] = heap[(place - 1) >> 1]
+        place = (place - 1) >> 1
+    heap[place] = row
+    return size + 1
+
+
+@njit(**_OPTIONS)
+def _pop(heap: Array, size: int, ranks: Array) -> int:
+    size -= 1
+    row, place = heap[size], 0
+    while 2 * place + 1 < size:
+        child = 2 * place + 1
+        if child + 1 < size and ranks[heap[child]] < ranks[heap[child + 1]]:
+            child += 1
+        if ranks[heap[child]] <= ranks[row]:
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = row
+    return size

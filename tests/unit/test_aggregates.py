@@ -30,7 +30,13 @@ def assert_equal(spec: Aggregations, found: dict[str, Any], rows: list[Any], dec
 
 
 @settings(max_examples=300, deadline=None)
-@given(cases.rows, cases.decisions, st.sampled_from(cases.WINDOWS), st.sampled_from(cases.WINDOWS), st.randoms())
+@given(
+    cases.generated_rows(),
+    cases.decisions,
+    st.sampled_from(cases.WINDOWS),
+    st.sampled_from(cases.WINDOWS),
+    st.randoms(),
+)
 def test_each_feature_equals_a_loop_over_all_rows(
     rows: list[Any], decisions: list[Any], first: Any, second: Any, random: Random
 ) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 MICROSECONDS = {"seconds": 1_000_000, "minutes": 60_000_000, "hours": 3_600_000_000, "days": 86_400_000_000}
+_HALF, _WIDE, _LEAST_EXPONENT = 31, 126, -400
+"""Limits of the faster kernels: bits of number and count, for variances and sums; no result is then subnormal."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class AggregateIndex:
 
     def _sums(self, feature: str, function: AnyAggregate, column: Column, decisions: Decisions) -> Result:
         """Sum, Mean and Share, which is the mean of 0 and 1."""
-        from truecourse.features.aggregates.kernels import sum_integers, sum_numbers
+        from truecourse.features.aggregates.kernels import sum_integers
 
         counts = np.zeros(len(decisions.times), np.int64)
         if isinstance(function, Sum) and column.kind != "float":
@@ -149,31 +151,48 @@ class AggregateIndex:
                 hint = "sum CAST(... AS DOUBLE), or declare the column as Float"
                 raise FeatureError("a sum is beyond 64 bits", where=f"{self.spec.name}.{feature}", hint=hint)
             return _result("integer", out, counts > 0)
-        totals = np.zeros(len(counts), np.float64)
-        odds, shifts, exponent, most = column.exact
-        arguments = self._arguments(function, column, decisions, totals)
-        sum_numbers(*arguments, counts, odds, shifts, exponent, most // 32 + 4)
+        totals = self._totals(function, column, decisions, counts)
         values = totals if isinstance(function, Sum) else totals / np.maximum(counts, 1)
         return _result("float", values, (counts > 0) & np.isfinite(values))
 
+    def _totals(self, function: AnyAggregate, column: Column, decisions: Decisions, counts: Array) -> Array:
+        """Sums, each rounded once, infinite beyond the range of doubles. `counts` is filled with the counts."""
+        from truecourse.features.aggregates.kernels import sum_numbers, sum_wide
+
+        totals = np.zeros(len(counts), np.float64)
+        arguments = self._arguments(function, column, decisions, totals)
+        bits = self.rows.longest.bit_length()
+        if column.wide is not None and column.wide[3] + bits <= _WIDE and column.wide[2] > _LEAST_EXPONENT:
+            sum_wide(*arguments, counts, *column.wide[:3])
+            return totals
+        odds, shifts, exponent, most, _ = column.exact
+        sum_numbers(*arguments, counts, odds, shifts, exponent, most // 32 + 4)
+        return totals
+
     def _deviations(self, function: AnyAggregate, column: Column, decisions: Decisions) -> Result:
-        from truecourse.features.aggregates.kernels import variances
+        from truecourse.features.aggregates.kernels import small_variances, variances
 
         out = np.full(len(decisions.times), np.nan)
-        odds, shifts, exponent, most = column.exact
         arguments = self._arguments(function, column, decisions, out)
-        variances(*arguments, odds, shifts, exponent, most // 32 + 4, 2 * most // 32 + 6)
+        bits = self.rows.longest.bit_length()
+        if column.small is not None and bits + column.small[2] <= _HALF and column.small[1] > _LEAST_EXPONENT:
+            values, exponent, _ = column.small
+            small_variances(*arguments, values, exponent)
+        else:
+            odds, shifts, exponent, most, _ = column.exact
+            variances(*arguments, odds, shifts, exponent, most // 32 + 4, 2 * most // 32 + 6)
         return _result("float", np.sqrt(out), np.isfinite(out))
 
     def _picked(self, function: AnyAggregate, column: Column | None, decisions: Decisions) -> Result:
-        from truecourse.features.aggregates.kernels import pick_rows
+        from truecourse.features.aggregates.kernels import pick_rows, pick_rows_in_order
 
         is_age = isinstance(function, Age)
         ranks = column.ranks if isinstance(function, Min | Max) and column else np.arange(len(self.rows.event))
         is_lowest = isinstance(function, Min | First) or (isinstance(function, Age) and function.of == "first")
         out = np.full(len(decisions.times), -1, np.int64)
         arguments = self._arguments(function, column, decisions, out)
-        pick_rows(*arguments, ~ranks if is_lowest else ranks)
+        pick = pick_rows_in_order if self.rows.is_in_order(function.window) else pick_rows
+        pick(*arguments, ~ranks if is_lowest else ranks)
         valid = out >= 0
         source = self.rows.event if is_age or column is None else column.values
         values = source[out] if len(source) else np.zeros(len(out), source.dtype)

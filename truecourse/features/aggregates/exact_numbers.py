@@ -17,12 +17,15 @@ _OPTIONS: Any = {"cache": True, "nogil": True}
 _LIMB = 0xFFFFFFFF
 _LOWEST = -1074
 """The exponent of the smallest positive double."""
+_EXACT = 1 << 53
+"""Integers below this are exact doubles."""
 
 
 @njit(**_OPTIONS)
 def split_floats(values: Array, valid: Array, odds: Array, shifts: Array) -> Any:
-    """Write the odd integers and shifts of finite doubles. Return their common exponent and the largest shift."""
-    exponent, most = 1 << 20, 0
+    """Write the odd integers and shifts of finite doubles. Return their common exponent, the largest shift, and the
+    number of bits of the largest odd * 2**shift."""
+    exponent = 1 << 20
     for row in range(len(values)):
         odds[row] = shifts[row] = 0
         if valid[row] and values[row] != 0:
@@ -49,12 +52,16 @@ def split_integers(values: Array, valid: Array, odds: Array, shifts: Array) -> A
 
 @njit(**_OPTIONS)
 def _shift(odds: Array, shifts: Array, exponent: int) -> Any:
-    most = 0
+    most = widest = 0
     for row in range(len(odds)):
         if odds[row]:
             shifts[row] -= exponent
             most = max(most, shifts[row])
-    return (exponent if exponent < 1 << 20 else 0), most
+            number, bits = abs(odds[row]), shifts[row]
+            while number:
+                number, bits = number >> 1, bits + 1
+            widest = max(widest, bits)
+    return (exponent if exponent < 1 << 20 else 0), most, widest
 
 
 @njit(**_OPTIONS)
@@ -153,6 +160,35 @@ def _nearest(limbs: Array, top: int, exponent: int, more: bool) -> float:
 
 
 @njit(**_OPTIONS)
+def widen(odds: Array, shifts: Array, high: Array, low: Array) -> None:
+    """Write odd * 2**shift, of at most 126 bits, as two words: high * 2**64 + low."""
+    for row in range(len(odds)):
+        odd, shift = odds[row], shifts[row]
+        if shift >= 64:
+            high[row], low[row] = odd << (shift - 64), 0
+        else:
+            high[row] = odd >> min(64 - shift, 63)
+            low[row] = np.uint64(odd) << np.uint64(shift)
+
+
+@njit(**_OPTIONS)
+def round_wide(high: int, low: Any, exponent: int) -> float:
+    """The double nearest to (high * 2**64 + low) * 2**exponent, for an exponent for which it cannot be subnormal."""
+    is_negative = high < 0
+    if is_negative:
+        low = ~low + np.uint64(1)
+        high = ~high + np.int64(low == 0)
+    if high == 0:
+        rounded = math.ldexp(np.float64(low), exponent)
+    else:
+        _, bits = math.frexp(np.float64(high))  # one more where the conversion rounded up
+        top = (np.uint64(high) << np.uint64(64 - bits)) | (low >> np.uint64(bits)) if bits < 64 else np.uint64(high)
+        more = low << np.uint64(64 - bits) if bits < 64 else low
+        rounded = math.ldexp(np.float64(top | np.uint64(more != 0)), bits + exponent)
+    return -rounded if is_negative else rounded
+
+
+@njit(**_OPTIONS)
 def round_variance(total: Array, squares: Array, count: int, scratch: Array, exponent: int) -> float:
     """The double nearest to the sample variance of `count` numbers times 2**exponent; NaN for fewer than two.
 
@@ -181,20 +217,56 @@ def round_variance(total: Array, squares: Array, count: int, scratch: Array, exp
     borrow = 0
     for place in range(size):
         value = np.int64(wide[place]) - np.int64(square[place]) + borrow
-        sums[place + 4] = value & _LIMB
+        sums[place] = value & _LIMB
         borrow = value >> 32
-    sums[:4] = 0
-    size += 4
-    rest = _divide(sums, size, number)
-    rest = _divide(sums, size, number - np.uint64(1)) or rest
-    while size and not sums[size - 1]:
+    return _quotient(sums, size, count, 2 * exponent)
+
+
+@njit(**_OPTIONS)
+def round_small_variance(total: int, squares: int, count: int, scratch: Array, exponent: int) -> float:
+    """As round_variance() for a sum and a sum of squares with (count * largest number)**2 < 2**62."""
+    if count < 2:
+        return np.nan
+    above, below = count * squares - total * total, count * (count - 1)
+    if above < _EXACT and below < _EXACT:  # the division of two exact doubles is rounded once
+        return math.ldexp(above / below, 2 * exponent)
+    scratch[0], scratch[1] = above & _LIMB, above >> 32
+    return _quotient(scratch, 2, count, 2 * exponent)
+
+
+@njit(**_OPTIONS)
+def _quotient(limbs: Array, size: int, count: int, exponent: int) -> float:
+    """The double nearest to limbs * 2**exponent / (count * (count - 1)). The first 5 limbs may be overwritten.
+
+    Five limbs, the first not 0, give more than the 54 bits that rounding needs; lower ones only tell whether more
+    follows."""
+    while size and not limbs[size - 1]:
         size -= 1
-    return _nearest(sums, size, 2 * exponent - 128, rest)
+    if size == 0:
+        return 0.0
+    drop, rest = size - 5, False
+    for place in range(drop):
+        rest = rest or limbs[place] != 0
+    if drop > 0:
+        limbs[:5] = limbs[drop:size]
+    elif drop < 0:
+        for place in range(4, -1, -1):
+            limbs[place] = limbs[place + drop] if place + drop >= 0 else np.uint64(0)
+    number = np.uint64(count)
+    divisor = number * (number - np.uint64(1))
+    if divisor >> np.uint64(32):
+        rest = _divide(limbs, 5, number) or rest
+        divisor = number - np.uint64(1)
+    rest = _divide(limbs, 5, divisor) or rest
+    size = 5
+    while size and not limbs[size - 1]:
+        size -= 1
+    return _nearest(limbs, size, exponent + 32 * drop, rest)
 
 
 @njit(**_OPTIONS)
 def _divide(limbs: Array, size: int, divisor: Any) -> bool:
-    """Divide limbs by a number below 2**31 in place. Return whether there was a remainder."""
+    """Divide limbs by a number below 2**32 in place. Return whether there was a remainder."""
     rest = np.uint64(0)
     for place in range(size - 1, -1, -1):
         part = (rest << np.uint64(32)) | limbs[place]

@@ -1,4 +1,5 @@
-"""Compiled sweeps over the rows and decisions of each key. Import it lazily: importing Numba takes a quarter of a second.
+"""Compiled sweeps over the rows and decisions of each key. Import it lazily: importing Numba takes a quarter of a
+second.
 
 Row r counts at times t with starts[r] <= t < ends[r]. Rows are sorted by key; `by_start` and `by_end` list the rows of
 each key by start and by end. A group is one key's decisions: `groups[g]` holds its first row, the row after its last
@@ -12,7 +13,14 @@ import numpy as np
 from numba import njit
 
 from truecourse.arrays import Array
-from truecourse.features.aggregates.exact_numbers import add_product, add_square, round_limbs, round_variance
+from truecourse.features.aggregates.exact_numbers import (
+    add_product,
+    add_square,
+    round_limbs,
+    round_small_variance,
+    round_variance,
+    round_wide,
+)
 
 _OPTIONS: Any = {"cache": True, "nogil": True}
 
@@ -183,6 +191,37 @@ def sum_numbers(
 
 
 @njit(**_OPTIONS)
+def sum_wide(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array, counts: Array,
+    high: Array, low: Array, exponent: int,
+) -> None:  # fmt: skip
+    """As sum_numbers() for numbers (high * 2**64 + low) * 2**exponent whose sums have fewer than 127 bits."""
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count, top, bottom = 0, np.int64(0), np.uint64(0)
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    bottom += low[row]
+                    top += high[row] + np.int64(bottom < low[row])
+                    count += 1
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    top -= high[row] + np.int64(bottom < low[row])
+                    bottom -= low[row]
+                    count -= 1
+                removed += 1
+            out[decisions[place]] = round_wide(top, bottom, exponent)
+            counts[decisions[place]] = count
+
+
+@njit(**_OPTIONS)
 def variances(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, odds: Array, shifts: Array, exponent: int, limbs: int, limbs2: int,
@@ -218,6 +257,60 @@ def variances(
             if changed:
                 rounded, changed = round_variance(total, squares, count, scratch, exponent), False
             out[decisions[place]] = rounded
+
+
+@njit(**_OPTIONS)
+def small_variances(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array, values: Array, exponent: int,
+) -> None:  # fmt: skip
+    """As variances() for numbers values * 2**exponent with (rows of a key * largest value)**2 < 2**62."""
+    scratch = np.empty(8, np.uint64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count = total = squares = 0
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    count, total, squares = count + 1, total + values[row], squares + values[row] * values[row]
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    count, total, squares = count - 1, total - values[row], squares - values[row] * values[row]
+                removed += 1
+            out[decisions[place]] = round_small_variance(total, squares, count, scratch, exponent)
+
+
+@njit(**_OPTIONS)
+def pick_rows_in_order(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    decisions: Array, times: Array, out: Array, ranks: Array,
+) -> None:  # fmt: skip
+    """As pick_rows() for rows of which none ends before one that starts earlier: a queue of falling ranks."""
+    longest = 0
+    for group in range(len(groups)):
+        longest = max(longest, groups[group, 1] - groups[group, 0])
+    queue = np.empty(longest + 1, np.int64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added, head, tail = begin, 0, 0
+        for place in range(decision, end):
+            time = times[decisions[place]]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row]:
+                    while head < tail and ranks[queue[tail - 1]] <= ranks[row]:
+                        tail -= 1
+                    queue[tail] = row
+                    tail += 1
+                added += 1
+            while head < tail and ends[queue[head]] <= time:
+                head += 1
+            out[decisions[place]] = queue[head] if head < tail else -1
 
 
 @njit(**_OPTIONS)

@@ -1,4 +1,4 @@
-"""The stored rows of aggregations as arrays, sorted by key, event time, the time from which they were known, and row."""
+"""The stored rows of aggregations as arrays, sorted by key, event time, time from which they were known, and row."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ UNTIL, ROW = "_tc_until", "_tc_row"
 NEVER = 1 << 62
 """The time (microseconds) at which a row ends that always counts."""
 _LONGEST = 1 << 61
+_SMALL, _WIDE = 62, 126
 Kind = Literal["float", "integer", "boolean", "text", "time"]
 
 
@@ -52,14 +53,33 @@ class Column:
         return encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
 
     @cached_property
-    def exact(self) -> tuple[Array, Array, int, int]:
-        """The values as odd * 2**(shift + exponent): odd integers, shifts, the exponent and the largest shift."""
+    def exact(self) -> tuple[Array, Array, int, int, int]:
+        """The values as odd * 2**(shift + exponent): odd integers, shifts, the exponent, the largest shift, and the
+        number of bits of the largest odd * 2**shift."""
         from truecourse.features.aggregates.exact_numbers import split_floats, split_integers
 
         odds, shifts = np.empty(len(self.values), np.int64), np.empty(len(self.values), np.int64)
         split = split_floats if self.kind == "float" else split_integers
-        exponent, most = split(self.values, self.valid, odds, shifts)
-        return odds, shifts, exponent, most
+        return odds, shifts, *split(self.values, self.valid, odds, shifts)
+
+    @cached_property
+    def small(self) -> tuple[Array, int, int] | None:
+        """The values as int64 * 2**exponent, the exponent, and the number of bits; None if they need more than 62."""
+        odds, shifts, exponent, _, widest = self.exact
+        return (odds << shifts, exponent, widest) if widest <= _SMALL else None
+
+    @cached_property
+    def wide(self) -> tuple[Array, Array, int, int] | None:
+        """The values as (high * 2**64 + low) * 2**exponent: int64, uint64, the exponent, and the number of bits; None
+        if they need more than 126."""
+        from truecourse.features.aggregates.exact_numbers import widen
+
+        odds, shifts, exponent, _, widest = self.exact
+        if widest > _WIDE:
+            return None
+        high, low = np.empty(len(odds), np.int64), np.empty(len(odds), np.uint64)
+        widen(odds, shifts, high, low)
+        return high, low, exponent, widest
 
 
 @dataclass(frozen=True)
@@ -108,9 +128,23 @@ class StoredRows:
         return cls(groups.select(keys), first, codes, event[places], starts, until[places], order[places], table)
 
     @cached_property
+    def longest(self) -> int:
+        """The largest number of rows of a key."""
+        return int(np.diff(self.first).max(initial=0))
+
+    @cached_property
+    def _in_place(self) -> Array:
+        return np.arange(len(self.codes))
+
+    @cached_property
     def by_start(self) -> Array:
         """The rows by key and by the time from which they count."""
         return self._sorted(self.starts)
+
+    def is_in_order(self, window: timedelta | None) -> bool:
+        """Whether no row leaves the window before one that starts earlier."""
+        _, by_end = self.ends(window)
+        return by_end is self.by_start or bool((by_end == self.by_start).all())
 
     def ends(self, window: timedelta | None) -> tuple[Array, Array]:
         """The times at which the rows leave a window or are superseded, and the rows by key and this time."""
@@ -124,7 +158,7 @@ class StoredRows:
         from truecourse.features.aggregates.kernels import is_ordered, stable_order
 
         if is_ordered(self.codes, times):
-            return np.arange(len(times))
+            return self._in_place
         order: Array = stable_order(self.codes, np.argsort(times, kind="stable"), len(self.first) - 1)[0]
         return order
 

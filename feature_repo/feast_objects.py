@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from feature_repo.aggregation_tags import tags_of
 from truecourse.errors import Fault, ProblemError
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definition_digests import feature_table
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 from truecourse.settings import Settings
 
@@ -20,7 +22,7 @@ def feast_objects(problem: Problem, settings: Settings) -> dict[str, Any]:
     return objects
 
 
-def join_keys(problem: Problem, view: View) -> tuple[str, ...]:
+def join_keys(problem: Problem, view: AnyView) -> tuple[str, ...]:
     return problem.entity(view.entity).join_keys
 
 
@@ -52,7 +54,7 @@ def _entity(problem: Problem, key: str) -> Any:
     )
 
 
-def _source(problem: Problem, view: View, settings: Settings) -> Any:
+def _source(problem: Problem, view: AnyView, settings: Settings) -> Any:
     from feast import FileSource
     from feast.data_format import DeltaFormat
 
@@ -63,14 +65,19 @@ def _source(problem: Problem, view: View, settings: Settings) -> Any:
         s3_endpoint_override=settings.s3_endpoint or None,
         timestamp_field=EVENT,
         created_timestamp_column=CREATED,
+        tags=_tags(problem, view),
     )
 
 
-def _view(problem: Problem, view: View, entities: dict[str, Any], source: Any) -> Any:
+def _tags(problem: Problem, view: AnyView) -> dict[str, str]:
+    return tags_of(view, problem.view_columns(view)) if isinstance(view, Aggregations) else {}
+
+
+def _view(problem: Problem, view: AnyView, entities: dict[str, Any], source: Any) -> Any:
     from feast import FeatureView, Field
 
     keys = join_keys(problem, view)
-    columns = {key: key_column(problem, key) for key in keys} | dict(view.features)
+    columns = {key: key_column(problem, key) for key in keys} | problem.view_columns(view)
     return FeatureView(
         name=view.name,
         entities=[entities[key] for key in keys],
@@ -80,4 +87,5 @@ def _view(problem: Problem, view: View, entities: dict[str, Any], source: Any) -
         online=True,
         offline=False,  # if True, materialize would write back to the source
         description=view.description,
+        tags=_tags(problem, view),
     )

@@ -1,7 +1,8 @@
-"""Our offline store for Feast: historical features by an as-of join; the rest is Feast's DuckDB store."""
+"""Our offline store for Feast: historical features by an as-of join or by the evaluation of aggregations; the rest is
+Feast's DuckDB store."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from feast import FeatureView
 from feast.data_format import DeltaFormat
+from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
@@ -20,8 +22,11 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
+from feature_repo.aggregation_tags import TaggedAggregations, tagged_aggregations
 from truecourse.errors import FeatureError
-from truecourse.features.asof import asof_join
+from truecourse.features.aggregation_lookup import add_aggregates, longest_window
+from truecourse.features.aggregation_rows import stored_columns
+from truecourse.features.asof import CREATED, EVENT, asof_join
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
@@ -75,6 +80,41 @@ class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         return AsofRetrievalJob(join, full_feature_names, on_demand, metadata)
 
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """A job that returns the newest values of each key. Those of aggregations are as of `end_date`, and have it as
+        their time."""
+        tagged = tagged_aggregations(data_source.tags)
+        if tagged is None:
+            return DuckDBOfflineStore.pull_latest_from_table_or_query(
+                config, data_source, join_key_columns, feature_name_columns, timestamp_field,
+                created_timestamp_column, start_date, end_date,
+            )  # fmt: skip
+        names = {name: name for name in feature_name_columns}
+        return AsofRetrievalJob(lambda: _as_of(tagged, data_source, join_key_columns, names, end_date), False, [], None)
+
+
+def _as_of(
+    tagged: TaggedAggregations, source: DataSource, keys: list[str], names: dict[str, str], moment: datetime
+) -> pa.Table:
+    """The values of every key at `moment`, with this as their event and creation time."""
+    dataset = _dataset(source, tagged.view.name, None)
+    columns = [*keys, EVENT, CREATED, *stored_columns(tagged.view)]
+    rows = pl.DataFrame(dataset.to_table(columns=columns, filter=pc.field(EVENT) <= pa.scalar(moment)))
+    spine = rows.select(keys).unique().with_columns(pl.lit(moment).alias(EVENT), pl.lit(moment).alias(CREATED))
+    pairs = {key: key for key in keys}
+    joined = add_aggregates(tagged.view, spine, rows, pairs, names, tagged.types, at=EVENT, known_only=True)
+    return joined.to_arrow(compat_level=pl.CompatLevel.oldest())
+
 
 def _spine(entity_df: pd.DataFrame, at: str) -> pl.DataFrame:
     frame = pl.DataFrame(pa.Table.from_pandas(entity_df, preserve_index=False))
@@ -110,7 +150,11 @@ def _join(
     source = view.batch_source
     keys = view.projection.join_key_map or {column.name: column.name for column in view.entity_columns}
     event, created = source.timestamp_field, source.created_timestamp_column or None
-    table = _read(config, view, [*keys, event, *([created] if created else []), *names], spine[at])
+    if (tagged := tagged_aggregations(source.tags)) is not None:
+        columns = [*keys, EVENT, CREATED, *stored_columns(tagged.view)]
+        rows = _read(config, view, columns, spine[at], longest_window(tagged.view))
+        return add_aggregates(tagged.view, spine, rows, keys, names, tagged.types, at=at, known_only=filter_by_created)
+    table = _read(config, view, [*keys, event, *([created] if created else []), *names], spine[at], view.ttl)
     return asof_join(
         spine,
         table.rename(names),
@@ -123,37 +167,43 @@ def _join(
     )
 
 
-def _read(config: RepoConfig, view: FeatureView, columns: list[str], at: pl.Series) -> pl.DataFrame:
-    """The rows of a view's source that decisions at these times can see."""
+def _read(
+    config: RepoConfig,
+    view: FeatureView,
+    columns: list[str],
+    at: pl.Series,
+    memory: timedelta,
+) -> pl.DataFrame:
+    """The rows of a view's source that decisions at these times can see. `memory`: how much older than its decision a
+    row can be; zero is unlimited."""
     source = view.batch_source
     originals = {new: old for old, new in source.field_mapping.items()}
-    dataset = _dataset(config, view)
+    dataset = _dataset(source, view.name, config.offline_store.versions.get(view.name))
     read = [originals.get(name, name) for name in columns]
     missing = [name for name in read if name not in dataset.schema.names]
     if missing:
         hint = "truecourse run materialize"
         raise FeatureError(f"has no column {', '.join(missing)}", where=f"the table of view {view.name}", hint=hint)
-    table = dataset.to_table(columns=read, filter=_filter(dataset.schema.field(source.timestamp_field), view, at))
+    table = dataset.to_table(columns=read, filter=_filter(dataset.schema.field(source.timestamp_field), memory, at))
     return pl.DataFrame(table).rename(source.field_mapping, strict=False)
 
 
-def _dataset(config: RepoConfig, view: FeatureView) -> ds.Dataset:
-    path = view.batch_source.path
-    if not isinstance(view.batch_source.file_format, DeltaFormat):
+def _dataset(source: DataSource, view: str, pinned: int | None) -> ds.Dataset:
+    path = source.path
+    if not isinstance(source.file_format, DeltaFormat):
         return ds.dataset(path)
     tables, root = Tables(), get_settings().storage_root + "/"
     name = path.removeprefix(root)
     if not path.startswith(root):
         hint = "run `feast apply` again, with these settings"
-        raise FeatureError(f"its table {path} is outside the storage root {root}", where=view.name, hint=hint)
-    pinned = config.offline_store.versions.get(view.name)
+        raise FeatureError(f"its table {path} is outside the storage root {root}", where=view, hint=hint)
     version = TableVersion(name=name, version=pinned) if pinned is not None else tables.version(name)
     if version is None:
-        raise FeatureError("has no feature table", where=f"view {view.name}", hint="truecourse run materialize")
+        raise FeatureError("has no feature table", where=f"view {view}", hint="truecourse run materialize")
     return tables.dataset(version)
 
 
-def _filter(field: pa.Field, view: FeatureView, at: pl.Series) -> Any:
+def _filter(field: pa.Field, memory: timedelta, at: pl.Series) -> Any:
     first, last = _moment(at.min()), _moment(at.max())
     if first is None or last is None or not pa.types.is_timestamp(field.type) or field.type.tz != "UTC":
         return None
@@ -161,7 +211,7 @@ def _filter(field: pa.Field, view: FeatureView, at: pl.Series) -> Any:
     zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
     first, last = (pc.scalar(pa.scalar(t, pa.timestamp("us", zone or "UTC")).cast(field.type)) for t in (first, last))
     newest = pc.field(field.name) <= last
-    return newest & (pc.field(field.name) >= first - pc.scalar(view.ttl)) if view.ttl else newest
+    return newest & (pc.field(field.name) >= first - pc.scalar(memory)) if memory else newest
 
 
 class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
@@ -172,7 +222,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         join: Callable[[], pa.Table],
         full_feature_names: bool,
         on_demand_feature_views: list[OnDemandFeatureView],
-        metadata: RetrievalMetadata,
+        metadata: RetrievalMetadata | None,
     ) -> None:
         super().__init__()
         self._join = join
@@ -196,7 +246,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return self._on_demand_feature_views
 
     @property
-    def metadata(self) -> RetrievalMetadata:
+    def metadata(self) -> RetrievalMetadata | None:
         return self._metadata
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:

@@ -1,8 +1,10 @@
-"""Read features at prediction time: the newest value of each key, unless it is older than its view's ttl."""
+"""Read features at prediction time: the newest value of each key, unless it is older than its view's ttl, and
+aggregations at the decision time."""
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -10,14 +12,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from feature_repo.aggregation_steps import split_head
 from feature_repo.compat import feast_online_store
+from feature_repo.online_location import loaded_marks
 from feature_repo.online_reader import Stored, store_reader
-from feature_repo.protos import entity_keys, value_field
+from feature_repo.protos import STEPS, entity_keys, value_field
 from feature_repo.store import repo_config
 from truecourse.arrays import Values
 from truecourse.errors import PlatformError
+from truecourse.features.aggregates.online_steps import Decoder
 from truecourse.features.view_sql import key_columns
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1), timedelta(microseconds=1)
@@ -26,6 +32,8 @@ NEVER = -(2**63)
 _MISSING: Stored = (NEVER, {})
 PAUSE = 0.5
 """Seconds without reads after the store did not answer, so that requests do not queue behind its timeout."""
+CHECKED_FOR = 10.0
+"""Seconds for which it is cached which views were loaded."""
 _CACHED_KEYS = 50_000
 """Size of the cache of serialized keys (least recently used)."""
 _UNUSED_KEY: Mapping[type, Any] = {Text: "", Integer: 0, Float: 0.0, Boolean: False, Time: datetime(1970, 1, 1)}
@@ -66,7 +74,7 @@ class OnlineReader:
         config = repo_config(problem)
         self._problem = problem
         self._observer = watch
-        self._reader = store_reader(config, problem.views)
+        self._reader = store_reader(config, problem)
         self._paused_until = 0.0
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
         self._entities: dict[tuple[str, ...], str] = {}
@@ -75,6 +83,9 @@ class OnlineReader:
             self._entities.setdefault(tuple(declared), view)
         self._names = {view: tuple(declared) for view, declared in self._keys.items()}
         self._limits = {v.name: v.ttl // _MICROSECOND if v.ttl else math.inf for v in problem.views}
+        self._loaded: tuple[float, frozenset[str]] = (-math.inf, frozenset())
+        """When the loaded views were last read (monotonic seconds), and their names."""
+        self._decoders = {view.name: Decoder(view) for view in problem.views if isinstance(view, Aggregations)}
         self._serialize = lru_cache(_CACHED_KEYS)(partial(_serialize, self._keys, config))
 
     def read(self, columns: Mapping[str, Values], decision_times: Values | None, rows: int) -> OnlineFeatures:
@@ -105,7 +116,11 @@ class OnlineReader:
         for view in self._problem.views:
             answers = [None if key is None else stored[view.name].get(key) for key in keys[view.name]]
             assert len(answers) == rows
-            self._add(features, view, answers, moments)
+            if view.name in self._decoders:
+                assert moments is not None  # `check` rejects aggregations in a problem without time
+                self._add_aggregates(features, view, keys[view.name], answers, moments)
+            else:
+                self._add(features, view, answers, moments)
         return features
 
     @property
@@ -120,10 +135,16 @@ class OnlineReader:
         self._fetch({view.name: [self._serialize(view.name, unused)]})
 
     def _fetch(self, keys: Mapping[str, list[bytes]]) -> dict[str, dict[bytes, Stored]]:
+        with self._answers():
+            return self._reader.fetch(keys)
+
+    @contextmanager
+    def _answers(self) -> Iterator[None]:
+        """Raise PlatformError if the store does not answer, and then for PAUSE seconds at once."""
         if time.monotonic() < self._paused_until:
             raise PlatformError("the online store did not answer a moment ago", hint="try again in a second")
         try:
-            return self._reader.fetch(keys)
+            yield
         except Exception as error:  # each store has its own error classes
             self._paused_until = time.monotonic() + PAUSE
             hint = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
@@ -140,8 +161,69 @@ class OnlineReader:
             ]
         return serialized
 
+    def _add_aggregates(
+        self,
+        features: OnlineFeatures,
+        view: AnyView,
+        keys: Sequence[bytes | None],
+        answers: list[Stored | None],
+        moments: list[int],
+    ) -> None:
+        """Add the aggregations of each key at the decision times to `features`. They are missing if the decision is
+        before the time from which the stored steps hold, or if the view was never loaded."""
+        times = [NEVER] * len(answers)
+        rows: list[Mapping[str, Any]] = [{}] * len(answers)
+        unfit: dict[int, int] = {}
+        for place, (key, answer) in enumerate(zip(keys, answers, strict=True)):
+            if view.name in features.unavailable:
+                break
+            try:
+                since, times[place], rows[place] = self._aggregate(view, key, answer, moments[place])
+            except PlatformError:
+                if self.is_required:
+                    raise
+                features.unavailable.append(view.name)
+            if since > moments[place]:
+                unfit[place] = since
+        self._observe(view, times, moments)
+        if unfit:
+            features.unfit[view.name] = [unfit.get(place, NEVER) for place in range(len(answers))]
+        for name in view.features:
+            features.values[name], features.events[name] = [row.get(name) for row in rows], times
+
+    def _aggregate(
+        self, view: AnyView, key: bytes | None, answer: Stored | None, moment: int
+    ) -> tuple[int, int, Mapping[str, Any]]:
+        """The time from which a key's steps hold, the time as of which its values are, and the values."""
+        decoder = self._decoders[view.name]
+        if key is None or answer is None:
+            return NEVER, NEVER, decoder.nothing if key is None or self._is_loaded(view) else {}
+        since, loaded, steps = split_head(answer[1][STEPS])
+        if moment < since:
+            return since, NEVER, {}
+        return since, min(moment, loaded), decoder.at(steps, moment, partial(self._later, view, key))
+
+    def _later(self, view: AnyView, key: bytes) -> bytes | None:
+        """The later steps of a key. Raises PlatformError if the store does not answer."""
+        with self._answers():
+            return self._reader.fetch_later(view.name, key)
+
+    def _is_loaded(self, view: AnyView) -> bool:
+        """Whether the view was loaded, so that a key without record has no events."""
+        checked, names = self._loaded
+        if time.monotonic() - checked > CHECKED_FOR:
+            names = frozenset(loaded_marks(self._problem))
+            self._loaded = time.monotonic(), names
+        return view.name in names
+
+    def _observe(self, view: AnyView, times: Sequence[int], moments: Sequence[int]) -> None:
+        if self._observer is None:
+            return
+        ages = [moment - time for time, moment in zip(times, moments, strict=True) if time != NEVER]
+        self._observer.record_lookup(view.name, len(times), len(times) - len(ages), max(ages) / 1e6 if ages else None)
+
     def _add(
-        self, features: OnlineFeatures, view: View, answers: list[Stored | None], moments: list[int] | None
+        self, features: OnlineFeatures, view: AnyView, answers: list[Stored | None], moments: list[int] | None
     ) -> None:
         """Add a view's values that are fresh at the decision times (`moments`, in microseconds) to `features`."""
         limit, fresh, missed, oldest = self._limits[view.name], [], 0, -1

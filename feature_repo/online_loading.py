@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from feature_repo.aggregation_steps import StoredKey, encoded_keys
 from feature_repo.compat import feast_online_store
 from feature_repo.online_location import mark_name
-from feature_repo.protos import EXACT_EVENT, entity_keys, to_value, value_field
+from feature_repo.protos import EXACT_EVENT, LATER, STEPS, entity_keys, to_value, value_field
 from feature_repo.store import open_feature_store
 from truecourse.data import sql
 from truecourse.errors import NotFound, StorageError
+from truecourse.features.aggregation_rows import UNTIL
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import key_columns
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem.definition import AnyView
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
 
@@ -27,7 +31,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def load_online(problem: Problem, tables: Tables, view: str, until: datetime) -> int:
-    """Write a view's values as of `until` (UTC) to the online store; returns the number of keys written.
+    """Write a view's values as of `until` (UTC) to the online store; returns the number of keys written. With the
+    values of aggregations, it writes how they change afterwards as events leave their windows.
 
     A key is written if one of its rows was added, superseded, or became known since the last load, however old the
     row's event is. An earlier `until` than the last load's rewrites all keys. Raises NotFound for a view that was never
@@ -43,25 +48,31 @@ def load_online(problem: Problem, tables: Tables, view: str, until: datetime) ->
     last = target.read_mark()
     if last == now:
         return 0
-    changed = _changed_rows(tables, version, last, now)
+    times = (CREATED, UNTIL) if isinstance(spec, Aggregations) else (EVENT, CREATED)
+    changed = _changed_rows(tables, version, times, last, now)
     if changed is None:
         target.wipe()
-    written = 0
-    for rows in _newest_rows(problem, spec, tables.dataset(version), changed, until):
-        written += target.write(rows, until)
+    written, rows = 0, tables.dataset(version)
+    if isinstance(spec, Aggregations):
+        for keys in encoded_keys(problem, spec, rows, changed, until):
+            written += target.write_keys(keys, until)
+    else:
+        for batch in _newest_rows(problem, spec, rows, changed, until):
+            written += target.write(batch, until)
     target.write_mark(now)
     return written
 
 
 def _changed_rows(
-    tables: Tables, version: TableVersion, last: dict[str, Any] | None, now: dict[str, Any]
+    tables: Tables, version: TableVersion, times: Sequence[str], last: dict[str, Any] | None, now: dict[str, Any]
 ) -> list[ds.Dataset | pa.Table] | None:
-    """Rows, from either version, of every key that may have changed since the last load; None if all may have."""
+    """Rows, from either version, of every key that may have changed since the last load; None if all may have. `times`:
+    the columns with the times at which a row changes a key."""
     if last is None or last["digest"] != now["digest"] or last["until"] > now["until"]:
         return None
     dataset = tables.dataset(version)
     since, until = (pa.scalar(datetime.fromisoformat(m["until"]), pa.timestamp("us", tz="UTC")) for m in (last, now))
-    between = [(ds.field(name) > since) & (ds.field(name) <= until) for name in (EVENT, CREATED)]
+    between = [(ds.field(name) > since) & (ds.field(name) <= until) for name in times]
     changed: list[ds.Dataset | pa.Table] = [dataset.filter(between[0] | between[1])]
     if last["version"] == version.version:
         return changed
@@ -107,27 +118,42 @@ class Target:
 
     The mark is stored in the online store itself, so emptying the store removes both."""
 
-    def __init__(self, problem: Problem, view: View) -> None:
+    def __init__(self, problem: Problem, view: AnyView) -> None:
         store = open_feature_store(problem)
         self._config = store.config
         self._feast_view = store.get_feature_view(view.name)
         self._store: Any = feast_online_store.online_store(store.config.online_store)
         self._keys = {name: value_field(column) for name, column in key_columns(problem, view).items()}
-        self._features = {name: value_field(column) for name, column in view.features.items()}
+        self._features = {name: value_field(column) for name, column in problem.view_columns(view).items()}
         self._name = mark_name(problem, view.name)
         self._redis = store.config.online_store.type == "redis"
 
     def write(self, rows: pa.RecordBatch, until: datetime) -> int:
+        """Write one row per key; returns their number. A key without event gets the time `until`."""
         columns = rows.to_pydict()
-        keys = entity_keys(
-            list(self._keys), list(self._keys.values()), zip(*(columns[k] for k in self._keys), strict=True)
-        )
+        keys = zip(*(columns[name] for name in self._keys), strict=True)
+        events = [event or until for event in columns[EVENT]]
+        values = [{name: columns[name][place] for name in self._features} for place in range(len(rows))]
+        return self._write(list(keys), values, [{} for _ in events], events)
+
+    def write_keys(self, keys: Sequence[StoredKey], until: datetime) -> int:
+        """Write the aggregations of keys as of `until`; returns their number."""
+        extra = [{STEPS: to_value("bytes_val", one.steps), LATER: to_value("bytes_val", one.later)} for one in keys]
+        return self._write([one.key for one in keys], [one.values for one in keys], extra, [until] * len(keys))
+
+    def _write(
+        self,
+        keys: Sequence[tuple[Any, ...]],
+        values: Sequence[Mapping[str, Any]],
+        extra: Sequence[Mapping[str, Any]],
+        events: Sequence[datetime],
+    ) -> int:
         data = []
-        for i, key in enumerate(keys):
-            event = columns[EVENT][i] or until
-            values = {name: to_value(field, columns[name][i]) for name, field in self._features.items()}
-            values[EXACT_EVENT] = to_value("int64_val", _microseconds(event))
-            data.append((key, values, event, None))
+        serialized = entity_keys(list(self._keys), list(self._keys.values()), keys)
+        for key, own, more, event in zip(serialized, values, extra, events, strict=True):
+            written = {name: to_value(field, own[name]) for name, field in self._features.items()} | dict(more)
+            written[EXACT_EVENT] = to_value("int64_val", _microseconds(event))
+            data.append((key, written, event, None))
         self._store.online_write_batch(self._config, self._feast_view, data, None)
         return len(data)
 

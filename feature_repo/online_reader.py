@@ -13,13 +13,14 @@ from typing import Any, Protocol
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.compat import feast_online_store, redis_connection
-from feature_repo.protos import EXACT_EVENT, value_decoder, value_field
-from truecourse.problem import View
+from feature_repo.protos import EXACT_EVENT, LATER, STEPS, value_decoder, value_field
+from truecourse.problem import Aggregations, Problem
+from truecourse.problem.definition import AnyView
 
 Key = bytes
 """An entity key, serialized by Feast."""
 Stored = tuple[int, dict[str, Any]]
-"""Event time in microseconds, and the stored values, decoded by value_decoder()."""
+"""Event time in microseconds, and the stored values, decoded by value_decoder(); of aggregations, only STEPS."""
 TIMEOUT = 0.5
 """Timeout of a connection and of a response, in seconds."""
 _CHUNK = 10_000
@@ -32,10 +33,13 @@ class StoreReader(Protocol):
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
         """The stored values by view and key; unknown keys are left out."""
 
+    def fetch_later(self, view: str, key: Key) -> bytes | None:
+        """The later steps of aggregations for one key; None if the key has none."""
 
-def store_reader(config: Any, views: Sequence[View]) -> StoreReader:
+
+def store_reader(config: Any, problem: Problem) -> StoreReader:
     kind = _Redis if config.online_store.type == "redis" else _Sqlite
-    return kind(config, views)
+    return kind(config, problem)
 
 
 class _Sqlite:
@@ -43,10 +47,14 @@ class _Sqlite:
 
     Each thread has its own connection: a shared one returns wrong results."""
 
-    def __init__(self, config: Any, views: Sequence[View]) -> None:
+    def __init__(self, config: Any, problem: Problem) -> None:
         self._path = config.online_store.path
-        self._tables = {view.name: feast_online_store.sqlite_table(config.project, view) for view in views}
-        self._readers = {view.name: _value_decoders(view) for view in views}
+        self._tables = {view.name: feast_online_store.sqlite_table(config.project, view) for view in problem.views}
+        self._readers = {view.name: _value_decoders(problem, view) for view in problem.views}
+        self._conditions = {
+            view.name: f" AND feature_name = '{STEPS}'" if isinstance(view, Aggregations) else ""
+            for view in problem.views
+        }
         self._local = threading.local()
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
@@ -60,6 +68,7 @@ class _Sqlite:
             marks = ",".join("?" * len(part))
             columns = feast_online_store.SQLITE_COLUMNS
             query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
+            query += self._conditions[view]
             for key, name, value, event in self._connection.execute(query, part):
                 values, _ = rows.setdefault(key, ({}, event))
                 if name in readers:  # the table may have features that are no longer declared
@@ -68,6 +77,11 @@ class _Sqlite:
             key: _with_exact_event(values, partial(feast_online_store.sqlite_event, event))
             for key, (values, event) in rows.items()
         }
+
+    def fetch_later(self, view: str, key: Key) -> bytes | None:
+        query = f'SELECT value FROM "{self._tables[view]}" WHERE entity_key = ? AND feature_name = ?'  # noqa: S608
+        found = self._connection.execute(query, [key, LATER]).fetchone()
+        return _decode_bytes(found[0]) if found else None
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -80,15 +94,15 @@ class _Sqlite:
 class _Redis:
     """Reads Feast's Redis store: one hash per key, with the values of all views of its entity."""
 
-    def __init__(self, config: Any, views: Sequence[View]) -> None:
+    def __init__(self, config: Any, problem: Problem) -> None:
         self._project = config.project.encode()
         self._send = redis_connection.sender(_redis_client(config.online_store))
-        self._readers = {view.name: list(_value_decoders(view).items()) for view in views}
+        self._readers = {view.name: list(_value_decoders(problem, view).items()) for view in problem.views}
         self._fields = {
             view: feast_online_store.redis_fields(view, [name for name, _ in readers])
             for view, readers in self._readers.items()
         }
-        self._cached_fields = lru_cache(len(views) + 1)(self._field_names)
+        self._cached_fields = lru_cache(len(problem.views) + 1)(self._field_names)
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
         views_of: dict[Key, list[str]] = {}
@@ -112,6 +126,11 @@ class _Redis:
                     stored[view][key] = _with_exact_event(read, partial(_parse_timestamp, moment))
         return stored
 
+    def fetch_later(self, view: str, key: Key) -> bytes | None:
+        field, _ = feast_online_store.redis_fields(view, [LATER])
+        ((value,),) = self._send([("HMGET", key + self._project, field)])
+        return None if value is None else _decode_bytes(value)
+
     def _field_names(self, views: tuple[str, ...]) -> list[bytes]:
         return [field for view in views for field in self._fields[view]]
 
@@ -128,9 +147,14 @@ def _redis_client(store: Any) -> Any:
     return client
 
 
-def _value_decoders(view: View) -> dict[str, Callable[[bytes], Any]]:
+_decode_bytes = value_decoder("bytes_val")
+
+
+def _value_decoders(problem: Problem, view: AnyView) -> dict[str, Callable[[bytes], Any]]:
     """The values to read of a key, each with its decoder."""
-    readers = {name: value_decoder(value_field(column)) for name, column in view.features.items()}
+    if isinstance(view, Aggregations):
+        return {STEPS: _decode_bytes}
+    readers = {name: value_decoder(value_field(column)) for name, column in problem.view_columns(view).items()}
     return readers | {EXACT_EVENT: value_decoder("int64_val")}
 
 

@@ -15,6 +15,9 @@ from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 EXACT_EVENT = "__event_us"
 """The name of an extra value beside the features: the event time in microseconds. Feast's sqlite store keeps only whole
 seconds, in the machine's time zone."""
+STEPS, LATER = "_steps", "_later"
+"""The names of extra values of aggregations: their steps from the load on (see feature_repo/aggregation_steps.py), and
+the steps beyond the time that the first value covers."""
 _DOUBLE = struct.Struct("<xd")
 _DOUBLE_TAG = Value.DESCRIPTOR.fields_by_name["double_val"].number << 3 | 1
 _LEAST, _MOST = -sys.float_info.max, sys.float_info.max

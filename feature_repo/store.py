@@ -83,7 +83,7 @@ def historical_features(
     times = spine["decision_time"] if "decision_time" in spine.column_names else _no_time(len(spine))
     entities = entities.append_column(EVENT, times.cast(UTC_TIME))
     store = open_feature_store(problem, versions)
-    features = {name: column for view in problem.views for name, column in view.features.items()}
+    features = {name: column for view in problem.views for name, column in problem.view_columns(view).items()}
     job = store.get_historical_features(
         entity_df=entities.to_pandas(types_mapper=pd.ArrowDtype),
         features=[f"{view.name}:{name}" for view in problem.views for name in view.features],

@@ -211,3 +211,18 @@ def bits(value: Any) -> Any:
     if isinstance(value, float | int | np.floating | np.bool_):
         return None if math.isnan(value) else struct.pack("<d", value)
     return value
+
+
+def row(key: tuple[Any, ...], at: datetime, **values: Any) -> Row:
+    """A row in time with values of every column."""
+    usual = {"number": 1.0, "whole": 1, "text": "x", "flag": True, "moment": at}
+    return {"key": key, "event_timestamp": at, "late": 0, "until": None} | usual | values
+
+
+def microseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1)) // MICROSECOND
+
+
+def time_of(number: int | None) -> datetime | None:
+    """The time of a number of microseconds since 1970."""
+    return None if number is None else datetime(1970, 1, 1) + number * MICROSECOND

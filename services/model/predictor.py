@@ -23,7 +23,8 @@ from truecourse.hashing import sha256
 from truecourse.modeling import prediction
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
-from truecourse.problem import Problem, View
+from truecourse.problem import Problem
+from truecourse.problem.definition import AnyView
 from truecourse.problem.loader import former_problem_digest, load_problem, problem_digest
 from truecourse.references import ModelVersion
 from truecourse.serving.contract import DECISION_TIME, ID, Contract
@@ -176,7 +177,7 @@ class Predictor:
         return Identity(self.problem.name, self.about["version"], self.about["model_sha256"])
 
 
-def _list_views(views: Sequence[View]) -> str:
+def _list_views(views: Sequence[AnyView]) -> str:
     names = [view.name for view in views]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} other views" if len(names) > 3 else "")
 

@@ -15,7 +15,7 @@ from truecourse.data.sql import clean_versions
 from truecourse.errors import ModelError, TruecourseError
 from truecourse.evaluation.paired_comparison import FeatureLookup
 from truecourse.features import frame as frames
-from truecourse.features.columns_read import columns_read, parsing_of_column
+from truecourse.features.columns_read import columns_read, parsing_of_column, view_columns_read
 from truecourse.features.definition_digests import is_label_redefined, redefined_features
 from truecourse.features.feature_tables import compute_view
 from truecourse.lineage.prediction_links import archived_problem
@@ -90,7 +90,7 @@ def features_of_reparsed_tables(problem: Problem, own: Problem, names: Sequence[
         return []
     fields = frozenset(own.request_fields)
     spine = columns_read(own, own.spine) if own.spine else {own.label_table.name: fields}
-    read = {name: columns_read(own, view.sql) for view in own.views for name in view.features}
+    read = {name: view_columns_read(own, view) for view in own.views for name in view.features}
     return [name for name in names if any(other[t] & columns for t, columns in read.get(name, spine).items())]
 
 

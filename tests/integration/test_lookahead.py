@@ -16,7 +16,7 @@ from tests.simulated_deliveries import deliveries, install
 from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
 from truecourse.features.feature_tables import compute_view
-from truecourse.features.lookahead_proof import LookAheadError
+from truecourse.features.row_differences import LookAheadError
 from truecourse.modeling.snapshot import Proof, load_manifest
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem

@@ -1,16 +1,23 @@
 """Aggregations equal plain loops over all rows, bit for bit, on every generated case."""
 
+from dataclasses import replace
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import aggregate_rows as cases
+from truecourse.errors import FeatureError, StorageError
+from truecourse.features.aggregates import stored_steps
 from truecourse.features.aggregates.evaluation import AggregateIndex, evaluate
-from truecourse.problem.aggregations import Aggregations
+from truecourse.features.aggregates.step_functions import encode_keys
+from truecourse.features.aggregates.stored_steps import Decoder
+from truecourse.problem.aggregations import Age, Aggregations, Count, Last, Mean, Min, StandardDeviation, Sum
 
 
 def key_table(decisions: list[Any]) -> pa.Table:
@@ -48,3 +55,105 @@ def test_each_feature_equals_a_loop_over_all_rows(
     index = AggregateIndex(spec, table.take(pa.array(shuffled, pa.int64())))
     again = index.at([key for key, _ in decisions], times_of(decisions))
     assert_equal(spec, again, rows, decisions)
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases.generated_rows(), cases.decisions, cases.moments, st.sampled_from(cases.WINDOWS), st.integers(1, 4))
+def test_the_stored_steps_of_a_key_equal_a_loop_over_all_rows(
+    rows: list[Any], decisions: list[Any], until: datetime, window: Any, most: int
+) -> None:
+    spec = cases.spec_of(window)
+    loaded = [(key, at) for key, at in decisions if at >= until]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored_steps, "MOST_STEPS", most)  # a first record ends soon
+        encoded = list(encode_keys(spec, cases.stored(spec, rows), key_table(loaded), np.datetime64(until)))
+    decoder, us = Decoder(spec), cases.microseconds
+    for (key, at), record in zip(loaded, encoded, strict=True):
+        wanted = {name: cases.bits(cases.expected(each, rows, key, at)) for name, each in spec.features.items()}
+        found = decoder(record.record).at(us(at), lambda later=record.later: later)
+        found["moment_last_0"] = cases.time_of(found["moment_last_0"])
+        assert {name: cases.bits(value) for name, value in found.items()} == wanted
+        assert record.values == decoder(record.record).at(us(until))
+        assert record.since <= us(until)
+
+
+def test_a_later_record_is_read_only_when_it_is_needed() -> None:
+    day = timedelta(days=1)
+    moments = [cases.START + timedelta(minutes=minute) for minute in range(600)]
+    rows = [cases.row(("a", 1), at) for at in moments]
+    spec = Aggregations(
+        "events", table="events", entity="thing", time="at",
+        features={"count": Count(window=day), "text": Last("text", window=day), "age": Age()},
+    )  # fmt: skip
+    until = moments[-1]
+    (record,) = encode_keys(spec, cases.stored(spec, rows), key_table([(("a", 1), until)]), np.datetime64(until))
+    first = Decoder(spec)(record.record)
+    end = cases.microseconds(moments[stored_steps.MOST_STEPS - 1] + timedelta(days=1))
+    assert first.end == end
+    assert first.at(end - 1) == {
+        "count": 600 - stored_steps.MOST_STEPS + 1,
+        "text": "x",
+        "age": pytest.approx(0.76, abs=0.01),
+    }
+    assert first.at(end, lambda: record.later)["count"] == 600 - stored_steps.MOST_STEPS
+    gone = first.at(cases.microseconds(until + timedelta(days=1)), lambda: record.later)
+    assert gone == {"count": 0, "text": None, "age": 1.0}
+    with pytest.raises(StorageError, match="not in the online store"):
+        first.at(end)
+    with pytest.raises(StorageError, match="not in the online store"):
+        first.at(end, lambda: None)
+
+
+def test_a_record_of_other_features_is_refused() -> None:
+    spec = cases.spec_of(None)
+    rows = [cases.row(("a", 1), cases.START)]
+    (record,) = encode_keys(spec, cases.stored(spec, rows), key_table([(("a", 1), cases.START)]), np.datetime64("2025"))
+    fewer = replace(spec, features={"count": Count(), "age": Age()})
+    for wrong in (b"", b"12345", bytes(800), record.record[:-3], record.record[:40]):
+        with pytest.raises(StorageError, match="another format"):
+            Decoder(spec)(wrong)
+    with pytest.raises(StorageError, match="another format"):
+        Decoder(fewer)(record.record)
+
+
+def test_a_key_without_rows_has_counts_of_zero() -> None:
+    spec = cases.spec_of(None, timedelta(days=1))
+    nothing = Decoder(spec).nothing
+    (record,) = encode_keys(spec, cases.stored(spec, []), key_table([(("a", 1), cases.START)]), np.datetime64("2025"))
+    assert record.values == nothing
+    assert {name for name, value in nothing.items() if value == 0} == {
+        name for name in spec.features if name.split("_")[0] == "count" or "distinct" in name
+    }
+
+
+def test_a_sum_of_integers_beyond_64_bits_is_an_error() -> None:
+    spec = Aggregations("events", table="events", entity="thing", time="at", features={"sum": Sum("whole")})
+    numbers = [2**63 - 1, 1, -1]
+    rows = [cases.row(("a", 1), cases.START + timedelta(hours=hour), whole=value) for hour, value in enumerate(numbers)]
+    table = cases.stored(spec, rows)
+
+    def ask(hour: int) -> Any:
+        times = np.array([cases.START + timedelta(hours=hour)], "M8[us]")
+        return evaluate(spec, table, key_table([(("a", 1), None)]), times)["sum"]
+
+    assert ask(0) == float(2**63 - 1)
+    assert ask(2) == float(2**63 - 1)
+    with pytest.raises(FeatureError, match=r"events.sum: .*beyond 64 bits"):
+        ask(1)
+
+
+@pytest.mark.parametrize("function", [Sum("text"), Mean("moment"), StandardDeviation("text")])
+def test_numbers_are_required_for_sums(function: Any) -> None:
+    spec = Aggregations("events", table="events", entity="thing", time="at", features={"wrong": function})
+    rows = cases.stored(spec, [cases.row(("a", 1), cases.START)])
+    with pytest.raises(FeatureError, match="it needs numbers"):
+        evaluate(spec, rows, key_table([(("a", 1), None)]), np.array([cases.START], "M8[us]"))
+
+
+def test_only_the_wanted_features_are_evaluated() -> None:
+    spec = Aggregations(
+        "events", table="events", entity="thing", time="at", features={"wrong": Sum("text"), "right": Min("text")}
+    )
+    rows = cases.stored(spec, [cases.row(("a", 1), cases.START)])
+    found = evaluate(spec, rows, key_table([(("a", 1), None)]), np.array([cases.START], "M8[us]"), ["right"])
+    assert {name: values.tolist() for name, values in found.items()} == {"right": ["x"]}

@@ -3,7 +3,7 @@
 SQL sees each table under its own name, with its declared columns only; every time is a naive TIMESTAMP in UTC.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -104,17 +104,7 @@ def bind(
     time range (naive UTC). `cut`: only what can be known at a moment.
     """
     for table in problem.tables:
-        _bind_rows(connection, tables, versions[table.name], table)
-        conditions = [rows, *_within(table, window), *_known(table, table.known_ahead, cut)]
-        source = quote(f"{table.name}__rows")
-        if cut is not None and cut.known is not None and cut.table == table.name:
-            connection.register("__cells", cut.known)
-            later = f"SELECT _tc_cell FROM __cells WHERE known_at > {_literal(cut.moment)}"  # noqa: S608
-            source += f" LEFT JOIN ({later}) AS later ON later._tc_cell = {ROW}"
-        connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW {quote(table.name)} AS SELECT {select_list(table, cut)} "  # noqa: S608
-            f"FROM {source} WHERE {' AND '.join(conditions)}"
-        )
+        bind_table(connection, tables, table, versions[table.name], rows=rows, window=window, cut=cut)
     for name, file in problem.relations.items():
         run(connection, f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {statement(problem, file)}", where=file)
 
@@ -167,6 +157,32 @@ def _after_edits(name: str, edits: Iterable[Mapping[str, str]]) -> str:
 def _null(column: AnyColumn) -> str:
     kinds = {Text: "VARCHAR", Integer: "BIGINT", Float: "DOUBLE", Boolean: "BOOLEAN", Time: "TIMESTAMPTZ"}
     return f"CAST(NULL AS {kinds[type(column)]})"
+
+
+def bind_table(
+    connection: duckdb.DuckDBPyConnection,
+    tables: Tables,
+    table: Table,
+    version: TableVersion,
+    *,
+    rows: str = CURRENT,
+    window: Window | None = None,
+    cut: Cut | None = None,
+    further: Sequence[str] = (),
+) -> None:
+    """Create a view of one clean table, as bind() does. `further`: columns of Truecourse that it has too."""
+    _bind_rows(connection, tables, version, table)
+    conditions = [rows, *_within(table, window), *_known(table, table.known_ahead, cut)]
+    source = quote(f"{table.name}__rows")
+    if cut is not None and cut.known is not None and cut.table == table.name:
+        connection.register("__cells", cut.known)
+        later = f"SELECT _tc_cell FROM __cells WHERE known_at > {_literal(cut.moment)}"  # noqa: S608
+        source += f" LEFT JOIN ({later}) AS later ON later._tc_cell = {ROW}"
+    columns = ", ".join([select_list(table, cut), *further])
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW {quote(table.name)} AS SELECT {columns} "  # noqa: S608
+        f"FROM {source} WHERE {' AND '.join(conditions)}"
+    )
 
 
 def select_list(table: Table, cut: Cut | None = None) -> str:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
-_AT, _EVENT, _CREATED, _KNOWN, _RANK = "__at", "__event", "__created", "__known", "__rank"
+AT = "__at"
+"""The column of the decision time in typedtyped_decisions()."""
+_EVENT, _CREATED, _KNOWN, _RANK = "__event", "__created", "__known", "__rank"
 _NEVER = datetime(1, 1, 1)
 NO_TIME = datetime(2200, 1, 1)
 """The decision time for problems without time: later than all feature rows."""
@@ -52,8 +54,8 @@ def asof_join(
     pairs = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
     right = _features(features, list(pairs), event, created, filter_by_created)
     feature_rows = _split_late_rows(right, list(pairs), filter_by_created)
-    left = _decisions(spine, right, pairs, at)
-    order = None if left[_AT].is_sorted() else left[_AT].arg_sort()
+    left = typed_decisions(spine, right, pairs, at)
+    order = None if left[AT].is_sorted() else left[AT].arg_sort()
     joined = _join(left if order is None else left[order], feature_rows, ttl or None)
     if order is not None:
         joined = joined[order.arg_sort()]
@@ -120,11 +122,13 @@ def _is_ordered(frame: "pl.DataFrame") -> bool:
     return not frame.select(back.any()).item()
 
 
-def _decisions(spine: "pl.DataFrame", right: "pl.DataFrame", pairs: Mapping[str, str], at: str) -> "pl.DataFrame":
-    """Keys with the feature table's names and types, and the decision time. A null time is before all events."""
+def typed_decisions(spine: "pl.DataFrame", right: "pl.DataFrame", pairs: Mapping[str, str], at: str) -> "pl.DataFrame":
+    """The decision time (AT), and the keys with the names and types of the feature table `right`.
+
+    `pairs`: {key column of the feature table: column of the spine}. A null time is before all events."""
     import polars as pl
 
-    columns = [_time(spine, at, "the spine", _AT).fill_null(_NEVER)]
+    columns = [_time(spine, at, "the spine", AT).fill_null(_NEVER)]
     for name, source in pairs.items():
         series, kind = _column(spine, source, "the spine"), right[name].dtype
         if series.dtype != kind:
@@ -157,7 +161,7 @@ def _join(left: "pl.DataFrame", right: _FeatureRows, ttl: timedelta | None) -> "
         return _latest(left, right.timely.select(*keys, _EVENT, *names), keys, _EVENT, ttl).select(names)
     timely = _latest(left, right.timely, keys, _EVENT, ttl).select(_EVENT, _CREATED, *names)
     later = _latest(left, right.later, keys, _KNOWN, None).select(_EVENT, _CREATED, *names)
-    fresh = left[_AT] - later[_EVENT] <= ttl if ttl else later[_EVENT].is_not_null()
+    fresh = left[AT] - later[_EVENT] <= ttl if ttl else later[_EVENT].is_not_null()
     newer = (later[_EVENT] > timely[_EVENT]) | (
         (later[_EVENT] == timely[_EVENT]) & (later[_CREATED] > timely[_CREATED])
     )
@@ -179,7 +183,7 @@ def _latest(
 ) -> "pl.DataFrame":
     """The last row of the key at or before the decision. `on` is sorted; of equal times the last row is taken."""
     return left.join_asof(
-        right, left_on=_AT, right_on=on, by=keys, tolerance=ttl, coalesce=False, check_sortedness=False
+        right, left_on=AT, right_on=on, by=keys, tolerance=ttl, coalesce=False, check_sortedness=False
     )
 
 

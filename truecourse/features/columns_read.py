@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from truecourse.data.sql import statement
+from truecourse.data.sql import quote, statement
 from truecourse.features.view_sql import files_read, tables_read
-from truecourse.problem import Problem
+from truecourse.problem import Aggregations, Problem
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import AnyColumn, Table
 
 
@@ -27,6 +28,18 @@ def columns_read(problem: Problem, file: str) -> dict[str, frozenset[str]]:
     found = [_names(statement(problem, name)) for name in files_read(problem, file)]
     tables = [table for table in problem.tables if table.name in tables_read(problem, file)]
     return {table.name: _read_of(table, found) for table in tables}
+
+
+def view_columns_read(problem: Problem, view: AnyView) -> dict[str, frozenset[str]]:
+    """The declared columns of each table that a view or aggregations read: those of its SQL, or of its expressions."""
+    if not isinstance(view, Aggregations):
+        return columns_read(problem, view.sql)
+    table = problem.table(view.table)
+    names = [*problem.entity(view.entity).join_keys, view.time]
+    texts = [view.where, *(text for each in view.inputs.values() for text in (each.expression, each.where))]
+    expressions = [f"({quote(text) if text in table.columns else text}\n)" for text in texts if text]
+    values = ", ".join([*map(quote, names), *expressions])
+    return {table.name: _read_of(table, [_names(f"SELECT {values} FROM {quote(table.name)}")])}  # noqa: S608
 
 
 def parsing_of(table: Table, columns: frozenset[str]) -> list[Any]:

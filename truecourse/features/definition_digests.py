@@ -13,10 +13,11 @@ from typing import Any
 
 from truecourse.data.deliveries import shape_digest
 from truecourse.errors import StorageError
-from truecourse.features.columns_read import columns_read, parsing_of
+from truecourse.features.columns_read import columns_read, parsing_of, view_columns_read
 from truecourse.features.view_sql import files_read, tables_read
 from truecourse.hashing import sha256_json
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem
+from truecourse.problem.definition import AnyView
 from truecourse.problem.loader import declaration_document, function_statements, python_files
 from truecourse.problem.schema import AnyColumn
 from truecourse.settings import get_settings
@@ -31,7 +32,7 @@ def feature_table(problem: Problem, view: str) -> str:
     return f"features/{problem.name}/{view}.{view_digest(problem, problem.view(view))[:_SHOWN]}"
 
 
-def view_digest(problem: Problem, view: View) -> str:
+def view_digest(problem: Problem, view: AnyView) -> str:
     """Digest of everything that a view's rows depend on, except the tables' rows.
 
     A feature table that an earlier release wrote keeps its name, and so its digest, in which all columns of the tables
@@ -44,10 +45,11 @@ def view_digest(problem: Problem, view: View) -> str:
     return former if stored else _view_digest(problem, view, former=False)
 
 
-def _view_digest(problem: Problem, view: View, *, former: bool) -> str:
+def _view_digest(problem: Problem, view: AnyView, *, former: bool) -> str:
     keys = problem.entity(view.entity).join_keys
     types = [type(problem.request_fields[key]).__name__ for key in keys if key in problem.request_fields]
-    return sha256_json([_definition(view), keys, types, _sql_inputs(problem, view.sql, former)])
+    inputs = _row_inputs(problem, view) if isinstance(view, Aggregations) else _sql_inputs(problem, view.sql, former)
+    return sha256_json([_definition(view), keys, types, inputs])
 
 
 @lru_cache(maxsize=1024)  # no new tables get such names
@@ -75,7 +77,7 @@ def feature_definitions(problem: Problem, *, former: bool = False) -> dict[str, 
         digests |= {name: sha256_json([_field(column), definition]) for name, column in computed.features.items()}
     for view in problem.views:
         digest = _view_digest(problem, view, former=True) if former else view_digest(problem, view)
-        digests |= {name: sha256_json([_field(column), digest]) for name, column in view.features.items()}
+        digests |= {name: sha256_json([_field(column), digest]) for name, column in problem.view_columns(view).items()}
     return digests
 
 
@@ -132,6 +134,13 @@ def _sql_inputs(problem: Problem, file: str, former: bool) -> list[Any]:
     return [texts, [[name, parsing_of(problem.table(name), columns)] for name, columns in read.items()]]
 
 
+def _row_inputs(problem: Problem, view: Aggregations) -> list[Any]:
+    """The parsing of the columns that aggregations read, and what decides when a row is known."""
+    table = problem.table(view.table)
+    columns = view_columns_read(problem, view)[table.name]
+    return [table.name, parsing_of(table, columns), table.known_ahead.total_seconds()]
+
+
 def _without_comments(text: str) -> str:
     """Remove comments and layout from a statement, by the rules of DuckDB's lexer: quoted text is kept."""
     parts = re.findall(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\s+|[^\s'\"/-]+|.", text, re.DOTALL)
@@ -145,7 +154,7 @@ def _without_comments(text: str) -> str:
 
 
 def _definition(declaration: Any) -> Any:
-    """A declaration as JSON, without descriptions and units."""
+    """A declaration as JSON, without the texts that only people read."""
     return _undescribed(declaration_document(declaration))
 
 
@@ -156,7 +165,8 @@ def _field(column: AnyColumn) -> Any:
 
 def _undescribed(document: Any) -> Any:
     if isinstance(document, dict):
-        return {name: _undescribed(part) for name, part in document.items() if name not in ("description", "unit")}
+        dropped = {"description"} if document.get("is") == "Age" else {"description", "unit"}  # Age is computed in it
+        return {name: _undescribed(part) for name, part in document.items() if name not in dropped}
     return [_undescribed(part) for part in document] if isinstance(document, list) else document
 
 

@@ -1,25 +1,29 @@
-"""Compute feature tables: a view's SQL over the clean tables, with the time at which each value became known.
+"""Compute feature tables from the clean tables, with the time at which each value became known.
 
-The first version of a feature row is what was known at its event time. A late source row or a correction is known from
-its epoch on (`_tc_recorded_at`), and the feature rows that it affects get another version, created at that epoch. A
-feature row that disappears by such a change takes the values of the row before it.
+The table of Aggregations holds the versions of the source rows (truecourse/features/aggregation_rows.py). That of a
+view in SQL holds the versions of its result. The first version of a feature row is what was known at its event time. A
+late source row or a correction is known from its epoch on (`_tc_recorded_at`), and the feature rows that it affects get
+another version, created at that epoch. A feature row that disappears by such a change takes the values of the row
+before it.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 
 from truecourse.data import sql
 from truecourse.errors import StorageError
 from truecourse.features.affected_spans import ALWAYS, TimeRange, merge_ranges, ranges_around
+from truecourse.features.aggregation_rows import UNTIL, AggregationRows
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.columns_read import columns_read
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import used_tables
 from truecourse.features.view_versions import HISTORY, History, reach
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -48,7 +52,11 @@ def compute_view(problem: Problem, tables: Tables, name: str, *, run: str = "", 
         if version is not None and same and last["inputs"] == inputs:
             return version
         ranges = _changed_ranges(connection, problem, tables, view, inputs, last["inputs"]) if same else [ALWAYS]
-        history = History(connection, problem, tables, view, current, used)
+        history: _Rows
+        if isinstance(view, Aggregations):
+            history = AggregationRows(connection, problem, tables, view, current)
+        else:
+            history = History(connection, problem, tables, view, current, used)
         return _write(history, ranges, commit)
 
 
@@ -61,8 +69,9 @@ def newest_event(problem: Problem, tables: Tables) -> datetime:
         version = tables.version(feature_table(problem, view.name))
         if version is None or view.timeless:
             continue
-        table = tables.read(version, columns=[EVENT, CREATED])
-        newest += [moment for name in (EVENT, CREATED) if (moment := pc.max(table[name]).as_py()) is not None]
+        names = [EVENT, CREATED, *([UNTIL] if isinstance(view, Aggregations) else [])]
+        table = tables.read(version, columns=names)
+        newest += [moment for name in names if (moment := pc.max(table[name]).as_py()) is not None]
     return max(newest).replace(tzinfo=None)
 
 
@@ -75,7 +84,7 @@ def _changed_ranges(
     connection: duckdb.DuckDBPyConnection,
     problem: Problem,
     tables: Tables,
-    view: View,
+    view: AnyView,
     now: list[Commit],
     before: list[Commit],
 ) -> list[TimeRange]:
@@ -98,7 +107,8 @@ def _changed_ranges(
         if view.timeless or view.lookback is None or not timed or _rewritten(tables, old[name], new[name]):
             return [ALWAYS]
         try:
-            times = _changed_times(connection, tables, by_name[name], old[name], new[name])
+            time = view.time if isinstance(view, Aggregations) else str(by_name[name].time)
+            times = _changed_times(connection, tables, time, old[name], new[name])
         except StorageError:  # the old version's files are gone
             return [ALWAYS]
         ranges += ranges_around(times, *reach(view))
@@ -139,19 +149,43 @@ def _rewritten(tables: Tables, old: TableVersion, new: TableVersion) -> bool:
 
 
 def _changed_times(
-    connection: duckdb.DuckDBPyConnection, tables: Tables, table: Table, old: TableVersion, new: TableVersion
+    connection: duckdb.DuckDBPyConnection, tables: Tables, time: str, old: TableVersion, new: TableVersion
 ) -> Any:
-    """Times of rows that differ between two versions of a clean table: added or superseded rows."""
-    columns = f"{sql.quote(str(table.time))} AS time, _tc_row, _tc_recorded_at, _tc_superseded_at"
+    """Values of the column `time` in rows that differ between two versions of a clean table: added or superseded
+    rows."""
+    columns = f"{sql.quote(time)} AS time, _tc_row, _tc_recorded_at, _tc_superseded_at"
     for name, rows in zip(("__old", "__new"), tables.changed_files(old, new), strict=True):
         connection.register(name, rows)
     sides = [f"SELECT {columns} FROM {side}" for side in ("__old", "__new")]  # noqa: S608
     query = f"({sides[0]} EXCEPT {sides[1]}) UNION ALL ({sides[1]} EXCEPT {sides[0]})"
-    times = sql.run(connection, f"SELECT DISTINCT CAST(time AS TIMESTAMP) AS time FROM ({query})", where=table.name)  # noqa: S608
+    distinct = f"SELECT DISTINCT CAST(time AS TIMESTAMP) AS time FROM ({query}) WHERE time IS NOT NULL"  # noqa: S608
+    times = sql.run(connection, distinct, where=new.name)
     return times.fetchnumpy()["time"]
 
 
-def _write(history: History, ranges: list[TimeRange], commit: Commit) -> TableVersion:
+class _Rows(Protocol):
+    """Builds a view's rows in the temporary table HISTORY. `columns`: those beside keys and times; `order`: the columns
+    by which the rows are stored in order. Names are quoted."""
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection: ...
+    @property
+    def problem(self) -> Problem: ...
+    @property
+    def tables(self) -> Tables: ...
+    @property
+    def view(self) -> AnyView: ...
+    @property
+    def keys(self) -> list[str]: ...
+    @property
+    def columns(self) -> list[str]: ...
+    @property
+    def order(self) -> list[str]: ...
+
+    def build(self, ranges: list[TimeRange]) -> None: ...
+
+
+def _write(history: _Rows, ranges: list[TimeRange], commit: Commit) -> TableVersion:
     tables, name = history.tables, feature_table(history.problem, history.view.name)
     if not ranges:  # the tables have new versions, but no change affects this view
         version = tables.version(name)
@@ -160,9 +194,8 @@ def _write(history: History, ranges: list[TimeRange], commit: Commit) -> TableVe
         return tables.append(name, empty, commit | {"rows": 0, "mode": "incremental", "spans": []})
     history.build(ranges)
     ((rows,),) = history.connection.execute(f"SELECT count(*) FROM {HISTORY}").fetchall()  # noqa: S608
-    columns = ", ".join([*history.keys, EVENT, CREATED, *history.features])
-    order = ", ".join([EVENT, CREATED, *history.keys])
-    ordered = f"SELECT {columns} FROM {HISTORY} ORDER BY {order}"  # noqa: S608
+    columns = ", ".join([*history.keys, EVENT, CREATED, *history.columns])
+    ordered = f"SELECT {columns} FROM {HISTORY} ORDER BY {', '.join(history.order)}"  # noqa: S608
     reader = history.connection.sql(ordered).to_arrow_reader(1 << 16)
     if ranges == [ALWAYS]:
         return tables.replace(name, reader, commit | {"rows": rows, "mode": "full"})

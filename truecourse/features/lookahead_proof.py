@@ -9,14 +9,11 @@ are not cut.
 """
 
 import logging
-import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,48 +25,34 @@ from truecourse.features import frame as frames
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.label_cells import OutcomeColumns, find_outcome_columns
 from truecourse.features.label_window import require_label_lookback
+from truecourse.features.lookahead_aggregations import AggregationComparison
+from truecourse.features.row_differences import (
+    MOMENTS,
+    Difference,
+    LookAheadError,
+    cut_at,
+    first_use,
+    last_difference,
+    literal,
+    sample_times,
+    sorted_times,
+)
 from truecourse.features.view_sql import checked_query, used_tables
 from truecourse.hashing import sha256_json
 from truecourse.modeling.snapshot import Proof
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem, View
 from truecourse.problem.loader import problem_document
 from truecourse.problem.schema import Float
 from truecourse.references import TableVersion, Window
 from truecourse.storage.delta_tables import Tables
 
 log = logging.getLogger("truecourse.features.lookahead_proof")
-MOMENTS = 4
-"""Sampled times for each view, and for spine and labels. For a view, half are event times, half decision times."""
 _UNREAD = {"gates", "monitoring", "split", "model", "serving", "promotion", "description"}
 """Parts of a problem on which no SQL depends."""
 _FULL, _CUT, _AGAIN = "__full", "__cut", "__again"
 _NEAREST = 0.05
 _SHORTEST, _MONTH = timedelta(days=1), timedelta(days=31)
 Versions = Mapping[str, TableVersion]
-
-
-class LookAheadError(FeatureError):
-    """A SQL file reads data that was not known yet."""
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """A row that differs: its identity, its time, the column (None if only one side has the row) and both values."""
-
-    row: dict[str, Any]
-    at: datetime
-    column: str | None
-    full: Any
-    cut: Any
-
-    def describe(self, subject: str, moment: datetime) -> str:
-        name = ", ".join(f"{key}={value}" for key, value in self.row.items())
-        sides = f"from all sources, and {{}} from the sources up to {_text(moment)}"
-        if self.column is None:
-            full, cut = ("present", "absent") if self.full else ("absent", "present")
-            return f"{subject} looks ahead: the row of {name} at {_text(self.at)} is {full} {sides.format(cut)}"
-        values = f"is {_value(self.full)} {sides.format(_value(self.cut))}"
-        return f"{subject} looks ahead: {self.column} of {name} at {_text(self.at)} {values}"
 
 
 def stored_proof(problem: Problem, tables: Tables, clean: Versions, features: Versions, decisions: pa.Table) -> Proof:
@@ -96,23 +79,29 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
     if not timed or not problem.has_time or (not problem.has_spine and not views) or not len(decisions):
         return Proof(applies=False)
     seed = sha256_json([problem.name, *map(str, (*clean.values(), *features.values()))])
-    times = _sorted(decisions["decision_time"])
+    times = sorted_times(decisions["decision_time"])
     rows: dict[str, int] = {}
     moments: set[datetime] = set()
     unstable = []
     cells = find_outcome_columns(problem, tables, clean)
     with sql.connect() as connection:
         for view in views:
-            subject = _ViewComparison(connection, problem, tables, clean, view, features[view.name], decisions, cells)
+            inputs = (connection, problem, tables, clean, features[view.name], decisions, cells)
+            subject: _ViewComparison | AggregationComparison
+            if isinstance(view, Aggregations):
+                subject = AggregationComparison(view, *inputs)
+            else:
+                subject = _ViewComparison(view, *inputs)
             chosen = subject.moments(times, f"{seed} {view.name}")
             compared = [subject.compare(moment) for moment in chosen]
             rows[view.name] = sum(count or 0 for count in compared)
             moments |= set(chosen)
             if None in compared:
-                log.warning("%s is not deterministic: it returns different values from the same sources", view.sql)
+                what = "%s is not deterministic: it returns different values from the same sources"
+                log.warning(what, subject.where)
                 unstable.append(view.name)
     if problem.has_spine:
-        chosen = _sample(times, MOMENTS, f"{seed} spine")
+        chosen = sample_times(times, MOMENTS, f"{seed} spine")
         moments |= set(chosen)
         for moment in chosen:
             for name, count in _compare_decisions(problem, tables, clean, decisions, cells, moment):
@@ -128,17 +117,17 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
 class _ViewComparison:
     """Compares a view's stored rows, as used for training, with rows computed from cut sources."""
 
+    view: View
     connection: duckdb.DuckDBPyConnection
     problem: Problem
     tables: Tables
     clean: Versions
-    view: View
     version: TableVersion
     decisions: pa.Table
     cells: OutcomeColumns | None
 
     def cut(self, moment: datetime) -> sql.Cut:
-        return _cut(self.cells, moment)
+        return cut_at(self.cells, moment)
 
     @property
     def keys(self) -> list[str]:
@@ -146,9 +135,9 @@ class _ViewComparison:
 
     def moments(self, decided: Array, seed: str) -> list[datetime]:
         if self.view.timeless:
-            return _sample(decided, MOMENTS, seed)
+            return sample_times(decided, MOMENTS, seed)
         half = MOMENTS // 2
-        return [*_sample(self._times_before_events(), MOMENTS - half, seed), *_sample(decided, half, seed)]
+        return [*sample_times(self._times_before_events(), MOMENTS - half, seed), *sample_times(decided, half, seed)]
 
     def _times_before_events(self) -> Array:
         """Event times of rows whose key has its next row soon after, so that a short look-ahead is detected."""
@@ -158,7 +147,7 @@ class _ViewComparison:
         gaps = rows.with_columns((pl.col(EVENT).shift(-1).over(self.keys) - pl.col(EVENT)).alias("__gap"))
         gaps = gaps.drop_nulls("__gap") if gaps["__gap"].count() else rows.with_columns(pl.lit(0).alias("__gap"))
         near = gaps.filter(pl.col("__gap") <= pl.col("__gap").quantile(_NEAREST, "higher"))
-        return _sorted(pa.chunked_array([near[EVENT].to_arrow()]))
+        return sorted_times(pa.chunked_array([near[EVENT].to_arrow()]))
 
     def compare(self, moment: datetime) -> int | None:
         """Compare at one time. Return the number of rows compared; None if the view is not deterministic."""
@@ -180,11 +169,11 @@ class _ViewComparison:
         if self._difference(_FULL, _AGAIN) is None:
             what = f"{difference.describe(f'view {self.view.name}', moment)}, because of earlier rows"
             hint = f"it reads rows beyond its lookback of {self.view.lookback}: declare a longer one"
-            raise FeatureError(f"the lookback is too short: {what}", where=self._where, hint=hint)
+            raise FeatureError(f"the lookback is too short: {what}", where=self.where, hint=hint)
         return None
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
         return self.view.sql
 
     def _start(self, moment: datetime) -> datetime | None:
@@ -199,7 +188,7 @@ class _ViewComparison:
         self.connection.register("__stored", self.tables.dataset(self.version))
         names = ", ".join(map(sql.quote, [*self.keys, EVENT, *self.view.features]))
         identity = ", ".join(map(sql.quote, [*self.keys, EVENT]))
-        within = "true" if self.view.timeless else f"{self._range(moment)} AND {CREATED} <= {_literal(moment)}"
+        within = "true" if self.view.timeless else f"{self._range(moment)} AND {CREATED} <= {literal(moment)}"
         self._do(
             f"CREATE OR REPLACE TEMP TABLE __late AS SELECT DISTINCT {identity} FROM __stored "  # noqa: S608
             f"WHERE {within} AND {CREATED} > {EVENT}"
@@ -228,7 +217,7 @@ class _ViewComparison:
 
     def _range(self, moment: datetime) -> str:
         start = self._start(moment)
-        return f"{EVENT} <= {_literal(moment)}" + (f" AND {EVENT} > {_literal(start)}" if start else "")
+        return f"{EVENT} <= {literal(moment)}" + (f" AND {EVENT} > {literal(start)}" if start else "")
 
     def _keep_decided(self, target: str, moment: datetime) -> None:
         """For a timeless view: keep only keys of earlier decisions, because other keys need not be known yet."""
@@ -239,34 +228,20 @@ class _ViewComparison:
         self.connection.register("__decided", self.decisions.select(self.keys).filter(past))
         self._do(f"DELETE FROM {target} WHERE ({names}) NOT IN (SELECT ({names}) FROM __decided)")  # noqa: S608
 
-    def _difference(self, full: str, cut: str) -> _Difference | None:
+    def _difference(self, full: str, cut: str) -> Difference | None:
         floats = {name for name, column in self.view.features.items() if isinstance(column, Float)}
-        return _last_difference(
-            self.connection, full, cut, [*self.keys, EVENT], list(self.view.features), floats, EVENT
-        )
+        return last_difference(self.connection, full, cut, [*self.keys, EVENT], list(self.view.features), floats, EVENT)
 
-    def _error(self, difference: _Difference, moment: datetime) -> LookAheadError:
+    def _error(self, difference: Difference, moment: datetime) -> LookAheadError:
         row = {key: difference.row[key] for key in self.keys}
-        shown = _Difference(row, difference.at, difference.column, difference.full, difference.cut)
+        shown = Difference(row, difference.at, difference.column, difference.full, difference.cut)
         what = shown.describe(f"view {self.view.name}", moment)
-        decision = self._decision(row, difference.at)
+        decision = first_use(self.decisions, row, difference.at)
         hint = (
             "compute values only from rows known by their event_timestamp: end window frames at CURRENT ROW, join "
             "earlier rows only, and bound aggregates in time"
         )
-        return LookAheadError(what + decision, where=self._where, hint=hint)
-
-    def _decision(self, row: Mapping[str, Any], event: datetime) -> str:
-        """The first decision that used the value, for the message."""
-        mine = pc.greater_equal(self.decisions["decision_time"], pa.scalar(event.replace(tzinfo=UTC), UTC_TIME))
-        for key, value in row.items():
-            column = self.decisions[key]
-            mine = pc.and_(mine, pc.equal(column, pa.scalar(value).cast(column.type)))
-        affected = self.decisions.filter(mine)
-        if not len(affected):
-            return ""
-        time = _text(affected["decision_time"][0].as_py())
-        return f"; decision {affected['id'][0].as_py()} of {time} used this value"
+        return LookAheadError(what + decision, where=self.where, hint=hint)
 
     def _count(self, name: str) -> int:
         ((count,),) = self.connection.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608
@@ -274,10 +249,6 @@ class _ViewComparison:
 
     def _do(self, statement: str) -> None:
         sql.run(self.connection, statement, where=self.view.sql)
-
-
-def _cut(cells: OutcomeColumns | None, moment: datetime) -> sql.Cut:
-    return sql.Cut(moment, cells.table, cells.columns, cells.known) if cells else sql.Cut(moment)
 
 
 def _compare_decisions(
@@ -292,7 +263,7 @@ def _compare_decisions(
     then. Yield "spine" and "label", each with its number of rows."""
     start = moment - _MONTH - problem.label.closes_after
     at, first = (pa.scalar(m.replace(tzinfo=UTC), UTC_TIME) for m in (moment, start))
-    cut = frames.read_spine(problem, tables, clean, Window(start=start), cut=_cut(cells, moment))
+    cut = frames.read_spine(problem, tables, clean, Window(start=start), cut=cut_at(cells, moment))
     decisions = decisions.filter(pc.greater_equal(decisions["decision_time"], first))
     ahead = "if rows of a table are known before their time, as in a timetable, declare Table(known_ahead=...)"
     checked = [
@@ -307,75 +278,10 @@ def _compare_decisions(
         with sql.connect() as connection:
             for name, side in zip((_FULL, _CUT), sides, strict=True):
                 connection.register(name, side)
-            difference = _last_difference(connection, _FULL, _CUT, ["id"], columns, floats, clock)
+            difference = last_difference(connection, _FULL, _CUT, ["id"], columns, floats, clock)
         if difference is not None:
             row = {"decision": difference.row["id"]}
-            shown = _Difference(row, difference.at, difference.column, difference.full, difference.cut)
+            shown = Difference(row, difference.at, difference.column, difference.full, difference.cut)
             hint = f"read only rows up to {clock}; {ahead}"
             raise LookAheadError(shown.describe(subject, moment), where=file, hint=hint)
         yield subject, len(sides[0])
-
-
-def _last_difference(
-    connection: duckdb.DuckDBPyConnection,
-    full: str,
-    cut: str,
-    identity: list[str],
-    columns: list[str],
-    floats: Iterable[str],
-    clock: str,
-) -> _Difference | None:
-    """The last row in time that only one side has, or whose values differ. It is the nearest to the cut. Floats may
-    differ by a relative 1e-9, because the order of addition may differ."""
-    on = " AND ".join(f"f.{sql.quote(name)} IS NOT DISTINCT FROM c.{sql.quote(name)}" for name in identity)
-    same = {name: f"f.{sql.quote(name)} IS NOT DISTINCT FROM c.{sql.quote(name)}" for name in columns}
-    for name in floats:
-        one, other = f"f.{sql.quote(name)}", f"c.{sql.quote(name)}"
-        same[name] = f"({same[name]} OR abs({one} - {other}) <= 1e-9 * greatest(abs({one}), abs({other})))"
-    names = list(dict.fromkeys([*identity, clock, *columns]))
-    both = ", ".join(f"f.{sql.quote(n)}, c.{sql.quote(n)}" for n in names)
-    equal = ", ".join(f"coalesce({condition}, false)" for condition in same.values()) or "true"
-    all_equal = " AND ".join(f"coalesce({condition}, false)" for condition in same.values()) or "true"
-    rows = connection.execute(
-        f"SELECT f._tc_present, c._tc_present, {both}, {equal} FROM (SELECT true AS _tc_present, * FROM {full}) AS f "  # noqa: S608
-        f"FULL OUTER JOIN (SELECT true AS _tc_present, * FROM {cut}) AS c ON {on} "
-        f"WHERE f._tc_present IS NULL OR c._tc_present IS NULL OR NOT ({all_equal}) "
-        f"ORDER BY coalesce(f.{sql.quote(clock)}, c.{sql.quote(clock)}) DESC, "
-        f"{', '.join(f'coalesce(f.{sql.quote(n)}, c.{sql.quote(n)})' for n in identity)} LIMIT 1"
-    ).fetchall()
-    if not rows:
-        return None
-    in_full, in_cut, *rest = rows[0]
-    values = {name: (rest[2 * i], rest[2 * i + 1]) for i, name in enumerate(names)}
-    side = 0 if in_full else 1
-    row = {name: values[name][side] for name in identity}
-    moment = values[clock][side]
-    if not (in_full and in_cut):
-        return _Difference(row, moment, None, in_full, in_cut)
-    unequal = next(name for name, equal in zip(columns, rest[2 * len(names) :], strict=True) if not equal)
-    return _Difference(row, moment, unequal, *values[unequal])
-
-
-def _sorted(column: pa.ChunkedArray) -> Array:
-    """Distinct times (datetime64[us]), sorted."""
-    return np.sort(pc.unique(pc.drop_null(column)).cast(pa.timestamp("us")).to_numpy())
-
-
-def _sample(times: Array, count: int, seed: str) -> list[datetime]:
-    """Sample one time from each of `count` equal parts of the times, except the last time, which nothing follows."""
-    times = times[:-1] if len(times) > 1 else times
-    parts = [part for part in np.array_split(times, count) if len(part)]
-    generator = random.Random(seed)  # noqa: S311  # the same for the same inputs
-    return sorted({part[generator.randrange(len(part))].item() for part in parts})
-
-
-def _literal(moment: datetime) -> str:
-    return f"TIMESTAMPTZ '{moment.isoformat(sep=' ')}+00'"
-
-
-def _text(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S}"
-
-
-def _value(value: Any) -> str:
-    return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else repr(value)

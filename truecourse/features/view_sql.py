@@ -7,7 +7,8 @@ import duckdb
 from truecourse.data import sql
 from truecourse.errors import FeatureError
 from truecourse.features.asof import EVENT
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
@@ -15,8 +16,10 @@ _TIMES = ("TIMESTAMP", "DATE")
 _NUMBERS = (*_INTEGERS, "FLOAT", "DOUBLE", "DECIMAL")
 
 
-def used_tables(problem: Problem, view: View) -> frozenset[str]:
+def used_tables(problem: Problem, view: AnyView) -> frozenset[str]:
     """The problem's tables that a view reads."""
+    if isinstance(view, Aggregations):
+        return frozenset({view.table})
     return tables_read(problem, view.sql)
 
 
@@ -59,7 +62,7 @@ def _selected_from(statement: str) -> frozenset[str] | None:
     return frozenset(table.name.lower() for table in parsed.find_all(exp.Table))
 
 
-def key_columns(problem: Problem, view: View) -> dict[str, AnyColumn]:
+def key_columns(problem: Problem, view: AnyView) -> dict[str, AnyColumn]:
     """The declared columns of a view's keys."""
     keys = problem.entity(view.entity).join_keys
     absent = [key for key in keys if key not in problem.request_fields]
@@ -106,12 +109,17 @@ def _check_names(view: View, returned: dict[str, str], wanted: list[str]) -> Non
         raise FeatureError(f"returns undeclared columns: {', '.join(extra)}", where=view.sql, hint=hint)
 
 
-def _check_type(view: View, name: str, column: AnyColumn, returned: str) -> None:
+def fits_type(column: AnyColumn, returned: str) -> bool:
+    """Whether a DuckDB type can be cast to that of a declared column."""
     fits = {
         "VARCHAR": ("VARCHAR", "ENUM"), "BIGINT": _INTEGERS, "DOUBLE": _NUMBERS, "BOOLEAN": ("BOOLEAN",),
         "TIMESTAMPTZ": _TIMES,
     }[duckdb_type(column)]  # fmt: skip
-    if not returned.startswith(fits) and returned not in ('"NULL"', "NULL"):
+    return returned.startswith(fits) or returned in ('"NULL"', "NULL")
+
+
+def _check_type(view: View, name: str, column: AnyColumn, returned: str) -> None:
+    if not fits_type(column, returned):
         declared = type(column).__name__
         hint = f"CAST it to {duckdb_type(column)}, or correct the declaration of view {view.name}"
         raise FeatureError(f"{name} is declared {declared}, and the SQL returns {returned}", where=view.sql, hint=hint)

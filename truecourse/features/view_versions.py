@@ -13,6 +13,7 @@ from truecourse.features.affected_spans import ALWAYS, TimeRange, intersect_rang
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import checked_query
 from truecourse.problem import Problem, View
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion, Window
 from truecourse.storage.delta_tables import Tables
@@ -22,12 +23,12 @@ HISTORY, _FRESH, _NEWEST = "__history", "__fresh", "__newest"
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def memory(view: View) -> timedelta:
+def memory(view: AnyView) -> timedelta:
     """How much older a row may be to replace one that disappeared. Older values would not be used."""
     return view.ttl or view.lookback or timedelta(0)
 
 
-def reach(view: View) -> tuple[timedelta, timedelta]:
+def reach(view: AnyView) -> tuple[timedelta, timedelta]:
     """How long before and after its time a source row can affect feature rows. `lookback` must be declared."""
     assert view.lookback is not None
     return view.lookback, view.lookback + memory(view)
@@ -49,8 +50,12 @@ class History:
         return [sql.quote(key) for key in self.problem.entity(self.view.entity).join_keys]
 
     @property
-    def features(self) -> list[str]:
+    def columns(self) -> list[str]:
         return [sql.quote(name) for name in self.view.features]
+
+    @property
+    def order(self) -> list[str]:
+        return [EVENT, CREATED, *self.keys]
 
     def build(self, ranges: list[TimeRange]) -> None:
         """Build the rows of these ranges. Raises FeatureError with the SQL file."""
@@ -72,7 +77,7 @@ class History:
                 window=self._sources_of(time_range),
             )
             query = checked_query(self.connection, self.problem, self.view)
-            limited = f"SELECT *, {EVENT} AS {CREATED} FROM ({query}) WHERE {_within([time_range], missing=True)}"  # noqa: S608
+            limited = f"SELECT *, {EVENT} AS {CREATED} FROM ({query}) WHERE {within([time_range], missing=True)}"  # noqa: S608
             verb = f"INSERT INTO {target}" if number else f"CREATE OR REPLACE TEMP TABLE {target} AS"
             sql.run(self.connection, f"{verb} {limited}", where=self.view.sql)
         self._check(target)
@@ -127,8 +132,8 @@ class History:
         """Apply the changes known at `epoch`: first versions of later rows, new versions of earlier rows."""
         earlier = merge_ranges(time_range.widen(memory(self.view), timedelta(0)) for time_range in touched)
         self._evaluate(_FRESH, sql.as_of(epoch), earlier)
-        moment, here = f"TIMESTAMPTZ '{epoch.isoformat(sep=' ')}+00'", _within(touched)
-        names = ", ".join([*self.keys, EVENT, *self.features])
+        moment, here = f"TIMESTAMPTZ '{epoch.isoformat(sep=' ')}+00'", within(touched)
+        names = ", ".join([*self.keys, EVENT, *self.columns])
         self._do(f"DELETE FROM {HISTORY} WHERE {EVENT} >= {moment} AND {here}")  # noqa: S608
         self._do(
             f"INSERT INTO {HISTORY} ({names}, {CREATED}) SELECT {names}, {EVENT} FROM {_FRESH} "  # noqa: S608
@@ -139,7 +144,7 @@ class History:
             f"WHERE {EVENT} < {moment} AND {here} "
             f"QUALIFY row_number() OVER (PARTITION BY {', '.join([*self.keys, EVENT])} ORDER BY {CREATED} DESC) = 1"
         )
-        same = " AND ".join(f"w.{name} IS NOT DISTINCT FROM n.{name}" for name in self.features)
+        same = " AND ".join(f"w.{name} IS NOT DISTINCT FROM n.{name}" for name in self.columns)
         self._do(
             f"INSERT INTO {HISTORY} ({names}, {CREATED}) SELECT w.*, {moment} "  # noqa: S608
             f"FROM ({self._kept(names, moment, here)} UNION ALL {self._vanished()}) AS w "
@@ -154,7 +159,7 @@ class History:
         on = " AND ".join(f"gone.{key} = f.{key}" for key in self.keys)
         kept = timedelta.max if not memory(self.view) else memory(self.view)
         recent = "true" if kept == timedelta.max else f"f.{EVENT} >= gone.{EVENT} - {_interval(kept)}"
-        values = ", ".join(f"CASE WHEN {recent} THEN f.{name} END AS {name}" for name in self.features)
+        values = ", ".join(f"CASE WHEN {recent} THEN f.{name} END AS {name}" for name in self.columns)
         return (
             f"SELECT {', '.join(f'gone.{key}' for key in self.keys)}, gone.{EVENT}, {values} FROM ("  # noqa: S608
             f"SELECT * FROM {_NEWEST} ANTI JOIN {_FRESH} USING ({', '.join([*self.keys, EVENT])})) AS gone "
@@ -170,7 +175,8 @@ class History:
         return rows
 
 
-def _within(ranges: list[TimeRange], missing: bool = False) -> str:
+def within(ranges: list[TimeRange], missing: bool = False) -> str:
+    """The condition that event_timestamp is in one of the ranges. `missing`: or null."""
     if ALWAYS in ranges:
         return "true"
     conditions = [

@@ -131,8 +131,8 @@ def _feature_links(
             continue
         columns = key_columns(problem, view)
         keys = {name: pa.array([record["values"].get(name)], arrow_type(column)) for name, column in columns.items()}
-        known = history.as_of(pl.DataFrame(pa.table(keys)), np.array([moment], dtype="datetime64[us]"))
-        wrong = _unequal(known.values, _columns(problem, record, list(view.features)))
+        known = history.values_at(pl.DataFrame(pa.table(keys)), np.array([moment], dtype="datetime64[us]"))
+        wrong = _unequal(known, _columns(problem, record, list(view.features)))
         yield link(
             kind,
             id,

@@ -3,6 +3,20 @@
 The packages `storage` and above depend on it. It depends only on `truecourse.errors` and similar modules.
 """
 
+from truecourse.problem.aggregations import (
+    Age,
+    Aggregations,
+    Count,
+    CountDistinct,
+    First,
+    Last,
+    Max,
+    Mean,
+    Min,
+    Share,
+    StandardDeviation,
+    Sum,
+)
 from truecourse.problem.definition import (
     Choice,
     Entity,
@@ -52,9 +66,10 @@ from truecourse.problem.schema import (
 )
 
 __all__ = [
-    "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Csv", "Entity", "EveryClass", "Files",
-    "Float", "Integer", "Label", "MetricGate", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects",
-    "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures", "Retraining",
-    "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours",
-    "minutes", "seconds",
+    "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Count",
+    "CountDistinct", "Csv", "Entity", "EveryClass", "Files", "First", "Float", "Integer", "Label", "Last", "Max",
+    "Mean", "MetricGate", "Min", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects", "PackageData",
+    "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures", "Retraining", "Serving",
+    "Share", "SliceFloor", "Sql", "StandardDeviation", "Sum", "Table", "Text", "Time", "TimeSplit", "View",
+    "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ request contract and monitoring bins are compiled from it. It contains no bucket
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, field
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from truecourse.problem.aggregations import Aggregations
 from truecourse.problem.monitoring import Monitoring
 from truecourse.problem.objectives import Objectives
 from truecourse.problem.promotion import (
@@ -80,6 +82,9 @@ class View:
     missing values and says so in the response. Example: `when_unavailable="missing"`."""
     description: str = ""
     """What the view holds, for people. Example: `description="a courier's last week"`."""
+
+
+AnyView = View | Aggregations
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -269,8 +274,8 @@ class Problem:
     `relations={"outcomes": "outcomes.sql"}`."""
     entities: Many[Entity] = ()
     """The entities that views have features of. Example: `entities=[Entity("courier")]`."""
-    views: Many[View] = ()
-    """The feature views. Example:
+    views: Many[View | Aggregations] = ()
+    """The feature views: SQL, or aggregations of a table's rows. Example:
     `views=[View("load", sql="load.sql", entity="courier", features={"orders": Integer()})]`."""
     request_features: RequestFeatures | None = None
     """Features that are computed from the request alone. Example:
@@ -301,8 +306,31 @@ class Problem:
     def entity(self, name: str) -> Entity:
         return next(entity for entity in self.entities if entity.name == name)
 
-    def view(self, name: str) -> View:
+    def view(self, name: str) -> AnyView:
         return next(view for view in self.views if view.name == name)
+
+    @property
+    def sql_files(self) -> list[str]:
+        """The SQL files of spine, label, relations and views, each once."""
+        views = [view.sql for view in self.views if isinstance(view, View)]
+        names = [self.spine, self.label.sql, *self.relations.values(), *views]
+        return list(dict.fromkeys(name for name in names if name))
+
+    def view_columns(self, view: AnyView) -> dict[str, AnyColumn]:
+        """The features of a view by name, with their types. Those of Aggregations follow from the table's columns."""
+        if isinstance(view, View):
+            return dict(view.features)
+        return self._aggregated[view.name]
+
+    @cached_property
+    def _aggregated(self) -> dict[str, dict[str, AnyColumn]]:
+        """The feature columns of each Aggregations whose table is declared; no columns for others."""
+        tables = {table.name: table for table in self.tables}
+        return {
+            view.name: view.columns(tables[view.table].columns) if view.table in tables else {}
+            for view in self.views
+            if isinstance(view, Aggregations)
+        }
 
     @property
     def has_spine(self) -> bool:
@@ -348,7 +376,7 @@ class Problem:
         """All model inputs by name, in the model's column order: request fields, request features, view features."""
         direct = {n: c for n, c in self.request_fields.items() if c.feature and not isinstance(c, Time)}
         computed = dict(self.request_features.features) if self.request_features else {}
-        return direct | computed | {n: c for view in self.views for n, c in view.features.items()}
+        return direct | computed | {n: c for view in self.views for n, c in self.view_columns(view).items()}
 
     @property
     def needed_fields(self) -> frozenset[str]:

@@ -174,11 +174,10 @@ def problem_document(problem: Problem) -> dict[str, Any]:
     """The problem's definition as JSON: non-default values, and digests of its SQL files, of its functions with the
     statements that they depend on in their file, and of the other Python files of its folder."""
     document: dict[str, Any] = declaration_document(dataclasses.replace(problem, folder=Path()))
-    names = [problem.spine, problem.label.sql, *problem.relations.values(), *(view.sql for view in problem.views)]
     code = {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}
     if code:
         document["code"] = code
-    document["sql"] = {name: sha256(problem.text(name).encode()) for name in sorted({n for n in names if n})}
+    document["sql"] = {name: sha256(problem.text(name).encode()) for name in sorted(problem.sql_files)}
     return document
 
 

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 
+from truecourse.authoring.checks.aggregations import declaration_faults
 from truecourse.authoring.checks.columns import constraint_faults, feature_type_faults, same_type
 from truecourse.authoring.checks.names import FRAME_NAMES, place, repeated
 from truecourse.errors import Fault
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem, View
 from truecourse.wording import nearest
 
 VIEW_NAMES = frozenset({"event_timestamp", "created_timestamp"})
@@ -19,7 +20,7 @@ def feature_faults(problem: Problem) -> Iterator[Fault]:
     yield from _entity_faults(problem)
     yield from repeated((view.name for view in problem.views), place("views"), "views")
     for view in problem.views:
-        yield from _view_faults(problem, view)
+        yield from declaration_faults(problem, view) if isinstance(view, Aggregations) else _view_faults(problem, view)
     yield from _name_faults(problem)
     yield from _private_faults(problem)
     if not problem.features:

@@ -6,10 +6,14 @@ feature (tomorrow's sales and today's), so such labels are skipped. SQL that sql
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
+from sqlglot import exp
+
+from truecourse.authoring.checks.aggregations import expressions, parse_expression
 from truecourse.authoring.checks.column_lineage import Lineage, LineageError, Origin, Sources
 from truecourse.errors import Fault
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem, View
 
 NOTHING: Sources = frozenset()
 
@@ -35,7 +39,10 @@ def leak_faults(problem: Problem) -> Iterator[Fault]:
     if problem.spine is not None:
         yield from _spine_faults(problem, problem.spine, truth)
     for view in problem.views:
-        yield from _view_faults(problem, view, truth)
+        if isinstance(view, Aggregations):
+            yield from _aggregation_faults(problem, view, truth)
+        else:
+            yield from _view_faults(problem, view, truth)
 
 
 def _column_label_sources(problem: Problem) -> LabelSources | None:
@@ -94,6 +101,22 @@ def _view_faults(problem: Problem, view: View, truth: LabelSources) -> Iterator[
                 f"from {_format_sources(moment.sources) or 'no column'}, which precedes the label's known_at: a leak"
             )
             yield Fault(view.sql, what, "return the time when the outcome was known (known_at) as event_timestamp")
+
+
+def _aggregation_faults(problem: Problem, view: Aggregations, truth: LabelSources) -> Iterator[Fault]:
+    table = next((table for table in problem.tables if table.name == view.table), None)
+    if table is None or (table.name, view.time.lower()) in truth.later or table.known_ahead < timedelta(0):
+        return
+    for one in expressions(problem, view):
+        query = parse_expression(one.sql)
+        columns = query.find_all(exp.Column) if query is not None else ()
+        shared = frozenset({(table.name, column.name.lower()) for column in columns}) & truth.outcome
+        if shared:
+            what = (
+                f"is computed from {_format_sources(shared)}, like the label, at {table.name}.{view.time}, which "
+                "precedes the label's known_at: a leak"
+            )
+            yield Fault(one.where, what, "use the time when the outcome was known as `time`")
 
 
 def _origin_or_none(query: Lineage, column: str) -> Origin | None:

@@ -14,10 +14,11 @@ from sqlglot.optimizer.pushdown_projections import pushdown_projections
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import traverse_scope
 
+from truecourse.authoring.checks.aggregations import expressions, parse_expression
 from truecourse.authoring.checks.sql_binding import SQL_TYPES
 from truecourse.data.sql import statement
 from truecourse.errors import Fault
-from truecourse.problem import Problem
+from truecourse.problem import Aggregations, Problem, View
 
 _CLOCKS: tuple[type[exp.Expression], ...] = (
     exp.CurrentDate, exp.CurrentDatetime, exp.CurrentTime, exp.CurrentTimestamp, exp.Localtime, exp.Localtimestamp,
@@ -31,11 +32,17 @@ _UNKNOWN = (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL)
 
 def lookahead_faults(problem: Problem) -> Iterator[Fault]:
     """Look-ahead faults of all SQL files. The files must bind."""
-    files = [problem.spine, problem.label.sql, *problem.relations.values(), *(view.sql for view in problem.views)]
-    for file in dict.fromkeys(name for name in files if name):
-        yield from _function_faults(problem, file)
+    for file in problem.sql_files:
+        parsed = _parsed(problem, file)
+        for node, what, hint in _unrepeatable(parsed) if parsed is not None else ():
+            yield Fault(_place(node, file), what, hint)
+    for view in problem.views:
+        for one in expressions(problem, view) if isinstance(view, Aggregations) else ():
+            query = parse_expression(one.sql)
+            for _, what, hint in _unrepeatable(query) if query is not None else ():
+                yield Fault(one.where, what, hint)
     timed = {table.name.lower() for table in problem.tables if table.time is not None}
-    queries = [(view.sql, "event_timestamp") for view in problem.views if not view.timeless]
+    queries = [(v.sql, "event_timestamp") for v in problem.views if isinstance(v, View) and not v.timeless]
     if problem.spine is not None:
         queries.append((problem.spine, "decision_time"))
     for file, moment in queries:
@@ -48,16 +55,16 @@ def lookahead_faults(problem: Problem) -> Iterator[Fault]:
         yield from reader.join_faults()
 
 
-def _function_faults(problem: Problem, file: str) -> Iterator[Fault]:
-    parsed = _parsed(problem, file)
-    for node in parsed.walk() if parsed is not None else ():
+def _unrepeatable(parsed: exp.Expression) -> Iterator[tuple[exp.Expression, str, str]]:
+    """Functions whose value changes from run to run, with what is wrong and a hint."""
+    for node in parsed.walk():
         name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
         if isinstance(node, _CLOCKS) or name in _CLOCK_NAMES or (name == "age" and len(node.expressions) == 1):
             what = f"{node.sql(dialect='duckdb')} reads the system clock: its value changes from run to run"
-            yield Fault(_place(node, file), what, "take the time from the data: event_timestamp or decision_time")
+            yield node, what, "take the time from the data: event_timestamp or decision_time"
         elif isinstance(node, _RANDOM) or name in _RANDOM_NAMES:
             what = f"{node.sql(dialect='duckdb').strip()} returns another value on each run"
-            yield Fault(_place(node, file), what, "compute it from the rows, such as a hash of their key")
+            yield node, what, "compute it from the rows, such as a hash of their key"
 
 
 def _parsed(problem: Problem, file: str) -> exp.Expression | None:

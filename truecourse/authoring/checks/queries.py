@@ -5,10 +5,11 @@ from contextlib import suppress
 
 import duckdb
 
+from truecourse.authoring.checks.aggregations import expression_faults
 from truecourse.authoring.checks.names import place
 from truecourse.authoring.checks.sql_binding import SQL_TYPES, Binding, BindingError
 from truecourse.errors import Fault
-from truecourse.problem import Problem, View
+from truecourse.problem import Aggregations, Problem, View
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.wording import nearest
 
@@ -27,7 +28,10 @@ def query_faults(problem: Problem) -> Iterator[Fault]:
         if problem.spine is not None:
             yield from _spine_faults(problem, binding)
         for view in problem.views:
-            yield from _view_faults(problem, binding, view)
+            if isinstance(view, Aggregations):
+                yield from expression_faults(binding, view)
+            else:
+                yield from _view_faults(problem, binding, view)
 
 
 def _relation_faults(binding: Binding, name: str, file: str) -> Iterator[Fault]:

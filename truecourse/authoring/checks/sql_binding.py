@@ -64,7 +64,8 @@ class Binding:
                 if str(details.get("name", "")).lower() in self.broken:
                     raise BindingError(*faults) from None
                 at = int(details.get("position", len("DESCRIBE "))) - len("DESCRIBE ")
-                fault = self._fault(file, details, skipped + text[:at].count(b"\n"))
+                line = skipped + text[:at].count(b"\n")
+                fault = self._fault(f"{file}:{line}", details)
                 faults.append(fault)
                 found = _NAME.match(text, at)
                 if _unknown_column(details) is None or found is None:
@@ -76,6 +77,16 @@ class Binding:
         if faults:
             raise BindingError(*faults)
         return {row[0]: row[1] for row in described}
+
+    def expression_type(self, where: str, table: str, expression: str) -> str:
+        """The DuckDB type of an expression on one row of a table. Raises BindingError with a fault at `where`."""
+        query = f"SELECT ({expression}\n) AS __value, * FROM {quote(table)}"  # noqa: S608
+        try:
+            if len(duckdb.extract_statements(query)) != 1:
+                raise BindingError(Fault(where, "holds several statements", "write one expression"))
+            return str(self.connection.execute(f"DESCRIBE {query}").fetchall()[0][1])
+        except duckdb.Error as error:
+            raise BindingError(self._fault(where, _error_details(error))) from None
 
     def _one_select(self, file: str) -> str:
         try:
@@ -99,17 +110,17 @@ class Binding:
             raise BindingError(Fault(file, "cannot be used inside another query", hint)) from None
         return sql
 
-    def _fault(self, file: str, details: dict[str, Any], line: int) -> Fault:
+    def _fault(self, where: str, details: dict[str, Any]) -> Fault:
         message = str(details["exception_message"]).split("\n")[0].rstrip("!")
         name, column = str(details.get("name", "")), _unknown_column(details)
         if column is not None:
             candidates = [c.strip().strip('"') for c in str(details.get("candidates", "")).split(",") if c.strip()]
-            return Fault(f"{file}:{line}", f"unknown column {column}", nearest(column, candidates or self._columns()))
+            return Fault(where, f"unknown column {column}", nearest(column, candidates or self._columns()))
         if details.get("type") == "Table":
             later = name in self.problem.relations
             hint = "move that relation before this one: they bind in order" if later else nearest(name, self.names)
-            return Fault(f"{file}:{line}", f"unknown table {name}", hint)
-        return Fault(f"{file}:{line}", message, "correct the SQL (DuckDB's dialect)")
+            return Fault(where, f"unknown table {name}", hint)
+        return Fault(where, message, "correct the SQL (DuckDB's dialect)")
 
     def _lines_before(self, file: str) -> int:
         """The number of the file's first line that is not blank."""

@@ -16,7 +16,8 @@ from truecourse.features.definition_digests import feature_table
 from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.robust_stats import LATE_FACTOR, is_unusual, longest_gap
-from truecourse.problem import Problem, View
+from truecourse.problem import Problem
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import Table
 from truecourse.storage.delta_tables import Tables, clean_table
 from truecourse.wording import counted, format_duration
@@ -182,7 +183,7 @@ class ViewState:
     `sources`: its tables by storage name. `loaded`: the version of the last load and until when values were known, if
     there was a load."""
 
-    view: View
+    view: AnyView
     past: Sequence[Version]
     newest: datetime | None
     sources: Mapping[str, TableState]

@@ -1,6 +1,6 @@
 """Find differences between a view's served values and the offline tables, and classify their causes row by row."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from truecourse.arrays import Array
+from truecourse.monitoring.skew.aggregation_history import AggregationHistory
 from truecourse.monitoring.skew.view_history import AsOfValues, ViewHistory
 
 Cause = Literal["code", "missing", "stale value", "late data", "asked afterwards"]
@@ -75,8 +76,13 @@ def is_missing(values: Array) -> Array:
     return np.asarray(absent, dtype=bool)
 
 
-def find_mismatches(history: ViewHistory, served: ServedValues) -> list[Mismatch]:
+def find_mismatches(history: ViewHistory | AggregationHistory, served: ServedValues) -> list[Mismatch]:
     """Find where the served values differ from those known at the decision times, with causes."""
+    if isinstance(history, AggregationHistory):
+        overdue = np.nan_to_num((served.decided - served.event) / np.timedelta64(1, "s"))
+        return _build_mismatches(
+            history.view.name, served, _aggregation_causes(history, served), lambda rows: overdue[rows]
+        )
     then = history.as_of(served.keys, served.decided)
     now = history.as_of(served.keys, served.decided, include_late=True) if history.has_late else then
     differs = {name: ~equal_values(values, then.values[name]) for name, values in served.values.items()}
@@ -90,7 +96,38 @@ def find_mismatches(history: ViewHistory, served: ServedValues) -> list[Mismatch
         for name, causes in _causes_by_value(history, served, then, rows, event_causes).items():
             open_ = differs[name][rows] & (causes_of[name][rows] == "")
             causes_of[name][rows[open_]] = causes[open_]
-    return _build_mismatches(history, served, then, causes_of)
+    return _build_mismatches(
+        history.view.name, served, causes_of, lambda rows: _overdue_seconds(history, served, then, rows)
+    )
+
+
+def _aggregation_causes(history: AggregationHistory, served: ServedValues) -> dict[str, Array]:
+    """The cause of each row by feature; "" where the served value is that known at the decision.
+
+    The event of an aggregation is the time of the load from which it was evaluated; without event the key had no record
+    in the online store, or the decision was before the record."""
+    then = history.values_at(served.keys, served.decided)
+    now = history.values_at(served.keys, served.decided, include_late=True) if history.has_late else then
+    differs = {name: ~equal_values(values, then[name]) for name, values in served.values.items()}
+    rows = np.flatnonzero(np.any(list(differs.values()), axis=0)) if differs else np.empty(0, dtype=np.int64)
+    loads = np.fmin(np.where(np.isnat(served.event), served.loaded, served.event), served.decided)[rows]
+    loaded = history.values_as_loaded(served.keys[rows], served.decided[rows], loads)
+    empty = np.all([is_missing(values[rows]) for values in served.values.values()], axis=0) if differs else rows
+    afterwards = empty & np.isnat(served.event[rows]) & (served.requested[rows] > served.decided[rows])
+    causes_of = {}
+    for name, values in served.values.items():
+        causes_of[name] = np.full(len(served.places), "", dtype=object)
+        causes_of[name][~differs[name] & ~equal_values(then[name], now[name])] = LATE
+        here, known = values[rows], then[name][rows]
+        cause = np.where(is_missing(here) != is_missing(known), MISSING, CODE).astype(object)
+        for is_this, why in (
+            (equal_values(here, loaded[name]) if len(rows) else afterwards, STALE),
+            (afterwards, AFTERWARDS),
+            (equal_values(here, now[name][rows]), LATE),
+        ):
+            cause[is_this] = why
+        causes_of[name][rows[differs[name][rows]]] = cause[differs[name][rows]]
+    return causes_of
 
 
 def _causes_by_event(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array) -> Array:
@@ -161,17 +198,18 @@ def _mark_code(history: ViewHistory, served: ServedValues, rows: Array, causes: 
 
 
 def _build_mismatches(
-    history: ViewHistory, served: ServedValues, then: AsOfValues, causes_of: Mapping[str, Array]
+    view: str, served: ServedValues, causes_of: Mapping[str, Array], overdue_seconds: Callable[[Array], Array]
 ) -> list[Mismatch]:
-    """Build one mismatch per cause for the view; for code, one per feature."""
+    """Build one mismatch per cause for the view; for code, one per feature. `overdue_seconds`: for the indices of stale
+    rows, how long newer values had been known."""
     mismatches: list[Mismatch] = []
     compared = len(served.places)
     for cause in (MISSING, STALE, LATE, AFTERWARDS):
         counts = {name: int(n) for name, causes in causes_of.items() if (n := np.count_nonzero(causes == cause))}
         if counts:
             rows = np.any([causes == cause for causes in causes_of.values()], axis=0).nonzero()[0]
-            overdue = _overdue_seconds(history, served, then, rows) if cause == STALE else np.empty(0)
-            mismatches.append(Mismatch(history.view.name, cause, compared, served.places[rows], counts, overdue))
+            overdue = overdue_seconds(rows) if cause == STALE else np.empty(0)
+            mismatches.append(Mismatch(view, cause, compared, served.places[rows], counts, overdue))
     for name, causes in causes_of.items():
         rows = (causes == CODE).nonzero()[0]
         if len(rows):

@@ -17,8 +17,8 @@ from truecourse.modeling.model import Model
 from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
 from truecourse.monitoring.skew.causes import CODE, Mismatch, ServedValues, equal_values, find_mismatches
 from truecourse.monitoring.skew.view_history import HistoryReader, read_history
-from truecourse.problem import Problem, View
-from truecourse.problem.definition import Kind
+from truecourse.problem import Problem
+from truecourse.problem.definition import AnyView, Kind
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
 from truecourse.storage.delta_tables import Tables
@@ -86,7 +86,8 @@ def _compare_views(
         if history is None:
             audit.exclude("never computed", [view.name])
             continue
-        logged_features = {name: column for name, column in view.features.items() if logged.has_feature(name)}
+        columns = problem.view_columns(view)
+        logged_features = {name: column for name, column in columns.items() if logged.has_feature(name)}
         values = {name: logged.feature(name, feature_kind(column))[places] for name, column in logged_features.items()}
         keys = _keys(problem, view, logged)
         audit.mismatches += find_mismatches(
@@ -95,7 +96,7 @@ def _compare_views(
         audit.compared[view.name] = len(places)
 
 
-def _is_comparable(problem: Problem, logged: LogSample, view: View, audit: Audit) -> bool:
+def _is_comparable(problem: Problem, logged: LogSample, view: AnyView, audit: Audit) -> bool:
     """Whether the view can be compared: its keys are in the log."""
     if any(key in logged.hidden for key in key_columns(problem, view)):
         audit.exclude("its key is hidden in the log", [view.name])
@@ -104,7 +105,7 @@ def _is_comparable(problem: Problem, logged: LogSample, view: View, audit: Audit
     return True
 
 
-def _keys(problem: Problem, view: View, logged: LogSample) -> pl.DataFrame:
+def _keys(problem: Problem, view: AnyView, logged: LogSample) -> pl.DataFrame:
     """Return the keys that the requests looked up, with the types of the feature table."""
     rows, columns = logged.request, {}
     for name, column in key_columns(problem, view).items():

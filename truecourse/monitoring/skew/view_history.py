@@ -13,10 +13,14 @@ import pyarrow as pa
 from truecourse.arrays import Array, columns_of
 from truecourse.data.arrow_types import arrow_type
 from truecourse.errors import StorageError
+from truecourse.features.aggregation_lookup import longest_window
+from truecourse.features.aggregation_rows import stored_columns
 from truecourse.features.asof import CREATED, EVENT, asof_join
 from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_sql import key_columns
-from truecourse.problem import Problem, View
+from truecourse.monitoring.skew.aggregation_history import AggregationHistory
+from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem.definition import AnyView
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Limit, Tables
 
@@ -64,6 +68,10 @@ class ViewHistory:
             spine, rows, keys.columns, ttl=self.view.ttl, at=_AT, filter_by_created=not include_late
         ).to_arrow(compat_level=pl.CompatLevel.oldest())
         return AsOfValues(self._values(joined), *(_times(joined[alias]) for alias in _MATCHED.values()))
+
+    def values_at(self, keys: pl.DataFrame, moments: Array) -> Mapping[str, Array]:
+        """The values of as_of(), by feature."""
+        return self.as_of(keys, moments).values
 
     def _values(self, rows: pa.Table) -> dict[str, Array]:
         typed = {name: rows[name].cast(arrow_type(column)) for name, column in self.view.features.items()}
@@ -119,23 +127,26 @@ def _with_places(keys: pl.DataFrame) -> pl.DataFrame:
 def read_history(
     problem: Problem,
     tables: Tables,
-    view: View,
+    view: AnyView,
     first: datetime,
     last: datetime,
     at: datetime,
     version: TableVersion | None = None,
-) -> ViewHistory | None:
+) -> ViewHistory | AggregationHistory | None:
     """Read the rows that matter for times from `first` to `last` (naive UTC), as recorded by `at`. None for a view that
     was never computed. `version`: the table version, by default the newest."""
     version = version or tables.version(feature_table(problem, view.name))
     if version is None:
         return None
-    columns = [*key_columns(problem, view), EVENT, CREATED, *view.features]
-    rows = tables.read(version, columns, where=_limits(view, first, last, at))
+    limits, columns = _limits(view, first, last, at), [*key_columns(problem, view), EVENT, CREATED]
+    if isinstance(view, Aggregations):
+        return AggregationHistory(view, tables.read(version, [*columns, *stored_columns(view)], where=limits))
+    rows = tables.read(version, [*columns, *view.features], where=limits)
     return ViewHistory(problem, tables, view, version, pl.DataFrame(rows))
 
 
-HistoryReader = Callable[[Problem, Tables, View, datetime, datetime, datetime], ViewHistory | None]
+History = ViewHistory | AggregationHistory
+HistoryReader = Callable[[Problem, Tables, AnyView, datetime, datetime, datetime], History | None]
 """Reads a view's rows as read_history() does."""
 
 
@@ -147,11 +158,11 @@ class PreloadedHistories:
 
     def __init__(self, versions: Mapping[str, TableVersion], first: datetime, last: datetime) -> None:
         self._versions, self._first, self._last = versions, first, last
-        self._period: dict[str, ViewHistory] = {}
+        self._period: dict[str, History] = {}
 
     def __call__(
-        self, problem: Problem, tables: Tables, view: View, first: datetime, last: datetime, at: datetime
-    ) -> ViewHistory | None:
+        self, problem: Problem, tables: Tables, view: AnyView, first: datetime, last: datetime, at: datetime
+    ) -> History | None:
         version = self._versions[view.name]
         if first < self._first or last > self._last:
             return read_history(problem, tables, view, first, last, at, version)
@@ -160,15 +171,19 @@ class PreloadedHistories:
             assert read is not None  # the version is given
             self._period[view.name] = read
         period = self._period[view.name]
-        conditions = (_COMPARE[sign](pl.col(name), moment) for name, sign, moment in _limits(view, first, last, at))
+        limits = _limits(view, first, last, at)
+        if isinstance(period, AggregationHistory):
+            return period.limited(limits)
+        conditions = (_COMPARE[sign](pl.col(name), moment) for name, sign, moment in limits)
         return replace(period, rows=period.rows.filter(*conditions))
 
 
-def _limits(view: View, first: datetime, last: datetime, at: datetime) -> list[Limit]:
+def _limits(view: AnyView, first: datetime, last: datetime, at: datetime) -> list[Limit]:
     """Return the limits of rows that matter for times from `first` to `last`, as recorded by `at` (naive UTC)."""
     limits: list[Limit] = [(EVENT, "<=", last.replace(tzinfo=UTC)), (CREATED, "<=", at.replace(tzinfo=UTC))]
-    if view.ttl and not view.timeless:
-        limits.append((EVENT, ">=", (first - view.ttl).replace(tzinfo=UTC)))
+    memory = longest_window(view) if isinstance(view, Aggregations) else view.ttl
+    if memory and not view.timeless:
+        limits.append((EVENT, ">=", (first - memory).replace(tzinfo=UTC)))
     return limits
 
 

@@ -1,0 +1,134 @@
+"""Aggregations end to end: brute force, offline, batch and online are equal bit for bit, after real ingestion."""
+
+import struct
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tests.brute_force import brute_force
+from tests.simulated_orders import corrections, deliver, install, orders
+from truecourse.arrays import columns_of
+from truecourse.features.feature_tables import compute_view, newest_event
+from truecourse.problem import Aggregations, Problem
+from truecourse.problem.loader import load_problem
+from truecourse.references import TableVersion
+from truecourse.storage.delta_tables import Tables, clean_table
+
+FIRST = orders(2000, until=300)
+LATE = orders(300, seed=7, first=10_000, until=250)
+SECOND = pd.concat([corrections(FIRST, 200), LATE, orders(500, seed=8, first=20_000)]).drop_duplicates("order")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, configure: Callable[..., None]) -> Path:
+    """The problem's folder, with the first delivery ingested and validated."""
+    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="churn")
+    folder = install(tmp_path / "problems", FIRST)
+    ingest("reviews", "orders")
+    return folder
+
+
+def ingest(*names: str) -> None:
+    from tasks.data.ingest import ingest_table
+    from tasks.data.validate import validate_table
+
+    for name in names:
+        ingest_table.fn("churn", name)
+        validate_table.fn("churn", name, None)
+
+
+def deliver_more(folder: Path) -> None:
+    """Late rows, corrections and new rows, through ingestion and validation."""
+    deliver(folder, SECOND, 2)
+    ingest("orders")
+
+
+def views(problem: Problem) -> list[Aggregations]:
+    return [view for view in problem.views if isinstance(view, Aggregations)]
+
+
+def clean(problem: Problem, tables: Tables, name: str) -> pa.Table:
+    version = tables.version(clean_table(problem.name, name))
+    assert version is not None
+    return tables.read(version)
+
+
+def some_decisions(count: int = 400, seed: int = 5) -> pd.DataFrame:
+    """Decisions at month starts, at events, and between; known customers, one without orders, and an unknown one."""
+    random = np.random.default_rng(seed)
+    months = pd.to_datetime([f"2024-{month:02d}-01" for month in range(1, 13)])
+    events = pd.to_datetime(pd.concat([FIRST, SECOND])["ordered_at"]).dt.tz_localize(None)
+    times = pd.concat([pd.Series(random.choice(months, count // 2)), events.sample(count - count // 2, random_state=seed)])
+    customers = random.choice([*FIRST["customer"].unique(), "c009", "nobody"], count)
+    return pd.DataFrame({"customer": customers, "t": times.to_numpy().astype("datetime64[us]")})
+
+
+def computed(problem: Problem, tables: Tables) -> dict[str, TableVersion]:
+    return {view.name: compute_view(problem, tables, view.name) for view in problem.views}
+
+
+def offline(problem: Problem, tables: Tables, decisions: pd.DataFrame) -> dict[str, list[Any]]:
+    from feature_repo.store import historical_features
+
+    times = pa.array(decisions["t"].to_numpy()).cast(pa.timestamp("us", tz="UTC"))
+    spine = pa.table({"customer": pa.array(decisions["customer"], pa.string()), "decision_time": times})
+    joined = historical_features(problem, tables, spine, computed(problem, tables))
+    return {name: joined[name].to_pylist() for view in views(problem) for name in view.features}
+
+
+def expected(problem: Problem, tables: Tables, decisions: pd.DataFrame) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for view in views(problem):
+        table = problem.table(view.table)
+        frame = brute_force(view, table, clean(problem, tables, view.table), decisions)
+        found |= {name: frame[name].tolist() for name in frame.columns}
+    return found
+
+
+def bits(value: Any) -> Any:
+    """A value that equals another only if it is the same bit for bit; numbers as float64."""
+    if isinstance(value, str):
+        return value
+    return None if value is None or value != value else struct.pack("<d", float(value) + 0.0)
+
+
+def assert_same(found: dict[str, list[Any]], wanted: dict[str, list[Any]], decisions: pd.DataFrame) -> None:
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        apart = [
+            (place, found[name][place], value)
+            for place, value in enumerate(values)
+            if bits(found[name][place]) != bits(value)
+        ]
+        assert not apart, f"{name}: {len(apart)} of {len(values)} apart, {apart[0]} {decisions.iloc[apart[0][0]].to_dict()}"
+
+
+def test_offline_equals_brute_force_with_late_rows_and_corrections(folder: Path) -> None:
+    problem, tables, decisions = load_problem(), Tables(), some_decisions()
+    assert_same(offline(problem, tables, decisions), expected(problem, tables, decisions), decisions)
+    deliver_more(folder)
+    wanted = expected(problem, tables, decisions)
+    assert_same(offline(problem, tables, decisions), wanted, decisions)
+    assert {0, 1} < set(wanted["orders_90d"])
+    assert sum(value is None for value in wanted["spread_90d"]) > 10
+
+
+def test_incremental_equals_full(folder: Path) -> None:
+    problem, tables = load_problem(), Tables()
+    computed(problem, tables)
+    deliver_more(folder)
+    for view in views(problem):
+        version = compute_view(problem, tables, view.name)
+        assert tables.commits(version.name)[-1][1]["mode"] == "incremental"
+        incremental = tables.read(version).to_pandas()
+        assert compute_view(problem, tables, view.name) == version
+        full = tables.read(compute_view(problem, tables, view.name, full=True)).to_pandas()
+        order = ["_tc_row", "_tc_until"]
+        sides = [frame.sort_values(order).reset_index(drop=True) for frame in (incremental, full)]
+        pd.testing.assert_frame_equal(*sides)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests import aggregate_rows as cases
 from truecourse.errors import FeatureError, StorageError
-from truecourse.features.aggregates import stored_steps
+from truecourse.features.aggregates import online_steps
 from truecourse.features.aggregates.evaluation import AggregateIndex, evaluate
+from truecourse.features.aggregates.online_steps import Decoder
 from truecourse.features.aggregates.step_functions import encode_keys
-from truecourse.features.aggregates.stored_steps import Decoder
 from truecourse.problem.aggregations import Age, Aggregations, Count, Last, Mean, Min, StandardDeviation, Sum
 
 
@@ -59,22 +60,21 @@ def test_each_feature_equals_a_loop_over_all_rows(
 
 @settings(max_examples=300, deadline=None)
 @given(cases.generated_rows(), cases.decisions, cases.moments, st.sampled_from(cases.WINDOWS), st.integers(1, 4))
-def test_the_stored_steps_of_a_key_equal_a_loop_over_all_rows(
+def test_the_online_steps_of_a_key_equal_a_loop_over_all_rows(
     rows: list[Any], decisions: list[Any], until: datetime, window: Any, most: int
 ) -> None:
     spec = cases.spec_of(window)
     loaded = [(key, at) for key, at in decisions if at >= until]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stored_steps, "MOST_STEPS", most)  # a first record ends soon
+        patch.setattr(online_steps, "MOST_STEPS", most)  # a first record ends soon
         encoded = list(encode_keys(spec, cases.stored(spec, rows), key_table(loaded), np.datetime64(until)))
     decoder, us = Decoder(spec), cases.microseconds
-    for (key, at), record in zip(loaded, encoded, strict=True):
+    for (key, at), (record, later, values) in zip(loaded, encoded, strict=True):
         wanted = {name: cases.bits(cases.expected(each, rows, key, at)) for name, each in spec.features.items()}
-        found = decoder(record.record).at(us(at), lambda later=record.later: later)
+        found = decoder.at(record, us(at), partial(lambda later: later, later))
         found["moment_last_0"] = cases.time_of(found["moment_last_0"])
         assert {name: cases.bits(value) for name, value in found.items()} == wanted
-        assert record.values == decoder(record.record).at(us(until))
-        assert record.since <= us(until)
+        assert values == decoder.at(record, us(until))
 
 
 def test_a_later_record_is_read_only_when_it_is_needed() -> None:
@@ -86,41 +86,44 @@ def test_a_later_record_is_read_only_when_it_is_needed() -> None:
         features={"count": Count(window=day), "text": Last("text", window=day), "age": Age()},
     )  # fmt: skip
     until = moments[-1]
-    (record,) = encode_keys(spec, cases.stored(spec, rows), key_table([(("a", 1), until)]), np.datetime64(until))
-    first = Decoder(spec)(record.record)
-    end = cases.microseconds(moments[stored_steps.MOST_STEPS - 1] + timedelta(days=1))
-    assert first.end == end
-    assert first.at(end - 1) == {
-        "count": 600 - stored_steps.MOST_STEPS + 1,
-        "text": "x",
-        "age": pytest.approx(0.76, abs=0.01),
-    }
-    assert first.at(end, lambda: record.later)["count"] == 600 - stored_steps.MOST_STEPS
-    gone = first.at(cases.microseconds(until + timedelta(days=1)), lambda: record.later)
+    ((record, later, _),) = encode_keys(
+        spec, cases.stored(spec, rows), key_table([(("a", 1), until)]), np.datetime64(until)
+    )
+    at, kept = partial(Decoder(spec).at, record), online_steps.MOST_STEPS
+    end = cases.microseconds(moments[kept - 1] + day)
+    assert at(end - 1) == {"count": 600 - kept + 1, "text": "x", "age": pytest.approx(0.76, abs=0.01)}
+    assert at(end, lambda: later)["count"] == 600 - kept
+    gone = at(cases.microseconds(until + day), lambda: later)
     assert gone == {"count": 0, "text": None, "age": 1.0}
     with pytest.raises(StorageError, match="not in the online store"):
-        first.at(end)
+        at(end)
     with pytest.raises(StorageError, match="not in the online store"):
-        first.at(end, lambda: None)
+        at(end, lambda: None)
 
 
 def test_a_record_of_other_features_is_refused() -> None:
     spec = cases.spec_of(None)
     rows = [cases.row(("a", 1), cases.START)]
-    (record,) = encode_keys(spec, cases.stored(spec, rows), key_table([(("a", 1), cases.START)]), np.datetime64("2025"))
+    ((record, _, values),) = encode_keys(
+        spec, cases.stored(spec, rows), key_table([(("a", 1), cases.START)]), np.datetime64("2025")
+    )
+    assert Decoder(spec).at(memoryview(record), cases.microseconds(datetime(2025, 1, 1))) == values
     fewer = replace(spec, features={"count": Count(), "age": Age()})
-    for wrong in (b"", b"12345", bytes(800), record.record[:-3], record.record[:40]):
+    for wrong in (b"", b"12345", bytes(800), record[:-3], record[:40]):
         with pytest.raises(StorageError, match="another format"):
-            Decoder(spec)(wrong)
+            Decoder(spec).at(wrong, 0)
     with pytest.raises(StorageError, match="another format"):
-        Decoder(fewer)(record.record)
+        Decoder(fewer).at(record, 0)
 
 
 def test_a_key_without_rows_has_counts_of_zero() -> None:
     spec = cases.spec_of(None, timedelta(days=1))
     nothing = Decoder(spec).nothing
-    (record,) = encode_keys(spec, cases.stored(spec, []), key_table([(("a", 1), cases.START)]), np.datetime64("2025"))
-    assert record.values == nothing
+    ((_, later, values),) = encode_keys(
+        spec, cases.stored(spec, []), key_table([(("a", 1), cases.START)]), np.datetime64("2025")
+    )
+    assert values == nothing
+    assert later is None
     assert {name for name, value in nothing.items() if value == 0} == {
         name for name in spec.features if name.split("_")[0] == "count" or "distinct" in name
     }

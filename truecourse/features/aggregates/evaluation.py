@@ -4,14 +4,15 @@ Time is O((rows + decisions) log rows) per feature and memory O(rows + decisions
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from truecourse.arrays import Array
 from truecourse.errors import FeatureError
+from truecourse.features.aggregates.online_steps import MICROSECONDS
 from truecourse.features.aggregates.stored_rows import ROW, UNTIL, Column, Kind, StoredRows
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.problem.aggregations import (
@@ -31,7 +32,6 @@ from truecourse.problem.aggregations import (
 if TYPE_CHECKING:
     import polars as pl
 
-MICROSECONDS = {"seconds": 1_000_000, "minutes": 60_000_000, "hours": 3_600_000_000, "days": 86_400_000_000}
 _HALF, _WIDE, _LEAST_EXPONENT = 31, 126, -400
 """Limits of the faster kernels: bits of number and count, for variances and sums; no result is then subnormal."""
 
@@ -42,8 +42,8 @@ class Result:
 
     kind: Kind | Literal["age"]
     values: Array
-    valid: Array
-    texts: Array
+    valid: Array | bool = True
+    texts: Array = field(default_factory=lambda: np.empty(0, object))
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class AggregateIndex:
         own = {EVENT, CREATED, UNTIL, ROW, *spec.inputs}
         self.spec = spec
         self.rows = StoredRows.of(rows, [name for name in names if name not in own])
+        self._swept: dict[str, tuple[Array, ...]] = {}
+        self._ranks: dict[str, Array] = {}
 
     def at(self, keys: Sequence[tuple[object, ...]], times: Array) -> dict[str, Array]:
         """As evaluate(), for keys as tuples in the order of the rows' key columns."""
@@ -90,139 +92,114 @@ class AggregateIndex:
         return {name: _as_array(self.result(name, decisions), self.spec.features[name], decisions) for name in wanted}
 
     def result(self, feature: str, decisions: Decisions) -> Result:
-        """The values of one feature. Raises FeatureError if a sum of integers is out of range."""
-        function = self.spec.features[feature]
-        name = self.spec.input_of(feature)
-        column = None if name is None else self.rows.column(name)
+        """The values of one feature. Raises FeatureError for values that cannot be aggregated, and for a sum of
+        integers that is out of range."""
+        function, column = self.spec.features[feature], self._column(feature)
         if isinstance(function, Count):
-            return self._counts(function, column, decisions)
-        if isinstance(function, CountDistinct):
-            assert column is not None
-            return self._distinct(function, column, decisions)
+            return self._counts(feature, decisions)
         if isinstance(function, Age | First | Last | Min | Max):
-            return self._picked(function, column, decisions)
+            return self._picked(feature, column, decisions)
         assert column is not None
+        if isinstance(function, CountDistinct):
+            return self._distinct(feature, column, decisions)
         if column.kind in ("text", "time"):
             what = f"{type(function).__name__} of {column.kind}: it needs numbers"
             raise FeatureError(what, where=f"{self.spec.name}.{feature}", hint="CAST the expression to DOUBLE")
         if isinstance(function, StandardDeviation):
-            return self._deviations(function, column, decisions)
-        return self._sums(feature, function, column, decisions)
+            return self._deviations(feature, column, decisions)
+        if isinstance(function, Sum) and column.kind != "float":
+            return self._whole_sums(feature, column, decisions)
+        return self._sums(feature, column, decisions)
 
     def active(self, feature: str) -> tuple[Array, Array, Array]:
         """The rows that a feature can count, with the times at which they start and end to count."""
-        function, name = self.spec.features[feature], self.spec.input_of(feature)
-        ends, _ = self.rows.ends(function.window)
-        rows = np.flatnonzero(
-            _valid(function, None if name is None else self.rows.column(name), self.rows) & (self.rows.starts < ends)
-        )
-        return rows, self.rows.starts[rows], ends[rows]
+        _, _, starts, ends, valid = self._sweep(feature)
+        rows = np.flatnonzero(valid & (starts < ends))
+        return rows, starts[rows], ends[rows]
 
-    def _arguments(
-        self, function: AnyAggregate, column: Column | None, decisions: Decisions, out: Array
-    ) -> tuple[Array, ...]:
-        ends, by_end = self.rows.ends(function.window)
-        valid = _valid(function, column, self.rows)
-        swept = (self.rows.by_start, by_end, self.rows.starts, ends, valid)
-        return (decisions.groups, *swept, decisions.order, decisions.times, out)
+    def _column(self, feature: str) -> Column | None:
+        name = self.spec.input_of(feature)
+        return None if name is None else self.rows.column(name)
 
-    def _counts(self, function: AnyAggregate, column: Column | None, decisions: Decisions) -> Result:
-        from truecourse.features.aggregates.kernels import count_rows
+    def _sweep(self, feature: str) -> tuple[Array, ...]:
+        """What the kernels need of the rows: by_start, by_end, starts, ends, and which rows the feature counts: those
+        with a value, or those whose condition is true."""
+        if feature not in self._swept:
+            function, column = self.spec.features[feature], self._column(feature)
+            valid = np.ones(len(self.rows.event), bool) if column is None else column.valid
+            if column is not None and isinstance(function, Count | Age):
+                valid = valid & (column.values != 0)
+            ends, by_end = self.rows.ends(function.window)
+            self._swept[feature] = self.rows.by_start, by_end, self.rows.starts, ends, valid
+        return self._swept[feature]
 
+    def _run(self, kernel: str, feature: str, decisions: Decisions, out: Array, *more: Any) -> Any:
+        """Run a kernel, which writes the result of each decision to `out`."""
+        from truecourse.features.aggregates import kernels
+
+        run = getattr(kernels, kernel)
+        return run(decisions.groups, *self._sweep(feature), decisions.order, decisions.times, out, *more)
+
+    def _counts(self, feature: str, decisions: Decisions) -> Result:
         out = np.zeros(len(decisions.times), np.int64)
-        count_rows(*self._arguments(function, column, decisions, out))
-        return _result("integer", out)
+        self._run("count_rows", feature, decisions, out)
+        return Result("integer", out)
 
-    def _distinct(self, function: AnyAggregate, column: Column, decisions: Decisions) -> Result:
-        from truecourse.features.aggregates.kernels import count_distinct
-
+    def _distinct(self, feature: str, column: Column, decisions: Decisions) -> Result:
         out, (codes, kinds) = np.zeros(len(decisions.times), np.int64), column.codes
-        count_distinct(*self._arguments(function, column, decisions, out), codes, kinds)
-        return _result("integer", out)
+        self._run("count_distinct", feature, decisions, out, codes, kinds)
+        return Result("integer", out)
 
-    def _sums(self, feature: str, function: AnyAggregate, column: Column, decisions: Decisions) -> Result:
-        """Sum, Mean and Share, which is the mean of 0 and 1."""
-        from truecourse.features.aggregates.kernels import sum_integers
+    def _whole_sums(self, feature: str, column: Column, decisions: Decisions) -> Result:
+        out, counts = np.zeros(len(decisions.times), np.int64), np.zeros(len(decisions.times), np.int64)
+        if not self._run("sum_integers", feature, decisions, out, counts, column.values):
+            hint = "sum CAST(... AS DOUBLE), or declare the column as Float"
+            raise FeatureError("a sum is beyond 64 bits", where=f"{self.spec.name}.{feature}", hint=hint)
+        return Result("integer", out, counts > 0)
 
-        counts = np.zeros(len(decisions.times), np.int64)
-        if isinstance(function, Sum) and column.kind != "float":
-            out = np.zeros(len(counts), np.int64)
-            if not sum_integers(*self._arguments(function, column, decisions, out), counts, column.values):
-                hint = "sum CAST(... AS DOUBLE), or declare the column as Float"
-                raise FeatureError("a sum is beyond 64 bits", where=f"{self.spec.name}.{feature}", hint=hint)
-            return _result("integer", out, counts > 0)
-        totals = self._totals(function, column, decisions, counts)
-        values = totals if isinstance(function, Sum) else totals / np.maximum(counts, 1)
-        return _result("float", values, (counts > 0) & np.isfinite(values))
-
-    def _totals(self, function: AnyAggregate, column: Column, decisions: Decisions, counts: Array) -> Array:
-        """Sums, each rounded once, infinite beyond the range of doubles. `counts` is filled with the counts."""
-        from truecourse.features.aggregates.kernels import sum_numbers, sum_wide
-
-        totals = np.zeros(len(counts), np.float64)
-        arguments = self._arguments(function, column, decisions, totals)
-        bits = self.rows.longest.bit_length()
-        if column.wide is not None and column.wide[3] + bits <= _WIDE and column.wide[2] > _LEAST_EXPONENT:
-            sum_wide(*arguments, counts, *column.wide[:3])
-            return totals
-        odds, shifts, exponent, most, _ = column.exact
-        sum_numbers(*arguments, counts, odds, shifts, exponent, most // 32 + 4)
-        return totals
-
-    def _deviations(self, function: AnyAggregate, column: Column, decisions: Decisions) -> Result:
-        from truecourse.features.aggregates.kernels import small_variances, variances
-
-        out = np.full(len(decisions.times), np.nan)
-        arguments = self._arguments(function, column, decisions, out)
-        bits = self.rows.longest.bit_length()
-        if column.small is not None and bits + column.small[2] <= _HALF and column.small[1] > _LEAST_EXPONENT:
-            values, exponent, _ = column.small
-            small_variances(*arguments, values, exponent)
+    def _sums(self, feature: str, column: Column, decisions: Decisions) -> Result:
+        """Sum, Mean and Share, which is the mean of 0 and 1. A sum beyond the range of doubles is missing."""
+        totals, counts = np.zeros(len(decisions.times), np.float64), np.zeros(len(decisions.times), np.int64)
+        wide = column.wide
+        if wide is not None and wide[3] + self.rows.longest.bit_length() <= _WIDE and wide[2] > _LEAST_EXPONENT:
+            self._run("sum_wide", feature, decisions, totals, counts, *wide[:3])
         else:
             odds, shifts, exponent, most, _ = column.exact
-            variances(*arguments, odds, shifts, exponent, most // 32 + 4, 2 * most // 32 + 6)
-        return _result("float", np.sqrt(out), np.isfinite(out))
+            self._run("sum_numbers", feature, decisions, totals, counts, odds, shifts, exponent, most // 32 + 4)
+        values = totals if isinstance(self.spec.features[feature], Sum) else totals / np.maximum(counts, 1)
+        return Result("float", values, (counts > 0) & np.isfinite(values))
 
-    def _picked(self, function: AnyAggregate, column: Column | None, decisions: Decisions) -> Result:
-        from truecourse.features.aggregates.kernels import pick_rows, pick_rows_in_order
+    def _deviations(self, feature: str, column: Column, decisions: Decisions) -> Result:
+        out, small = np.full(len(decisions.times), np.nan), column.small
+        if small is not None and small[2] + self.rows.longest.bit_length() <= _HALF and small[1] > _LEAST_EXPONENT:
+            self._run("small_variances", feature, decisions, out, *small[:2])
+        else:
+            odds, shifts, exponent, most, _ = column.exact
+            limbs = most // 32 + 4, 2 * most // 32 + 6
+            self._run("variances", feature, decisions, out, odds, shifts, exponent, *limbs)
+        return Result("float", np.sqrt(out), np.isfinite(out))
 
-        is_age = isinstance(function, Age)
-        ranks = column.ranks if isinstance(function, Min | Max) and column else np.arange(len(self.rows.event))
-        is_lowest = isinstance(function, Min | First) or (isinstance(function, Age) and function.of == "first")
+    def _picked(self, feature: str, column: Column | None, decisions: Decisions) -> Result:
+        """Min, Max, First, Last and Age: the row of highest rank."""
+        function = self.spec.features[feature]
+        if feature not in self._ranks:
+            ranks = column.ranks if isinstance(function, Min | Max) and column else np.arange(len(self.rows.event))
+            is_lowest = isinstance(function, Min | First) or (isinstance(function, Age) and function.of == "first")
+            self._ranks[feature] = ~ranks if is_lowest else ranks
         out = np.full(len(decisions.times), -1, np.int64)
-        arguments = self._arguments(function, column, decisions, out)
-        pick = pick_rows_in_order if self.rows.is_in_order(function.window) else pick_rows
-        pick(*arguments, ~ranks if is_lowest else ranks)
-        valid = out >= 0
-        source = self.rows.event if is_age or column is None else column.values
+        kernel = "pick_rows_in_order" if self.rows.is_in_order(function.window) else "pick_rows"
+        self._run(kernel, feature, decisions, out, self._ranks[feature])
+        source = self.rows.event if isinstance(function, Age) or column is None else column.values
         values = source[out] if len(source) else np.zeros(len(out), source.dtype)
-        if is_age or column is None:
-            return _result("age", values, valid)
-        return _result(column.kind, values, valid, column.texts)
-
-
-def _result(
-    kind: Kind | Literal["age"], values: Array, valid: Array | None = None, texts: Array | None = None
-) -> Result:
-    return Result(
-        kind,
-        values,
-        np.ones(len(values), bool) if valid is None else valid,
-        np.empty(0, object) if texts is None else texts,
-    )
-
-
-def _valid(function: AnyAggregate, column: Column | None, rows: StoredRows) -> Array:
-    """Which rows a function counts: those with a value, or those whose condition is true."""
-    if column is None:
-        return np.ones(len(rows.event), bool)
-    return column.valid & (column.values != 0) if isinstance(function, Count | Age) else column.valid
+        if isinstance(function, Age) or column is None:
+            return Result("age", values, out >= 0)
+        return Result(column.kind, values, out >= 0, column.texts)
 
 
 def _as_array(result: Result, function: AnyAggregate, decisions: Decisions) -> Array:
     """A feature's values as arrays of columns_of()."""
     if result.kind == "text":
-        texts = np.append(result.texts, None)
+        texts = np.array([*result.texts, None], object)
         return np.asarray(texts[np.where(result.valid, result.values, len(result.texts))])
     if result.kind == "time":
         return np.where(result.valid, result.values.view("datetime64[us]"), np.datetime64("NaT", "us"))

@@ -13,7 +13,6 @@ from numba import njit
 
 from truecourse.arrays import Array
 
-_OPTIONS: Any = {"cache": True, "nogil": True}
 _LIMB = 0xFFFFFFFF
 _LOWEST = -1074
 """The exponent of the smallest positive double."""
@@ -21,7 +20,7 @@ _EXACT = 1 << 53
 """Integers below this are exact doubles."""
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def split_floats(values: Array, valid: Array, odds: Array, shifts: Array) -> Any:
     """Write the odd integers and shifts of finite doubles. Return their common exponent, the largest shift, and the
     number of bits of the largest odd * 2**shift."""
@@ -37,7 +36,7 @@ def split_floats(values: Array, valid: Array, odds: Array, shifts: Array) -> Any
     return _shift(odds, shifts, exponent)
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def split_integers(values: Array, valid: Array, odds: Array, shifts: Array) -> Any:
     """As split_floats() for int64."""
     exponent = 1 << 20
@@ -50,7 +49,7 @@ def split_integers(values: Array, valid: Array, odds: Array, shifts: Array) -> A
     return _shift(odds, shifts, exponent)
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def _shift(odds: Array, shifts: Array, exponent: int) -> Any:
     most = widest = 0
     for row in range(len(odds)):
@@ -64,8 +63,8 @@ def _shift(odds: Array, shifts: Array, exponent: int) -> Any:
     return (exponent if exponent < 1 << 20 else 0), most, widest
 
 
-@njit(**_OPTIONS)
-def _trailing_zeros(number: int) -> int:
+@njit(nogil=True, cache=True)
+def _trailing_zeros(number: Any) -> int:
     zeros = 0
     while not (number >> zeros) & 0xFF:
         zeros += 8
@@ -74,7 +73,7 @@ def _trailing_zeros(number: int) -> int:
     return zeros
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def add_product(total: Array, odd: int, shift: int, sign: int) -> None:
     """Add sign * odd * 2**shift to the limbs `total`."""
     if odd < 0:
@@ -86,7 +85,7 @@ def add_product(total: Array, odd: int, shift: int, sign: int) -> None:
     total[place + 2] += sign * (high >> 32)
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def add_square(total: Array, odd: int, shift: int, sign: int) -> None:
     """Add sign * (odd * 2**shift)**2 to the limbs `total`."""
     odd = abs(odd)
@@ -104,17 +103,17 @@ def add_square(total: Array, odd: int, shift: int, sign: int) -> None:
         place += 1
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def _magnitude(total: Array, out: Array) -> Any:
     """Write the absolute value of limbs with signs as limbs from 0 to 2**32 - 1. Return whether it was negative, and
     the number of limbs up to the highest that is not 0."""
-    carry, top = 0, 0
+    carry, top = np.int64(0), 0
     for place in range(len(total)):
         value = total[place] + carry
         out[place] = value & _LIMB
         carry = value >> 32
     if carry < 0:
-        borrow = 1
+        borrow = np.int64(1)
         for place in range(len(total)):
             value = (np.int64(out[place]) ^ _LIMB) + borrow
             out[place] = value & _LIMB
@@ -125,7 +124,7 @@ def _magnitude(total: Array, out: Array) -> Any:
     return carry < 0, top
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def round_limbs(total: Array, scratch: Array, exponent: int) -> float:
     """The double nearest to a sum times 2**exponent (ties to even), infinite beyond the range of doubles."""
     negative, top = _magnitude(total, scratch)
@@ -133,7 +132,7 @@ def round_limbs(total: Array, scratch: Array, exponent: int) -> float:
     return -rounded if negative else rounded
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def _nearest(limbs: Array, top: int, exponent: int, more: bool) -> float:
     """The double nearest to limbs * 2**exponent. `more`: whether a positive remainder, below the last bit, follows."""
     if top == 0:
@@ -142,7 +141,7 @@ def _nearest(limbs: Array, top: int, exponent: int, more: bool) -> float:
     while not (np.int64(limbs[top - 1]) >> (highest & 31)) & 1:
         highest -= 1
     lowest = max(highest - 52, _LOWEST - exponent, 0)
-    number, rest = 0, more
+    number, rest = np.int64(0), more
     for place in range(top - 1, -1, -1):
         limb, bit = np.int64(limbs[place]), 32 * place
         if bit >= lowest:
@@ -159,7 +158,7 @@ def _nearest(limbs: Array, top: int, exponent: int, more: bool) -> float:
     return math.ldexp(float(number), lowest + exponent)
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def widen(odds: Array, shifts: Array, high: Array, low: Array) -> None:
     """Write odd * 2**shift, of at most 126 bits, as two words: high * 2**64 + low."""
     for row in range(len(odds)):
@@ -171,8 +170,8 @@ def widen(odds: Array, shifts: Array, high: Array, low: Array) -> None:
             low[row] = np.uint64(odd) << np.uint64(shift)
 
 
-@njit(**_OPTIONS)
-def round_wide(high: int, low: Any, exponent: int) -> float:
+@njit(nogil=True, cache=True)
+def round_wide(high: Any, low: Any, exponent: int) -> float:
     """The double nearest to (high * 2**64 + low) * 2**exponent, for an exponent for which it cannot be subnormal."""
     is_negative = high < 0
     if is_negative:
@@ -188,7 +187,7 @@ def round_wide(high: int, low: Any, exponent: int) -> float:
     return -rounded if is_negative else rounded
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def round_variance(total: Array, squares: Array, count: int, scratch: Array, exponent: int) -> float:
     """The double nearest to the sample variance of `count` numbers times 2**exponent; NaN for fewer than two.
 
@@ -214,7 +213,7 @@ def round_variance(total: Array, squares: Array, count: int, scratch: Array, exp
             square[first + second] = product & mask
             carry = product >> half
         square[first + top] = carry
-    borrow = 0
+    borrow = np.int64(0)
     for place in range(size):
         value = np.int64(wide[place]) - np.int64(square[place]) + borrow
         sums[place] = value & _LIMB
@@ -222,7 +221,7 @@ def round_variance(total: Array, squares: Array, count: int, scratch: Array, exp
     return _quotient(sums, size, count, 2 * exponent)
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def round_small_variance(total: int, squares: int, count: int, scratch: Array, exponent: int) -> float:
     """As round_variance() for a sum and a sum of squares with (count * largest number)**2 < 2**62."""
     if count < 2:
@@ -234,7 +233,7 @@ def round_small_variance(total: int, squares: int, count: int, scratch: Array, e
     return _quotient(scratch, 2, count, 2 * exponent)
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def _quotient(limbs: Array, size: int, count: int, exponent: int) -> float:
     """The double nearest to limbs * 2**exponent / (count * (count - 1)). The first 5 limbs may be overwritten.
 
@@ -264,8 +263,8 @@ def _quotient(limbs: Array, size: int, count: int, exponent: int) -> float:
     return _nearest(limbs, size, exponent + 32 * drop, rest)
 
 
-@njit(**_OPTIONS)
-def _divide(limbs: Array, size: int, divisor: Any) -> bool:
+@njit(nogil=True, cache=True)
+def _divide(limbs: Array, size: int, divisor: Any) -> Any:
     """Divide limbs by a number below 2**32 in place. Return whether there was a remainder."""
     rest = np.uint64(0)
     for place in range(size - 1, -1, -1):

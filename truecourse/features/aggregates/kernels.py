@@ -22,10 +22,8 @@ from truecourse.features.aggregates.exact_numbers import (
     round_wide,
 )
 
-_OPTIONS: Any = {"cache": True, "nogil": True}
 
-
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def stable_order(codes: Array, order: Array, count: int) -> Any:
     """Sort `order`, a list of places, by code, stably. Return it and the first place of each code (count + 1)."""
     first = np.zeros(count + 1, np.int64)
@@ -42,7 +40,7 @@ def stable_order(codes: Array, order: Array, count: int) -> Any:
     return result, first
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def is_ordered(codes: Array, times: Array) -> bool:
     """Whether times ascend within each run of equal codes."""
     for place in range(1, len(times)):
@@ -51,7 +49,7 @@ def is_ordered(codes: Array, times: Array) -> bool:
     return True
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def is_sorted(first: Array, second: Array, third: Array) -> bool:
     """Whether three columns ascend lexicographically."""
     for place in range(1, len(first)):
@@ -67,7 +65,7 @@ def is_sorted(first: Array, second: Array, third: Array) -> bool:
     return True
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def count_rows(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array,
@@ -90,7 +88,7 @@ def count_rows(
             out[decisions[place]] = count
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def count_distinct(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, values: Array, kinds: int,
@@ -121,7 +119,7 @@ def count_distinct(
                 uses[values[row]] = 0
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def sum_integers(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, counts: Array, values: Array,
@@ -155,7 +153,7 @@ def sum_integers(
     return fits
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def sum_numbers(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, counts: Array,
@@ -190,7 +188,7 @@ def sum_numbers(
             counts[decisions[place]] = count
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def sum_wide(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, counts: Array,
@@ -221,7 +219,7 @@ def sum_wide(
             counts[decisions[place]] = count
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def variances(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, odds: Array, shifts: Array, exponent: int, limbs: int, limbs2: int,
@@ -259,7 +257,7 @@ def variances(
             out[decisions[place]] = rounded
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def small_variances(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, values: Array, exponent: int,
@@ -285,7 +283,7 @@ def small_variances(
             out[decisions[place]] = round_small_variance(total, squares, count, scratch, exponent)
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def pick_rows_in_order(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, ranks: Array,
@@ -313,7 +311,7 @@ def pick_rows_in_order(
             out[decisions[place]] = queue[head] if head < tail else -1
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def pick_rows(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
     decisions: Array, times: Array, out: Array, ranks: Array,
@@ -342,7 +340,7 @@ def pick_rows(
             out[decisions[place]] = heap[0] if size else -1
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def _push(heap: Array, size: int, ranks: Array, row: int) -> int:
     place = size
     while place and ranks[heap[(place - 1) >> 1]] < ranks[row]:
@@ -352,7 +350,7 @@ def _push(heap: Array, size: int, ranks: Array, row: int) -> int:
     return size + 1
 
 
-@njit(**_OPTIONS)
+@njit(nogil=True, cache=True)
 def _pop(heap: Array, size: int, ranks: Array) -> int:
     size -= 1
     row, place = heap[size], 0

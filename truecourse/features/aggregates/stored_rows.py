@@ -143,15 +143,15 @@ class StoredRows:
 
     def is_in_order(self, window: timedelta | None) -> bool:
         """Whether no row leaves the window before one that starts earlier."""
-        _, by_end = self.ends(window)
-        return by_end is self.by_start or bool((by_end == self.by_start).all())
+        return self.ends(window)[1] is self.by_start
 
     def ends(self, window: timedelta | None) -> tuple[Array, Array]:
         """The times at which the rows leave a window or are superseded, and the rows by key and this time."""
         if window not in self._ends:
             length = NEVER if window is None else min(window // timedelta(microseconds=1), _LONGEST)
             ends = self.until if window is None else np.minimum(self.until, self.event + length)
-            self._ends[window] = ends, self._sorted(ends)
+            by_end = self._sorted(ends)
+            self._ends[window] = ends, (self.by_start if np.array_equal(by_end, self.by_start) else by_end)
         return self._ends[window]
 
     def _sorted(self, times: Array) -> Array:
@@ -217,7 +217,7 @@ def _column(column: pa.ChunkedArray, order: Array, name: str) -> Column:
 
 
 def _is_time(kind: pa.DataType) -> bool:
-    return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def _text(column: pa.ChunkedArray, order: Array) -> Column:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from truecourse.data import sql
-from truecourse.features.aggregates.online_steps import encode_keys
+from truecourse.features.aggregates.step_functions import encode_keys
 from truecourse.features.aggregation_rows import UNTIL, stored_columns
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import key_columns
@@ -108,6 +108,6 @@ def _encode(view: Aggregations, part: pa.Table, names: Sequence[str], until: dat
     encoded = encode_keys(view, rows, keys.select(list(names)), moment)
     tuples = zip(*(keys[name].to_pylist() for name in names), strict=True)
     return [
-        StoredKey(key, values, _HEAD.pack(loaded if since is None else since, loaded) + steps, later)
-        for key, since, (steps, later, values) in zip(tuples, times, encoded, strict=True)
+        StoredKey(key, values, _HEAD.pack(loaded if since is None else since, loaded) + record, later)
+        for key, since, (record, later, values) in zip(tuples, times, encoded, strict=True)
     ]

@@ -19,7 +19,7 @@ from feature_repo.online_reader import Stored, store_reader
 from feature_repo.protos import STEPS, entity_keys, value_field
 from feature_repo.store import repo_config
 from truecourse.arrays import Values
-from truecourse.errors import PlatformError
+from truecourse.errors import PlatformError, StorageError
 from truecourse.features.aggregates.online_steps import Decoder
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Aggregations, Problem
@@ -179,9 +179,9 @@ class OnlineReader:
                 break
             try:
                 since, times[place], rows[place] = self._aggregate(view, key, answer, moments[place])
-            except PlatformError:
+            except (PlatformError, StorageError) as error:
                 if self.is_required:
-                    raise
+                    raise PlatformError(error.what, where=error.where, hint=error.hint) from error
                 features.unavailable.append(view.name)
             if since > moments[place]:
                 unfit[place] = since

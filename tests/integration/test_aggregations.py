@@ -132,3 +132,63 @@ def test_incremental_equals_full(folder: Path) -> None:
         order = ["_tc_row", "_tc_until"]
         sides = [frame.sort_values(order).reset_index(drop=True) for frame in (incremental, full)]
         pd.testing.assert_frame_equal(*sides)
+
+
+@pytest.fixture(params=["sqlite", "valkey"])
+def store(request: pytest.FixtureRequest, folder: Path, configure: Callable[..., None], valkey: str) -> str:
+    """The online store, empty."""
+    if request.param == "valkey":
+        import redis
+
+        redis.Redis.from_url(valkey).flushall()
+        configure(online_store=valkey)
+    return str(request.param)
+
+
+def load(problem: Problem, tables: Tables, until: datetime | None = None) -> dict[str, int]:
+    """Compute and load the views, by default up to the newest event."""
+    from feature_repo.online_loading import load_online
+
+    computed(problem, tables)
+    until = until or newest_event(problem, tables)
+    return {view.name: load_online(problem, tables, view.name, until) for view in problem.views}
+
+
+def online(problem: Problem, decisions: pd.DataFrame) -> dict[str, list[Any]]:
+    from feature_repo.online import OnlineReader
+
+    columns = {"customer": decisions["customer"].to_numpy(object)}
+    read = OnlineReader(problem).read(columns, decisions["t"].to_numpy().astype("datetime64[us]"), len(decisions))
+    return {name: list(read.values[name]) for view in views(problem) for name in view.features}
+
+
+def decisions_after(moment: datetime, count: int = 200) -> pd.DataFrame:
+    """Decisions in the two years from a moment on: at it, at moments when events leave windows, and later."""
+    random = np.random.default_rng(3)
+    days_after = random.choice([0, 1, 29, 30, 31, 90, 200, 365, 700], count)
+    times = np.datetime64(moment, "us") + days_after.astype("timedelta64[D]")
+    return pd.DataFrame({"customer": random.choice([*FIRST["customer"].unique(), "c009", "nobody"], count), "t": times})
+
+
+def test_online_equals_brute_force_and_events_expire_without_a_load(folder: Path, store: str) -> None:
+    problem, tables = load_problem(), Tables()
+    load(problem, tables)
+    deliver_more(folder)
+    written = load(problem, tables)
+    assert 0 < written["orders"] <= 40
+    decisions = decisions_after(newest_event(problem, tables))
+    wanted = expected(problem, tables, decisions)
+    assert_same(online(problem, decisions), wanted, decisions)
+    assert_same(offline(problem, tables, decisions), wanted, decisions)
+    assert 0 in wanted["orders_90d"]
+    assert max(wanted["orders_90d"]) > 5
+    assert set(load(problem, tables).values()) == {0}
+
+
+def test_a_load_of_an_earlier_moment_holds_what_was_known_then(folder: Path, store: str) -> None:
+    problem, tables = load_problem(), Tables()
+    deliver_more(folder)
+    moment = datetime(2024, 8, 1)
+    load(problem, tables, moment)
+    at_once = decisions_after(moment).assign(t=np.datetime64(moment, "us"))
+    assert_same(online(problem, at_once), expected(problem, tables, at_once), at_once)

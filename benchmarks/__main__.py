@@ -11,7 +11,7 @@ from rich.table import Table
 from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
-NAMES = ("pit_join", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
+NAMES = ("pit_join", "aggregations", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
 ON_REQUEST = ("serve", "overload", "replay", "soak")
 """Measured only if named: they start servers, or take many minutes."""
 PACKAGES = {

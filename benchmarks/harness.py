@@ -53,9 +53,9 @@ def measure(function: str, home: Path | None = None, problems: Path | None = Non
 def _child(function: str, arguments: str) -> None:
     module, _, name = function.partition(":")
     run = getattr(importlib.import_module(module), name)(**json.loads(arguments))
-    wall, cpu = time.perf_counter(), _cpu()
+    wall, cpu = time.perf_counter(), cpu_seconds()
     result = run()
-    seconds, cpu_used = time.perf_counter() - wall, _cpu() - cpu
+    seconds, cpu_used = time.perf_counter() - wall, cpu_seconds() - cpu
     measurement = Measurement(seconds=seconds, cpu=cpu_used, peak_bytes=_peak(), result=result)
     sys.stdout.write(f"\n{_MARK}{measurement.model_dump_json()}\n")
     sys.stdout.flush()
@@ -73,7 +73,7 @@ def _peak() -> int:
     return max(int(marks["VmHWM"].split()[0]), children) * unit
 
 
-def _cpu() -> float:
+def cpu_seconds() -> float:
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

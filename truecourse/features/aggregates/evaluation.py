@@ -38,7 +38,8 @@ _HALF, _WIDE, _LEAST_EXPONENT = 31, 126, -400
 
 @dataclass(frozen=True)
 class Result:
-    """A feature's n values in the types of the source: float64, or int64 (see Column). `age`: times of events."""
+    """A feature's n values by key and time, in the types of the source: float64, or int64 (see Column). The value of an
+    age is the time of the event."""
 
     kind: Kind | Literal["age"]
     values: Array
@@ -48,7 +49,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Decisions:
-    """n decisions, grouped by key: the arguments of the kernels. Times are microseconds."""
+    """n decisions, sorted by key and time: the arguments of the kernels. Times are microseconds.
+
+    `order`: the place of each among the given decisions."""
 
     groups: Array
     order: Array
@@ -65,7 +68,13 @@ class Decisions:
         order, first = stable_order(np.where(codes < 0, count, codes), order, count + 1)
         wanted = np.flatnonzero(np.diff(first[:-1]))
         bounds = (rows.first[wanted], rows.first[wanted + 1], first[wanted], first[wanted + 1])
-        return cls(np.ascontiguousarray(np.stack(bounds, axis=1)), order, times)
+        return cls(np.ascontiguousarray(np.stack(bounds, axis=1)), order, times[order])
+
+    def placed(self, values: Array) -> Array:
+        """Values in the order of the given decisions."""
+        given = np.empty_like(values)
+        given[self.order] = values
+        return given
 
 
 class AggregateIndex:
@@ -89,7 +98,10 @@ class AggregateIndex:
     def values(self, codes: Array, times: Array, features: Iterable[str] | None) -> dict[str, Array]:
         decisions = Decisions.of(codes, times.astype("datetime64[us]").astype(np.int64), self.rows)
         wanted = self.spec.features if features is None else features
-        return {name: _as_array(self.result(name, decisions), self.spec.features[name], decisions) for name in wanted}
+        return {
+            name: decisions.placed(_as_array(self.result(name, decisions), self.spec.features[name], decisions.times))
+            for name in wanted
+        }
 
     def result(self, feature: str, decisions: Decisions) -> Result:
         """The values of one feature. Raises FeatureError for values that cannot be aggregated, and for a sum of
@@ -138,7 +150,7 @@ class AggregateIndex:
         from truecourse.features.aggregates import kernels
 
         run = getattr(kernels, kernel)
-        return run(decisions.groups, *self._sweep(feature), decisions.order, decisions.times, out, *more)
+        return run(decisions.groups, *self._sweep(feature), decisions.times, out, *more)
 
     def _counts(self, feature: str, decisions: Decisions) -> Result:
         out = np.zeros(len(decisions.times), np.int64)
@@ -196,7 +208,7 @@ class AggregateIndex:
         return Result(column.kind, values, out >= 0, column.texts)
 
 
-def _as_array(result: Result, function: AnyAggregate, decisions: Decisions) -> Array:
+def _as_array(result: Result, function: AnyAggregate, times: Array) -> Array:
     """A feature's values as arrays of columns_of()."""
     if result.kind == "text":
         texts = np.array([*result.texts, None], object)
@@ -206,7 +218,7 @@ def _as_array(result: Result, function: AnyAggregate, decisions: Decisions) -> A
     values = result.values
     if result.kind == "age":
         assert isinstance(function, Age)
-        values = (decisions.times - values).astype(np.float64) / MICROSECONDS[function.unit]
+        values = (times - values).astype(np.float64) / MICROSECONDS[function.unit]
     return np.where(result.valid, values.astype(np.float64), np.nan)
 
 

@@ -2,9 +2,9 @@
 second.
 
 Row r counts at times t with starts[r] <= t < ends[r]. Rows are sorted by key; `by_start` and `by_end` list the rows of
-each key by start and by end. A group is one key's decisions: `groups[g]` holds its first row, the row after its last
-one, its first decision and the decision after its last one. `decisions` lists the decisions by group and time; results
-are written at their places. Every result depends on the set of counted rows only, never on their order.
+each key by start and by end. `times` are those of the decisions, sorted by key and time. A group is one key's
+decisions: `groups[g]` holds its first row, the row after its last one, its first decision and the decision after its
+last one. Every result depends on the set of counted rows only, never on their order.
 """
 
 from typing import Any
@@ -68,7 +68,7 @@ def is_sorted(first: Array, second: Array, third: Array) -> bool:
 @njit(nogil=True, cache=True)
 def count_rows(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array,
+    times: Array, out: Array,
 ) -> None:  # fmt: skip
     """Count the rows of each decision."""
     for group in range(len(groups)):
@@ -76,7 +76,7 @@ def count_rows(
         added = removed = begin
         count = 0
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 count += valid[row] and starts[row] < ends[row]
@@ -85,13 +85,13 @@ def count_rows(
                 row = by_end[removed]
                 count -= valid[row] and starts[row] < ends[row]
                 removed += 1
-            out[decisions[place]] = count
+            out[place] = count
 
 
 @njit(nogil=True, cache=True)
 def count_distinct(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array, values: Array, kinds: int,
+    times: Array, out: Array, values: Array, kinds: int,
 ) -> None:  # fmt: skip
     """Count the distinct values (codes from 0 to kinds - 1) of each decision's rows."""
     uses = np.zeros(kinds, np.int64)
@@ -100,7 +100,7 @@ def count_distinct(
         added = removed = begin
         count = 0
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 if valid[row] and starts[row] < ends[row]:
@@ -113,7 +113,7 @@ def count_distinct(
                     uses[values[row]] -= 1
                     count -= uses[values[row]] == 0
                 removed += 1
-            out[decisions[place]] = count
+            out[place] = count
         for row in range(begin, limit):
             if valid[row]:
                 uses[values[row]] = 0
@@ -122,7 +122,7 @@ def count_distinct(
 @njit(nogil=True, cache=True)
 def sum_integers(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array, counts: Array, values: Array,
+    times: Array, out: Array, counts: Array, values: Array,
 ) -> bool:  # fmt: skip
     """Sum int64 values. Return whether all sums are in the range of int64. `counts`: the number of values."""
     fits = True
@@ -131,7 +131,7 @@ def sum_integers(
         added = removed = begin
         low = high = count = 0
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 if valid[row] and starts[row] < ends[row]:
@@ -148,15 +148,15 @@ def sum_integers(
                 removed += 1
             top = high + (low >> 32)
             fits &= -(1 << 31) <= top < 1 << 31
-            out[decisions[place]] = (top << 32) | (low & 0xFFFFFFFF)
-            counts[decisions[place]] = count
+            out[place] = (top << 32) | (low & 0xFFFFFFFF)
+            counts[place] = count
     return fits
 
 
 @njit(nogil=True, cache=True)
 def sum_numbers(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array, counts: Array,
+    times: Array, out: Array, counts: Array,
     odds: Array, shifts: Array, exponent: int, limbs: int,
 ) -> None:  # fmt: skip
     """Sum numbers odds * 2**(shifts + exponent), and round each sum once. `counts`: the number of values.
@@ -169,7 +169,7 @@ def sum_numbers(
         count, rounded, changed = 0, 0.0, False
         total[:] = 0
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 if valid[row] and starts[row] < ends[row]:
@@ -184,14 +184,14 @@ def sum_numbers(
                 removed += 1
             if changed:
                 rounded, changed = round_limbs(total, scratch, exponent), False
-            out[decisions[place]] = rounded
-            counts[decisions[place]] = count
+            out[place] = rounded
+            counts[place] = count
 
 
 @njit(nogil=True, cache=True)
 def sum_wide(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array, counts: Array,
+    times: Array, out: Array, counts: Array,
     high: Array, low: Array, exponent: int,
 ) -> None:  # fmt: skip
     """As sum_numbers() for numbers (high * 2**64 + low) * 2**exponent whose sums have fewer than 127 bits."""
@@ -200,7 +200,7 @@ def sum_wide(
         added = removed = begin
         count, top, bottom = 0, np.int64(0), np.uint64(0)
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 if valid[row] and starts[row] < ends[row]:
@@ -215,14 +215,14 @@ def sum_wide(
                     bottom -= low[row]
                     count -= 1
                 removed += 1
-            out[decisions[place]] = round_wide(top, bottom, exponent)
-            counts[decisions[place]] = count
+            out[place] = round_wide(top, bottom, exponent)
+            counts[place] = count
 
 
 @njit(nogil=True, cache=True)
 def variances(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array, odds: Array, shifts: Array, exponent: int, limbs: int, limbs2: int,
+    times: Array, out: Array, odds: Array, shifts: Array, exponent: int, limbs: int, limbs2: int,
 ) -> None:  # fmt: skip
     """The sample variances of numbers odds * 2**(shifts + exponent), each rounded once; NaN for fewer than two.
 
@@ -237,7 +237,7 @@ def variances(
         total[:] = 0
         squares[:] = 0
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 if valid[row] and starts[row] < ends[row]:
@@ -254,13 +254,13 @@ def variances(
                 removed += 1
             if changed:
                 rounded, changed = round_variance(total, squares, count, scratch, exponent), False
-            out[decisions[place]] = rounded
+            out[place] = rounded
 
 
 @njit(nogil=True, cache=True)
 def small_variances(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array, values: Array, exponent: int,
+    times: Array, out: Array, values: Array, exponent: int,
 ) -> None:  # fmt: skip
     """As variances() for numbers values * 2**exponent with (rows of a key * largest value)**2 < 2**62."""
     scratch = np.empty(8, np.uint64)
@@ -269,7 +269,7 @@ def small_variances(
         added = removed = begin
         count = total = squares = 0
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 if valid[row] and starts[row] < ends[row]:
@@ -280,13 +280,13 @@ def small_variances(
                 if valid[row] and starts[row] < ends[row]:
                     count, total, squares = count - 1, total - values[row], squares - values[row] * values[row]
                 removed += 1
-            out[decisions[place]] = round_small_variance(total, squares, count, scratch, exponent)
+            out[place] = round_small_variance(total, squares, count, scratch, exponent)
 
 
 @njit(nogil=True, cache=True)
 def pick_rows_in_order(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array, ranks: Array,
+    times: Array, out: Array, ranks: Array,
 ) -> None:  # fmt: skip
     """As pick_rows() for rows of which none ends before one that starts earlier: a queue of falling ranks."""
     longest = 0
@@ -297,7 +297,7 @@ def pick_rows_in_order(
         begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
         added, head, tail = begin, 0, 0
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 if valid[row]:
@@ -308,13 +308,13 @@ def pick_rows_in_order(
                 added += 1
             while head < tail and ends[queue[head]] <= time:
                 head += 1
-            out[decisions[place]] = queue[head] if head < tail else -1
+            out[place] = queue[head] if head < tail else -1
 
 
 @njit(nogil=True, cache=True)
 def pick_rows(
     groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
-    decisions: Array, times: Array, out: Array, ranks: Array,
+    times: Array, out: Array, ranks: Array,
 ) -> None:  # fmt: skip
     """The row of highest rank of each decision, -1 without rows. `by_end` is not used.
 
@@ -327,7 +327,7 @@ def pick_rows(
         begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
         added, size = begin, 0
         for place in range(decision, end):
-            time = times[decisions[place]]
+            time = times[place]
             while added < limit and starts[by_start[added]] <= time:
                 row = by_start[added]
                 if valid[row] and time < ends[row]:
@@ -337,7 +337,7 @@ def pick_rows(
                 added += 1
             while size and ends[heap[0]] <= time:
                 size = _pop(heap, size, ranks)
-            out[decisions[place]] = heap[0] if size else -1
+            out[place] = heap[0] if size else -1
 
 
 @njit(nogil=True, cache=True)

@@ -1,7 +1,7 @@
 """The features of keys from a moment on, as step functions: evaluate() at each moment at which a value can change."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,8 +68,11 @@ class StepFunctions:
         keys, times = np.concatenate([loads, keys]), np.concatenate([np.full(len(loads), self._until), times])
         order = np.lexsort((times, keys))
         keys, times = keys[order], times[order]
-        result = self._index.result(name, Decisions.of(self._codes[keys], times, self._index.rows))
-        return _steps(result, keys, times, len(self._codes))
+        decisions = Decisions.of(self._codes[keys], times, self._index.rows)
+        result = self._index.result(name, decisions)
+        valid = np.broadcast_to(result.valid, result.values.shape)
+        placed = replace(result, values=decisions.placed(result.values), valid=decisions.placed(valid))
+        return _steps(placed, keys, times, len(self._codes))
 
     def _changes(self, codes: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
         """The codes and moments after the load at which a row starts or ends to count, by code."""
@@ -94,11 +97,7 @@ def _steps(result: Result, keys: Array, times: Array, count: int) -> _Feature:
     """Keep the moments at which the value changes. `keys` ascend, and `times` of each."""
     kind = _KINDS[result.kind]
     values = result.values.view(np.int64)
-    missing = (
-        int(np.array(np.nan).view(np.int64))
-        if kind == online_steps.FLOAT
-        else _unused(values[np.broadcast_to(result.valid, values.shape)])
-    )
+    missing = int(np.array(np.nan).view(np.int64)) if kind == online_steps.FLOAT else _unused(values[result.valid])
     words = np.where(result.valid, values, missing)
     changes = np.ones(len(words), bool)
     changes[1:] = (words[1:] != words[:-1]) | (keys[1:] != keys[:-1])

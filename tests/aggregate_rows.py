@@ -4,6 +4,7 @@ import math
 import struct
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def generated_rows(draw: st.DrawFn) -> list[Row]:
     row = {
         "key": st.one_of(keys, keys, keys, st.tuples(st.none(), st.just(1))),
         "event_timestamp": st.one_of(moments, moments, moments, st.none()),
-        "late": st.just(0) if all_in_time else st.sampled_from([0, 0, 0, 1, 2, 5]),
+        "late": st.just(0) if all_in_time else st.sampled_from([0, 0, 0, 1, 2, 5, -1]),
         "until": st.none() if all_in_time else st.one_of(st.none(), st.none(), moments),
         "number": st.none() | number, "whole": st.none() | whole, "text": texts,
         "flag": st.sampled_from([None, True, False]), "moment": st.none() | moments,
@@ -211,6 +212,22 @@ def bits(value: Any) -> Any:
     if isinstance(value, float | int | np.floating | np.bool_):
         return None if math.isnan(value) else struct.pack("<d", value)
     return value
+
+
+def many_rows(random: Random, count: int) -> list[Row]:
+    """Rows of two keys over some days, a tenth each late and superseded, of one family of numbers."""
+    cents = random.random() < 0.5
+    found = []
+    for _ in range(count):
+        at = START + timedelta(minutes=15 * random.randint(0, 300))
+        number = random.randint(-999, 999) / 100 if cents else random.gauss(0, 1) * 10.0 ** random.randint(-30, 30)
+        values: Row = {"number": random.choice([number, number, None]), "whole": random.getrandbits(60)}
+        values |= {"text": random.choice("abcdefgh"), "flag": random.choice([True, False, None])}
+        new = row((random.choice("ab"), 1), at, **values)
+        new["late"] = random.choice([0] * 9 + [random.randint(1, 30)])
+        new["until"] = random.choice([None] * 9 + [at + timedelta(hours=random.randint(0, 50))])
+        found.append(new)
+    return found
 
 
 def row(key: tuple[Any, ...], at: datetime, **values: Any) -> Row:

@@ -1,12 +1,15 @@
 """Aggregations equal plain loops over all rows, bit for bit, on every generated case."""
 
+import math
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from random import Random
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -26,6 +29,10 @@ def key_table(decisions: list[Any]) -> pa.Table:
     return pa.table({"k1": k1, "k2": pa.array([key[1] for key, _ in decisions], pa.int64())})
 
 
+def asked(decisions: list[Any]) -> tuple[pa.Table, Any]:
+    return key_table(decisions), times_of(decisions)
+
+
 def times_of(decisions: list[Any]) -> Any:
     return np.array([at for _, at in decisions], "datetime64[us]")
 
@@ -37,7 +44,7 @@ def assert_equal(spec: Aggregations, found: dict[str, Any], rows: list[Any], dec
         assert [*map(cases.bits, found[name])] == [*map(cases.bits, wanted)], name
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     cases.generated_rows(),
     cases.decisions,
@@ -50,7 +57,7 @@ def test_each_feature_equals_a_loop_over_all_rows(
 ) -> None:
     spec = cases.spec_of(first, second)
     table = cases.stored(spec, rows)
-    found = evaluate(spec, table, key_table(decisions), times_of(decisions))
+    found = evaluate(spec, table, *asked(decisions))
     assert_equal(spec, found, rows, decisions)
     shuffled = random.sample(range(len(rows)), len(rows))
     index = AggregateIndex(spec, table.take(pa.array(shuffled, pa.int64())))
@@ -58,7 +65,7 @@ def test_each_feature_equals_a_loop_over_all_rows(
     assert_equal(spec, again, rows, decisions)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases.generated_rows(), cases.decisions, cases.moments, st.sampled_from(cases.WINDOWS), st.integers(1, 4))
 def test_the_online_steps_of_a_key_equal_a_loop_over_all_rows(
     rows: list[Any], decisions: list[Any], until: datetime, window: Any, most: int
@@ -75,6 +82,24 @@ def test_the_online_steps_of_a_key_equal_a_loop_over_all_rows(
         found["moment_last_0"] = cases.time_of(found["moment_last_0"])
         assert {name: cases.bits(value) for name, value in found.items()} == wanted
         assert values == decoder.at(record, us(until))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_rows_in_any_order_give_the_features_of_a_loop(seed: int) -> None:
+    random = Random(seed)
+    spec, rows = cases.spec_of(None, timedelta(hours=20)), cases.many_rows(random, 300)
+    if seed % 2:
+        rows = [row | {"late": 0, "until": None} for row in rows]
+    decisions = [((random.choice("abc"), 1), row["event_timestamp"]) for row in random.sample(rows, 20)]
+    random.shuffle(rows)
+    assert_equal(spec, evaluate(spec, cases.stored(spec, rows), *asked(decisions)), rows, decisions)
+    until = min(at for _, at in decisions)
+    encoded = encode_keys(spec, cases.stored(spec, rows), key_table(decisions), np.datetime64(until))
+    for (key, at), (record, later, _) in zip(decisions, encoded, strict=True):
+        found = Decoder(spec).at(record, cases.microseconds(at), partial(lambda later: later, later))
+        for name, function in spec.features.items():
+            value = cases.time_of(found[name]) if name.startswith("moment") else found[name]
+            assert cases.bits(value) == cases.bits(cases.expected(function, rows, key, at)), name
 
 
 def test_a_later_record_is_read_only_when_it_is_needed() -> None:
@@ -160,3 +185,48 @@ def test_only_the_wanted_features_are_evaluated() -> None:
     rows = cases.stored(spec, [cases.row(("a", 1), cases.START)])
     found = evaluate(spec, rows, key_table([(("a", 1), None)]), np.array([cases.START], "M8[us]"), ["right"])
     assert {name: values.tolist() for name, values in found.items()} == {"right": ["x"]}
+
+
+ONE = Aggregations("events", table="events", entity="thing", time="at", features={"count": Count(), "last": Last("x")})
+
+
+def one_row(values: Any) -> pa.Table:
+    """A row of the key ("a", 1) at 2024-01-01 with the value `x`, whose column is v0."""
+    rows = cases.stored(replace(ONE, features={"count": Count()}), [cases.row(("a", 1), cases.START)])
+    return rows.append_column("v0", values)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (pa.array([2.5], pa.float32()), 2.5),
+        (pa.array([Decimal("2.50")]), 2.5),
+        (pa.array([7], pa.uint8()), 7.0),
+        (pa.array(["x"]).dictionary_encode(), "x"),
+        (pa.array(["x"], pa.large_string()), "x"),
+        (pa.array([True]), 1.0),
+        (pa.array([date(2024, 1, 2)]), np.datetime64("2024-01-02")),
+        (pa.array([datetime(2024, 1, 2)], pa.timestamp("ns")), np.datetime64("2024-01-02")),
+        (pa.array([None], pa.string()), None),
+        (pa.array([math.inf]), None),
+        (pa.array([-0.0]), 0.0),
+    ],
+)
+def test_values_of_every_type_are_read(values: Any, found: Any) -> None:
+    result = evaluate(ONE, one_row(values), *asked([(("a", 1), cases.START)]))
+    assert [*map(cases.bits, result["last"])] == [cases.bits(found)]
+
+
+def test_a_type_that_cannot_be_aggregated_is_an_error() -> None:
+    with pytest.raises(FeatureError, match=r"v0 is list<.*cannot be aggregated"):
+        evaluate(ONE, one_row(pa.array([[1]])), *asked([(("a", 1), cases.START)]))
+
+
+def test_keys_of_other_types_and_times_that_are_missing() -> None:
+    keys = pl.DataFrame(
+        {"k2": pl.Series([1, 1, 300, None], dtype=pl.Int32), "k1": ["a", "a", "a", "a"], "more": [1] * 4}
+    )
+    times = np.array(["2024-01-01", "NaT", "2024-01-01", "2024-01-01"], "M8[s]")
+    result = evaluate(ONE, pl.DataFrame(one_row(pa.array(["x"]))), keys, times)
+    assert result["count"].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert result["last"].tolist() == ["x", None, None, None]

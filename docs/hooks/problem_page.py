@@ -18,6 +18,7 @@ import truecourse.problem as problem_api
 from docs.hooks import markdown_text as markdown
 from docs.hooks.annotations import describe_type, python
 from docs.hooks.markdown_text import code
+from truecourse.problem.aggregations import Aggregate, AnyAggregate, OfValues
 from truecourse.problem.promotion import Gate
 from truecourse.problem.schema import AnyColumn, Column, Source
 
@@ -28,7 +29,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "The problem": ("Problem",),
     "Tables and sources": ("Table", "Files", "PackageData", "Objects", "Sql", "Csv"),
     "Columns": ("Column", "Text", "Integer", "Float", "Boolean", "Time"),
-    "Label and features": ("Label", "Entity", "View", "RequestFeatures"),
+    "Label and features": ("Label", "Entity", "View", "Aggregations", "RequestFeatures"),
+    "Aggregate functions": (
+        "Aggregate", "OfValues", "Count", "Sum", "Mean", "StandardDeviation", "Min", "Max", "First", "Last",
+        "CountDistinct", "Share", "Age",
+    ),
     "Training": ("TimeSplit", "RandomSplit", "XGBoost", "Range", "Choice"),
     "Gates and promotion": (
         "BeatsBaseline", "BeatsChampion", "EveryClass", "MetricGate", "NotWorseThanLinear", "SliceFloor", "Promotion",
@@ -38,8 +43,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Checks, alerts and retraining": ("Monitoring", "QualityWatch", "Alerts", "Retraining"),
     "Durations": ("days", "hours", "minutes", "seconds"),
 }  # fmt: skip
-"""The sections of the page, and the names in each. `Column` is not exported; its fields are those of all columns."""
+"""The sections of the page, and the names in each."""
+BASES: Mapping[type, str] = {
+    Column: "all columns", Aggregate: "all aggregate functions", OfValues: "functions of values",
+}  # fmt: skip
+"""Classes that are not exported, and of what their fields are."""
 _KNOWN: Mapping[Any, str] = {
+    AnyAggregate: "[aggregate function](#aggregate-functions)",
     AnyColumn: "[column](#columns)",
     Gate: "[gate](#gates-and-promotion)",
     Source: "[source](#tables-and-sources)",
@@ -72,8 +82,8 @@ def page() -> str:
 
 
 def member(name: str) -> Any:
-    """An exported class or function, or `Column`."""
-    return Column if name == "Column" else getattr(problem_api, name)
+    """An exported class or function, or one of BASES."""
+    return {base.__name__: base for base in BASES}.get(name) or getattr(problem_api, name)
 
 
 def _section(name: str) -> str:
@@ -82,8 +92,9 @@ def _section(name: str) -> str:
         text, example = split_example(markdown.prose(found.__doc__))
         return f"### {name}\n\n{text} Example: {code(example)}.\n"
     parts = [f"### {name}\n", f"{markdown.prose(found.__doc__)}\n"]
-    if issubclass(found, Column) and found is not Column:
-        parts.append("It also takes the fields of [all columns](#column).\n")
+    for base in found.__bases__:
+        if base in BASES:
+            parts.append(f"It also takes the fields of [{BASES[base]}](#{base.__name__.lower()}).\n")
     fields = field_docs(found)
     if not fields:
         return "\n".join([*parts, "It has no fields of its own.\n"])
@@ -99,6 +110,8 @@ def field_docs(owner: type) -> list[FieldDoc]:
     declared = {each.name: each for each in dataclasses.fields(owner)}  # type: ignore[arg-type]
     documented = []
     for name, text in texts.items():
+        if name not in declared:  # a constant of the class
+            continue
         meaning, example = split_example(text)
         each = declared[name]
         documented.append(

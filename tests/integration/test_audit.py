@@ -164,7 +164,7 @@ def push(world: World, **values: float | None) -> None:
     view = world.problem.view("courier_history")
     with store(world.problem) as database, database:
         for name, pushed in values.items():
-            message = to_value(value_field(view.features[name]), pushed).SerializeToString()
+            message = to_value(value_field(world.problem.view_columns(view)[name]), pushed).SerializeToString()
             place = table(database, view.name)
             database.execute(f"UPDATE {place} SET value = ? WHERE feature_name = ?", [message, name])
 

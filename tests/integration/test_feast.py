@@ -114,7 +114,7 @@ def test_generated_cases_equal_the_stock_store(
     rows, decisions, ttl, key_count = case
     names = ["k1", "k2"][:key_count]
     if not created:  # with no created time, ties have no order
-        rows = rows.drop_duplicates([*names, "event_timestamp"])
+        rows = rows.drop_duplicates([*names, "event_timestamp"]).copy()
     folder = tmp_path_factory.mktemp("feast")
     for frame in (rows, decisions):
         frame[["event_timestamp"]] = frame[["event_timestamp"]].astype("datetime64[us]")

@@ -10,7 +10,7 @@ import pytest
 from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.data import sql
 from truecourse.features.frame import compute_request_features
-from truecourse.problem import Problem
+from truecourse.problem import Problem, View
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Float, Integer, Time
 
@@ -21,6 +21,12 @@ LATER = {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"}
 @pytest.fixture(scope="module")
 def problem() -> Problem:
     return load_problem("flight_delays")
+
+
+def view_file(problem: Problem, name: str) -> str:
+    view = problem.view(name)
+    assert isinstance(view, View)
+    return view.sql
 
 
 def test_the_flights_problem_is_valid_and_large_enough(problem: Problem) -> None:
@@ -43,7 +49,7 @@ def test_no_outcome_column_is_in_the_request_or_the_spine(problem: Problem) -> N
 
 def test_outcomes_reach_features_only_with_their_known_at(problem: Problem) -> None:
     for view in problem.views:
-        statement = sql.statement(problem, view.sql)
+        statement = sql.statement(problem, view_file(problem, view.name))
         assert "FROM flights" not in statement, view.name
         assert "FROM timetable" not in statement, view.name
 
@@ -124,7 +130,7 @@ def test_the_queue_holds_a_flight_from_its_schedule_until_it_leaves(
     add_flight(connection, flight="2", time_hour="2013-01-01 15:00", minute=10, dest="IAH", dep_delay=-3)
     add_flight(connection, flight="3", time_hour="2013-01-01 15:00", minute=20, dest="IAH", dep_delay=None)
     add_flight(connection, flight="4", time_hour="2013-01-02 06:00", minute=0, dest="IAH", dep_delay=200)
-    statement = sql.statement(problem, problem.view("origin_queue").sql)
+    statement = sql.statement(problem, view_file(problem, "origin_queue"))
     rows = connection.execute(f"SELECT event_timestamp, origin_overdue FROM ({statement}) ORDER BY 1").fetchall()
     assert [(moment.strftime("%d %H:%M"), overdue) for moment, overdue in rows] == [
         ("01 15:00", 1),
@@ -142,7 +148,7 @@ def test_weather_is_known_after_its_hour(connection: duckdb.DuckDBPyConnection, 
             "INSERT INTO weather (origin, time_hour, pressure, precip) VALUES ('JFK', ?, ?, ?)",
             [datetime(2013, 1, 1, hour), pressure, precip],
         )
-    statement = sql.statement(problem, problem.view("weather").sql)
+    statement = sql.statement(problem, view_file(problem, "weather"))
     columns = "event_timestamp, pressure_change_3h, precip_6h"
     rows = connection.execute(f"SELECT {columns} FROM ({statement}) ORDER BY 1").fetchall()
     assert [(moment.hour, change, rain) for moment, change, rain in rows] == [

@@ -15,11 +15,7 @@ from pydantic.dataclasses import dataclass
 from truecourse.problem.aggregations import Aggregations
 from truecourse.problem.monitoring import Monitoring
 from truecourse.problem.objectives import Objectives
-from truecourse.problem.promotion import (
-    DEFAULT_GATES,
-    Gate,
-    Promotion,
-)
+from truecourse.problem.promotion import DEFAULT_GATES, Gate, Promotion
 from truecourse.problem.schema import (
     CONFIG,
     AnyColumn,

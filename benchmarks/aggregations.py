@@ -63,8 +63,8 @@ GROUPED: dict[str, AnyAggregate] = {
     "mean_7d": Mean("distance", window=days(7)),
     "places_7d": CountDistinct("dest", window=days(7)),
     "late_7d": Share("is_late", window=days(7)),
-    "least_30d": Min("delay", window=days(30)),
-    "most_30d": Max("delay", window=days(30)),
+    "shortest_30d": Min("distance", window=days(30)),
+    "latest_30d": Max("delay", window=days(30)),
     "places_30d": CountDistinct("dest", window=days(30)),
     "deviation_30d": StandardDeviation("delay", window=days(30)),
 }

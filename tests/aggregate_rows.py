@@ -46,8 +46,12 @@ moments = st.builds(
     st.sampled_from([0, 0, 0, -1, 1]),
 )
 EXTREMES = [0.0, -0.0, 1e300, -1e300, 1e-300, 1.7e308, -1.7e308, 5e-324, 2.0**-1040, 1e16, 1.0, 0.1]
+MIDDLES = [2.0**53, 2.0**54, -(2.0**53), 2.0**70, -(2.0**70), 2.0**17, 2.0**17, 1.0, 1.0, 3.0, -1.0]
+"""Doubles of which sums lie in the middle of two doubles, or little beside it."""
 NUMBERS = (
     st.sampled_from(EXTREMES),
+    st.sampled_from(MIDDLES),
+    st.sampled_from([*MIDDLES, 1e300]),
     st.floats(allow_nan=True, allow_infinity=False),
     st.sampled_from([1e15, 1e15 + 0.125, -1e15, 0.1, 0.2, 0.3, -0.3]),
     st.integers(-(10**6), 10**6).map(lambda cents: cents / 100),

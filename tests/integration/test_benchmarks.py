@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import harness
+from benchmarks import aggregations, harness
 from benchmarks.__main__ import NAMES, ON_REQUEST, benchmark, main, table
 from benchmarks.harness import Row, growth, measure
 from benchmarks.monitoring import drift
 from benchmarks.pipeline import pit_join, scale, score, tables
 from tests.simulated_deliveries import install
 from truecourse.errors import PlatformError
+from truecourse.features.aggregates.evaluation import evaluate
 from truecourse.features.definition_digests import feature_table
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
@@ -177,3 +179,27 @@ def test_losses_on_a_real_table_are_compared_with_other_libraries(
 def test_every_real_table_is_installed() -> None:
     for name, source in tables.TABLES.items():
         assert source.path.is_file(), name
+
+
+def test_aggregations_are_compared_with_the_same_windows_in_polars() -> None:
+    events = aggregations.departures(100, fractions=True)
+    spec = aggregations.aggregations(aggregations.ROLLING | aggregations.GROUPED)
+    stored = aggregations.stored_rows(events, spec)
+    found = pl.DataFrame(evaluate(spec, stored, events.select(aggregations.KEYS), events["time"].to_numpy()))
+    by_expression = aggregations.rolling_expressions(events, aggregations.ROLLING)
+    in_groups = aggregations.rolling_groups(events, aggregations.GROUPED).sort(*aggregations.KEYS, "time")
+    age = (pl.col("time") - pl.col("age_1d")) / pl.duration(days=1)
+    in_groups = in_groups.with_columns(age_1d=age.cast(pl.Float64))
+    places = events.with_row_index("place").sort(*aggregations.KEYS, "time", maintain_order=True)["place"]
+    compared = [(found[name], by_expression[name]) for name in aggregations.ROLLING]
+    found = found.with_columns(pl.col("sum_7d").fill_nan(0))  # Polars' sum of no values, in groups only
+    compared += [(found[places][name], in_groups[name]) for name in aggregations.GROUPED]
+    for ours, theirs in compared:
+        np.testing.assert_allclose(ours.to_numpy(), theirs.cast(pl.Float64).to_numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_aggregations_are_measured_online_and_with_late_rows() -> None:
+    online = aggregations.online(200)()
+    assert online["keys"] > 30
+    assert 0 < online["read"] < 0.01
+    assert aggregations.late_rows(200)()["decisions"] == 1684

@@ -23,6 +23,8 @@ from truecourse.features.aggregates.online_steps import Decoder
 from truecourse.features.aggregates.step_functions import encode_keys
 from truecourse.problem.aggregations import Age, Aggregations, Count, Last, Mean, Min, StandardDeviation, Sum
 
+ONE = Aggregations("events", table="events", entity="thing", time="at", features={"count": Count(), "last": Last("x")})
+
 
 def key_table(decisions: list[Any]) -> pa.Table:
     k1 = pa.array([key[0] for key, _ in decisions], pa.string())
@@ -100,6 +102,19 @@ def test_many_rows_in_any_order_give_the_features_of_a_loop(seed: int) -> None:
         for name, function in spec.features.items():
             value = cases.time_of(found[name]) if name.startswith("moment") else found[name]
             assert cases.bits(value) == cases.bits(cases.expected(function, rows, key, at)), name
+
+
+def test_a_variance_among_the_smallest_doubles_is_rounded_once() -> None:
+    """Its exact value lies so little above the middle of two doubles that a double of 53 bits is that middle."""
+    for even in range(2, 4000, 2):
+        middle = (2 * even + 1) << 92
+        number = math.isqrt(middle) + 1
+        if number < 2**53 and number**2 - middle < middle >> 55:
+            break
+    rows = [cases.row(("a", 1), cases.START, number=value) for value in (0.0, math.ldexp(number, -583))]
+    spec = replace(ONE, features={"deviation": StandardDeviation("number")})
+    found = evaluate(spec, cases.stored(spec, rows), *asked([(("a", 1), cases.START)]))["deviation"]
+    assert found.tolist() == [math.sqrt(math.ldexp(even + 1, -1074))]
 
 
 def test_a_later_record_is_read_only_when_it_is_needed() -> None:
@@ -185,9 +200,6 @@ def test_only_the_wanted_features_are_evaluated() -> None:
     rows = cases.stored(spec, [cases.row(("a", 1), cases.START)])
     found = evaluate(spec, rows, key_table([(("a", 1), None)]), np.array([cases.START], "M8[us]"), ["right"])
     assert {name: values.tolist() for name, values in found.items()} == {"right": ["x"]}
-
-
-ONE = Aggregations("events", table="events", entity="thing", time="at", features={"count": Count(), "last": Last("x")})
 
 
 def one_row(values: Any) -> pa.Table:

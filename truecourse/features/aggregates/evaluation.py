@@ -87,6 +87,7 @@ class AggregateIndex:
         own = {EVENT, CREATED, UNTIL, ROW, *spec.inputs}
         self.spec = spec
         self.rows = StoredRows.of(rows, [name for name in names if name not in own])
+        self._inputs = {name: spec.input_of(name) for name in spec.features}
         self._swept: dict[str, tuple[Array, ...]] = {}
         self._ranks: dict[str, Array] = {}
 
@@ -130,7 +131,7 @@ class AggregateIndex:
         return rows, starts[rows], ends[rows]
 
     def _column(self, feature: str) -> Column | None:
-        name = self.spec.input_of(feature)
+        name = self._inputs[feature]
         return None if name is None else self.rows.column(name)
 
     def _sweep(self, feature: str) -> tuple[Array, ...]:
@@ -147,9 +148,9 @@ class AggregateIndex:
 
     def _run(self, kernel: str, feature: str, decisions: Decisions, out: Array, *more: Any) -> Any:
         """Run a kernel, which writes the result of each decision to `out`."""
-        from truecourse.features.aggregates import kernels
+        from truecourse.features.aggregates import exact_sums, kernels
 
-        run = getattr(kernels, kernel)
+        run = getattr(kernels, kernel, None) or getattr(exact_sums, kernel)
         return run(decisions.groups, *self._sweep(feature), decisions.times, out, *more)
 
     def _counts(self, feature: str, decisions: Decisions) -> Result:

@@ -56,7 +56,7 @@ class Column:
     def exact(self) -> tuple[Array, Array, int, int, int]:
         """The values as odd * 2**(shift + exponent): odd integers, shifts, the exponent, the largest shift, and the
         number of bits of the largest odd * 2**shift."""
-        from truecourse.features.aggregates.exact_numbers import split_floats, split_integers
+        from truecourse.features.aggregates.number_parts import split_floats, split_integers
 
         odds, shifts = np.empty(len(self.values), np.int64), np.empty(len(self.values), np.int64)
         split = split_floats if self.kind == "float" else split_integers
@@ -72,7 +72,7 @@ class Column:
     def wide(self) -> tuple[Array, Array, int, int] | None:
         """The values as (high * 2**64 + low) * 2**exponent: int64, uint64, the exponent, and the number of bits; None
         if they need more than 126."""
-        from truecourse.features.aggregates.exact_numbers import widen
+        from truecourse.features.aggregates.number_parts import widen
 
         odds, shifts, exponent, _, widest = self.exact
         if widest > _WIDE:

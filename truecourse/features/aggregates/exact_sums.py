@@ -1,4 +1,5 @@
-"""Compiled exact arithmetic on doubles and integers: sums and variances that are rounded once. Import it lazily.
+"""Compiled sums and variances of exact numbers, each rounded once. Import it lazily, as kernels.py, which explains the
+arguments. Numba notices a change of a compiled function in its own file only, so all that call each other are here.
 
 A number is odd * 2**(shift + exponent), with an odd integer of at most 63 bits and an exponent for all numbers of a
 column, so that shift >= 0. Sums are limbs of 32 bits in int64, lowest first, each with a sign, so that additions need
@@ -21,56 +22,133 @@ _EXACT = 1 << 53
 
 
 @njit(nogil=True, cache=True)
-def split_floats(values: Array, valid: Array, odds: Array, shifts: Array) -> Any:
-    """Write the odd integers and shifts of finite doubles. Return their common exponent, the largest shift, and the
-    number of bits of the largest odd * 2**shift."""
-    exponent = 1 << 20
-    for row in range(len(values)):
-        odds[row] = shifts[row] = 0
-        if valid[row] and values[row] != 0:
-            fraction, power = math.frexp(values[row])
-            number = np.int64(math.ldexp(fraction, 53))
-            zeros = _trailing_zeros(number)
-            odds[row], shifts[row] = number >> zeros, power - 53 + zeros
-            exponent = min(exponent, shifts[row])
-    return _shift(odds, shifts, exponent)
+def sum_numbers(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    times: Array, out: Array, counts: Array,
+    odds: Array, shifts: Array, exponent: int, limbs: int,
+) -> None:  # fmt: skip
+    """Sum numbers odds * 2**(shifts + exponent), and round each sum once. `counts`: the number of values.
+
+    Sums are kept as `limbs` limbs of 32 bits, which is exact."""
+    total, scratch = np.zeros(limbs, np.int64), np.empty(limbs, np.int64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count, rounded, changed = 0, 0.0, False
+        total[:] = 0
+        for place in range(decision, end):
+            time = times[place]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    add_product(total, odds[row], shifts[row], 1)
+                    count, changed = count + 1, True
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    add_product(total, odds[row], shifts[row], -1)
+                    count, changed = count - 1, True
+                removed += 1
+            if changed:
+                rounded, changed = round_limbs(total, scratch, exponent), False
+            out[place] = rounded
+            counts[place] = count
 
 
 @njit(nogil=True, cache=True)
-def split_integers(values: Array, valid: Array, odds: Array, shifts: Array) -> Any:
-    """As split_floats() for int64."""
-    exponent = 1 << 20
-    for row in range(len(values)):
-        odds[row] = shifts[row] = 0
-        if valid[row] and values[row] != 0:
-            zeros = _trailing_zeros(values[row])
-            odds[row], shifts[row] = values[row] >> zeros, zeros
-            exponent = min(exponent, zeros)
-    return _shift(odds, shifts, exponent)
+def sum_wide(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    times: Array, out: Array, counts: Array,
+    high: Array, low: Array, exponent: int,
+) -> None:  # fmt: skip
+    """As sum_numbers() for numbers (high * 2**64 + low) * 2**exponent whose sums have fewer than 127 bits."""
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count, top, bottom = 0, np.int64(0), np.uint64(0)
+        for place in range(decision, end):
+            time = times[place]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    bottom += low[row]
+                    top += high[row] + np.int64(bottom < low[row])
+                    count += 1
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    top -= high[row] + np.int64(bottom < low[row])
+                    bottom -= low[row]
+                    count -= 1
+                removed += 1
+            out[place] = round_wide(top, bottom, exponent)
+            counts[place] = count
 
 
 @njit(nogil=True, cache=True)
-def _shift(odds: Array, shifts: Array, exponent: int) -> Any:
-    most = widest = 0
-    for row in range(len(odds)):
-        if odds[row]:
-            shifts[row] -= exponent
-            most = max(most, shifts[row])
-            number, bits = abs(odds[row]), shifts[row]
-            while number:
-                number, bits = number >> 1, bits + 1
-            widest = max(widest, bits)
-    return (exponent if exponent < 1 << 20 else 0), most, widest
+def variances(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    times: Array, out: Array, odds: Array, shifts: Array, exponent: int, limbs: int, limbs2: int,
+) -> None:  # fmt: skip
+    """The sample variances of numbers odds * 2**(shifts + exponent), each rounded once; NaN for fewer than two.
+
+    The sum has `limbs` limbs of 32 bits, the sum of squares has `limbs2`."""
+    total, squares = np.zeros(limbs, np.int64), np.zeros(limbs2, np.int64)
+    size = max(2 * limbs, limbs2 + 2) + 4
+    scratch = np.empty((3, size), np.uint64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count, rounded, changed = 0, np.nan, False
+        total[:] = 0
+        squares[:] = 0
+        for place in range(decision, end):
+            time = times[place]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    add_product(total, odds[row], shifts[row], 1)
+                    add_square(squares, odds[row], shifts[row], 1)
+                    count, changed = count + 1, True
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    add_product(total, odds[row], shifts[row], -1)
+                    add_square(squares, odds[row], shifts[row], -1)
+                    count, changed = count - 1, True
+                removed += 1
+            if changed:
+                rounded, changed = round_variance(total, squares, count, scratch, exponent), False
+            out[place] = rounded
 
 
 @njit(nogil=True, cache=True)
-def _trailing_zeros(number: Any) -> int:
-    zeros = 0
-    while not (number >> zeros) & 0xFF:
-        zeros += 8
-    while not (number >> zeros) & 1:
-        zeros += 1
-    return zeros
+def small_variances(
+    groups: Array, by_start: Array, by_end: Array, starts: Array, ends: Array, valid: Array,
+    times: Array, out: Array, values: Array, exponent: int,
+) -> None:  # fmt: skip
+    """As variances() for numbers values * 2**exponent with (rows of a key * largest value)**2 < 2**62."""
+    scratch = np.empty(8, np.uint64)
+    for group in range(len(groups)):
+        begin, limit, decision, end = groups[group, 0], groups[group, 1], groups[group, 2], groups[group, 3]
+        added = removed = begin
+        count = total = squares = 0
+        for place in range(decision, end):
+            time = times[place]
+            while added < limit and starts[by_start[added]] <= time:
+                row = by_start[added]
+                if valid[row] and starts[row] < ends[row]:
+                    count, total, squares = count + 1, total + values[row], squares + values[row] * values[row]
+                added += 1
+            while removed < limit and ends[by_end[removed]] <= time:
+                row = by_end[removed]
+                if valid[row] and starts[row] < ends[row]:
+                    count, total, squares = count - 1, total - values[row], squares - values[row] * values[row]
+                removed += 1
+            out[place] = round_small_variance(total, squares, count, scratch, exponent)
 
 
 @njit(nogil=True, cache=True)
@@ -156,18 +234,6 @@ def _nearest(limbs: Array, top: int, exponent: int, more: bool) -> float:
         if half == 1 and (rest or number & 1 == 1):
             number += 1
     return math.ldexp(float(number), lowest + exponent)
-
-
-@njit(nogil=True, cache=True)
-def widen(odds: Array, shifts: Array, high: Array, low: Array) -> None:
-    """Write odd * 2**shift, of at most 126 bits, as two words: high * 2**64 + low."""
-    for row in range(len(odds)):
-        odd, shift = odds[row], shifts[row]
-        if shift >= 64:
-            high[row], low[row] = odd << (shift - 64), 0
-        else:
-            high[row] = odd >> min(64 - shift, 63)
-            low[row] = np.uint64(odd) << np.uint64(shift)
 
 
 @njit(nogil=True, cache=True)

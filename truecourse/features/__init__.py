@@ -5,6 +5,9 @@ Depends on `data` and `modeling`.
 
 __all__ = [
     "affected_spans",
+    "aggregates",
+    "aggregation_lookup",
+    "aggregation_rows",
     "asof",
     "clock",
     "columns_read",

@@ -2,4 +2,8 @@
 functions for the online store. Both come from the same sweep over the rows, so that they are equal bit for bit.
 """
 
-__all__: list[str] = []
+__all__ = [
+    "evaluation",
+    "online_steps",
+    "step_functions",
+]

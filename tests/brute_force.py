@@ -40,7 +40,7 @@ def brute_force(view: Aggregations, table: Table, clean: pa.Table, decisions: pd
         connection.register("clean", clean)
         connection.register("decisions", decisions.assign(place=range(len(decisions))))
         times = ", ".join(f'CAST("{name}" AS TIMESTAMP) AS "{name}"' for name in sorted({view.time, str(table.time)}))
-        connection.execute(f'CREATE TABLE stored AS SELECT * REPLACE ({times}) FROM clean WHERE {view.where or "true"}')
+        connection.execute(f"CREATE TABLE stored AS SELECT * REPLACE ({times}) FROM clean WHERE {view.where or 'true'}")
         known = f'greatest("{view.time}", "{table.time}", CAST(_tc_recorded_at AS TIMESTAMP))'
         connection.execute(
             f'CREATE TABLE rows AS SELECT *, "{view.time}" AS e, {known} AS known_from, '
@@ -63,7 +63,9 @@ def _feature(connection: duckdb.DuckDBPyConnection, key: str, function: AnyAggre
         f"FROM decisions AS d LEFT JOIN (SELECT *, {value} AS x FROM rows WHERE {function.where or 'true'}) AS r "
         f'ON r."{key}" = d."{key}" AND {" AND ".join(conditions)} GROUP BY d.place, d.t ORDER BY d.place'
     )
-    return [_evaluate(function, t, values or [], events or []) for t, values, events in connection.execute(query).fetchall()]
+    return [
+        _evaluate(function, t, values or [], events or []) for t, values, events in connection.execute(query).fetchall()
+    ]
 
 
 def _evaluate(function: AnyAggregate, t: datetime, listed: Sequence[Any], events: Sequence[datetime]) -> Any:

@@ -64,7 +64,9 @@ def some_decisions(count: int = 400, seed: int = 5) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     months = pd.to_datetime([f"2024-{month:02d}-01" for month in range(1, 13)])
     events = pd.to_datetime(pd.concat([FIRST, SECOND])["ordered_at"]).dt.tz_localize(None)
-    times = pd.concat([pd.Series(random.choice(months, count // 2)), events.sample(count - count // 2, random_state=seed)])
+    times = pd.concat(
+        [pd.Series(random.choice(months, count // 2)), events.sample(count - count // 2, random_state=seed)]
+    )
     customers = random.choice([*FIRST["customer"].unique(), "c009", "nobody"], count)
     return pd.DataFrame({"customer": customers, "t": times.to_numpy().astype("datetime64[us]")})
 
@@ -106,7 +108,9 @@ def assert_same(found: dict[str, list[Any]], wanted: dict[str, list[Any]], decis
             for place, value in enumerate(values)
             if bits(found[name][place]) != bits(value)
         ]
-        assert not apart, f"{name}: {len(apart)} of {len(values)} apart, {apart[0]} {decisions.iloc[apart[0][0]].to_dict()}"
+        assert not apart, (
+            f"{name}: {len(apart)} of {len(values)} apart, {apart[0]} {decisions.iloc[apart[0][0]].to_dict()}"
+        )
 
 
 def test_offline_equals_brute_force_with_late_rows_and_corrections(folder: Path) -> None:

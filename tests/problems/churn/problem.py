@@ -3,7 +3,6 @@
 from truecourse.problem import (
     Age,
     Aggregations,
-    BeatsBaseline,
     Boolean,
     Count,
     CountDistinct,
@@ -16,6 +15,7 @@ from truecourse.problem import (
     Last,
     Max,
     Mean,
+    MetricGate,
     Min,
     Problem,
     Share,
@@ -112,6 +112,6 @@ PROBLEM = Problem(
     ],
     split=TimeSplit(train_until="2024-07-01", validate_until="2024-09-01"),
     model=XGBoost(rounds=20, max_depth=3),
-    gates=[BeatsBaseline()],
+    gates=[MetricGate("auc", min=0.1)],
     clock="data",
 )

@@ -110,23 +110,28 @@ def _aggregation_causes(history: AggregationHistory, served: ServedValues) -> di
     now = history.values_at(served.keys, served.decided, include_late=True) if history.has_late else then
     differs = {name: ~equal_values(values, then[name]) for name, values in served.values.items()}
     rows = np.flatnonzero(np.any(list(differs.values()), axis=0)) if differs else np.empty(0, dtype=np.int64)
-    loads = np.fmin(np.where(np.isnat(served.event), served.loaded, served.event), served.decided)[rows]
-    loaded = history.values_as_loaded(served.keys[rows], served.decided[rows], loads)
-    empty = np.all([is_missing(values[rows]) for values in served.values.values()], axis=0) if differs else rows
-    afterwards = empty & np.isnat(served.event[rows]) & (served.requested[rows] > served.decided[rows])
+    if not len(rows):
+        stale = dict.fromkeys(served.values, np.empty(0, dtype=bool))
+    else:
+        loads = np.fmin(np.where(np.isnat(served.event), served.loaded, served.event), served.decided)[rows]
+        by_load = list(history.values_as_loaded(served.keys[rows], served.decided[rows], loads))
+        stale = {
+            name: np.any([equal_values(values[rows], loaded[name]) for loaded in by_load], axis=0)
+            for name, values in served.values.items()
+        }
+    none_served = np.all([is_missing(values[rows]) for values in served.values.values()], axis=0)
+    afterwards = none_served & np.isnat(served.event[rows]) & (served.requested[rows] > served.decided[rows])
     causes_of = {}
     for name, values in served.values.items():
         causes_of[name] = np.full(len(served.places), "", dtype=object)
         causes_of[name][~differs[name] & ~equal_values(then[name], now[name])] = LATE
         here, known = values[rows], then[name][rows]
         cause = np.where(is_missing(here) != is_missing(known), MISSING, CODE).astype(object)
-        for is_this, why in (
-            (equal_values(here, loaded[name]) if len(rows) else afterwards, STALE),
-            (afterwards, AFTERWARDS),
-            (equal_values(here, now[name][rows]), LATE),
-        ):
-            cause[is_this] = why
-        causes_of[name][rows[differs[name][rows]]] = cause[differs[name][rows]]
+        late = equal_values(here, now[name][rows])
+        for is_cause, why in ((stale[name] & ~late, STALE), (afterwards, AFTERWARDS), (late, LATE)):
+            cause[is_cause] = why
+        chosen = differs[name][rows]
+        causes_of[name][rows[chosen]] = cause[chosen]
     return causes_of
 
 

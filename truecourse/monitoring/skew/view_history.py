@@ -140,7 +140,8 @@ def read_history(
         return None
     limits, columns = _limits(view, first, last, at), [*key_columns(problem, view), EVENT, CREATED]
     if isinstance(view, Aggregations):
-        return AggregationHistory(view, tables.read(version, [*columns, *stored_columns(view)], where=limits))
+        stored = tables.read(version, [*columns, *stored_columns(view)], where=limits)
+        return AggregationHistory(view, stored, tables, version, limits)
     rows = tables.read(version, [*columns, *view.features], where=limits)
     return ViewHistory(problem, tables, view, version, pl.DataFrame(rows))
 

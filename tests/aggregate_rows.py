@@ -40,18 +40,24 @@ VALUES = {
 """The columns of the source table."""
 WINDOWS = (None, timedelta(hours=1), timedelta(hours=3), timedelta(microseconds=1), timedelta(days=10**6))
 
+
+def mostly(usual: st.SearchStrategy[Any], other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Nine of ten values from `usual`."""
+    return st.integers(0, 9).flatmap(lambda number: usual if number else other)
+
+
 moments = st.builds(
     lambda hour, more: START + timedelta(hours=hour) + more * MICROSECOND,
     st.integers(0, 9),
     st.sampled_from([0, 0, 0, -1, 1]),
 )
 EXTREMES = [0.0, -0.0, 1e300, -1e300, 1e-300, 1.7e308, -1.7e308, 5e-324, 2.0**-1040, 1e16, 1.0, 0.1]
-MIDDLES = [2.0**53, 2.0**54, -(2.0**53), 2.0**70, -(2.0**70), 2.0**17, 2.0**17, 1.0, 1.0, 3.0, -1.0]
-"""Doubles of which sums lie in the middle of two doubles, or little beside it."""
+MIDDLES = ([2.0**53, 1.0, -1.0, 3.0], [2.0**70, 2.0**17, -(2.0**17), 1.0])
+"""Doubles whose sums lie in the middle of two doubles, or little beside it."""
 NUMBERS = (
     st.sampled_from(EXTREMES),
-    st.sampled_from(MIDDLES),
-    st.sampled_from([*MIDDLES, 1e300]),
+    *(st.sampled_from(numbers) for numbers in MIDDLES),
+    *(st.sampled_from([*numbers, *numbers, 1e300]) for numbers in MIDDLES),
     st.floats(allow_nan=True, allow_infinity=False),
     st.sampled_from([1e15, 1e15 + 0.125, -1e15, 0.1, 0.2, 0.3, -0.3]),
     st.integers(-(10**6), 10**6).map(lambda cents: cents / 100),
@@ -65,7 +71,7 @@ WHOLES = (
     st.integers(-9, 9), st.integers(-(2**63), 2**63 - 1), st.sampled_from([2**53, 2**53 + 1, -(2**63), 2**63 - 1])
 )  # fmt: skip
 texts = st.sampled_from([None, "", "a", "b", "Ä", "zz", "\U0001f600", "\uffff"])
-keys = st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([1, 2]))
+keys = st.sampled_from([("a", 1), ("a", 1), ("a", 1), ("b", 1), ("a", 2)])
 
 
 @st.composite
@@ -74,17 +80,18 @@ def generated_rows(draw: st.DrawFn) -> list[Row]:
     number, whole = draw(st.sampled_from(NUMBERS)), draw(st.sampled_from(WHOLES))
     all_in_time = draw(st.booleans())
     row = {
-        "key": st.one_of(keys, keys, keys, st.tuples(st.none(), st.just(1))),
-        "event_timestamp": st.one_of(moments, moments, moments, st.none()),
+        "key": mostly(keys, st.just((None, 1))),
+        "event_timestamp": mostly(moments, st.none()),
         "late": st.just(0) if all_in_time else st.sampled_from([0, 0, 0, 1, 2, 5, -1]),
-        "until": st.none() if all_in_time else st.one_of(st.none(), st.none(), moments),
-        "number": st.none() | number, "whole": st.none() | whole, "text": texts,
+        "until": st.none() if all_in_time else mostly(st.none(), moments),
+        "number": mostly(number, st.none()), "whole": mostly(whole, st.none()), "text": texts,
         "flag": st.sampled_from([None, True, False]), "moment": st.none() | moments,
     }  # fmt: skip
-    return draw(st.lists(st.fixed_dictionaries(row), max_size=14))
+    count = draw(st.integers(0, 16))
+    return draw(st.lists(st.fixed_dictionaries(row), min_size=count, max_size=count))
 
 
-decisions = st.lists(st.tuples(st.one_of(keys, st.sampled_from([("d", 1), (None, 1)])), moments), max_size=8)
+decisions = st.lists(st.tuples(mostly(keys, st.sampled_from([("d", 1), (None, 1)])), moments), max_size=8)
 
 
 def functions(window: timedelta | None) -> dict[str, AnyAggregate]:

@@ -1,6 +1,7 @@
 """Aggregations equal plain loops over all rows, bit for bit, on every generated case."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -102,6 +103,34 @@ def test_many_rows_in_any_order_give_the_features_of_a_loop(seed: int) -> None:
         for name, function in spec.features.items():
             value = cases.time_of(found[name]) if name.startswith("moment") else found[name]
             assert cases.bits(value) == cases.bits(cases.expected(function, rows, key, at)), name
+
+
+FAMILIES: dict[str, Callable[[Random], float]] = {
+    "middles": lambda random: random.choice(cases.MIDDLES[0]),
+    "beside_middles": lambda random: random.choice(cases.MIDDLES[1]),
+    "cents": lambda random: random.randint(-9999, 9999) / 100,
+    "near": lambda random: 1e5 + random.randint(-3, 3) * 2.0**-36,
+    "wide": lambda random: random.gauss(0, 1) * 10.0 ** random.randint(-12, 12),
+    "all_exponents": lambda random: math.ldexp(random.uniform(-1, 1), random.randint(-1074, 1023)),
+    "smallest": lambda random: math.ldexp(random.getrandbits(30), -560),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("others", [[], [1e300, 5e-324]])
+def test_sums_and_deviations_of_many_sets_of_numbers_are_rounded_once(family: str, others: list[float]) -> None:
+    """The values of other keys decide how a column is summed, but not the result."""
+    random, draw = Random(family), FAMILIES[family]
+    sets = [*([draw(random) for _ in range(random.randint(1, 5))] for _ in range(400)), others]
+    rows = [cases.row(("a", key), cases.START, number=value) for key, values in enumerate(sets) for value in values]
+    deviation, mean = StandardDeviation("number"), Mean("number")
+    spec = replace(ONE, features={"sum": Sum("number"), "mean": mean, "deviation": deviation})
+    decisions = [(("a", key), cases.START) for key in range(400)]
+    found = evaluate(spec, cases.stored(spec, rows), *asked(decisions))
+    for key in range(400):
+        own = [row for row in rows if row["key"][1] == key]
+        wanted = [cases.bits(cases.expected(each, own, *decisions[key])) for each in spec.features.values()]
+        assert [cases.bits(found[name][key]) for name in spec.features] == wanted, sets[key]
 
 
 def test_a_variance_among_the_smallest_doubles_is_rounded_once() -> None:

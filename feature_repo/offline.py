@@ -2,7 +2,7 @@
 Feast's DuckDB store."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -94,13 +94,40 @@ class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         """A job that returns the newest values of each key. Those of aggregations are as of `end_date`, and have it as
         their time."""
         tagged = tagged_aggregations(data_source.tags)
-        if tagged is None:
-            return DuckDBOfflineStore.pull_latest_from_table_or_query(
-                config, data_source, join_key_columns, feature_name_columns, timestamp_field,
-                created_timestamp_column, start_date, end_date,
-            )  # fmt: skip
-        names = {name: name for name in feature_name_columns}
-        return AsofRetrievalJob(lambda: _as_of(tagged, data_source, join_key_columns, names, end_date), False, [], None)
+        if tagged is not None:
+            return _as_of_job(tagged, data_source, join_key_columns, feature_name_columns, end_date)
+        return DuckDBOfflineStore.pull_latest_from_table_or_query(
+            config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
+            start_date, end_date,
+        )  # fmt: skip
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """A job that returns all rows of the time range; of aggregations, the values of each key as of its end."""
+        tagged = tagged_aggregations(data_source.tags)
+        if tagged is not None:
+            moment = end_date or datetime.now(UTC)
+            return _as_of_job(tagged, data_source, join_key_columns, feature_name_columns, moment)
+        return DuckDBOfflineStore.pull_all_from_table_or_query(
+            config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
+            start_date, end_date,
+        )  # fmt: skip
+
+
+def _as_of_job(
+    tagged: TaggedAggregations, source: DataSource, keys: list[str], features: list[str], moment: datetime
+) -> RetrievalJob:
+    names = {name: name for name in features}
+    return AsofRetrievalJob(lambda: _as_of(tagged, source, keys, names, moment), False, [], None)
 
 
 def _as_of(

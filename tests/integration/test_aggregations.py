@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 
 from tests.brute_force import brute_force
 from tests.simulated_orders import corrections, deliver, install, orders
-from truecourse.arrays import columns_of
 from truecourse.features.feature_tables import compute_view, newest_event
 from truecourse.problem import Aggregations, Problem
 from truecourse.problem.loader import load_problem
@@ -196,3 +195,68 @@ def test_a_load_of_an_earlier_moment_holds_what_was_known_then(folder: Path, sto
     load(problem, tables, moment)
     at_once = decisions_after(moment).assign(t=np.datetime64(moment, "us"))
     assert_same(online(problem, at_once), expected(problem, tables, at_once), at_once)
+
+
+def test_a_killed_load_is_finished_by_the_next(folder: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from feature_repo.online_loading import Target
+
+    problem, tables = load_problem(), Tables()
+    load(problem, tables)
+    deliver_more(folder)
+    write, written = Target.write_keys, []
+
+    def fail_after_one(self: Any, keys: Any, until: datetime) -> int:
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(self, keys[:10], until))
+        return written[0]
+
+    monkeypatch.setattr(Target, "write_keys", fail_after_one)
+    monkeypatch.setattr("feature_repo.aggregation_steps._BATCH", 256)
+    with pytest.raises(KeyboardInterrupt):
+        load(problem, tables)
+    monkeypatch.undo()
+    load(problem, tables)
+    decisions = decisions_after(newest_event(problem, tables))
+    assert_same(online(problem, decisions), expected(problem, tables, decisions), decisions)
+
+
+def test_a_key_with_many_events_is_read_in_two_parts(
+    tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More changes ahead than one record holds: the second is read only for decisions beyond the first."""
+    from feature_repo.online_reader import _Sqlite
+
+    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="churn")
+    install(tmp_path / "problems", orders(1500, customers=2, until=60))
+    ingest("reviews", "orders")
+    problem, tables = load_problem(), Tables()
+    load(problem, tables)
+    fetched: list[str] = []
+    fetch = _Sqlite.fetch_later
+    monkeypatch.setattr(_Sqlite, "fetch_later", lambda self, view, key: fetched.append(view) or fetch(self, view, key))
+    loaded = newest_event(problem, tables)
+    for after, parts in ((0, 0), (88, 1), (400, 1)):
+        moment = np.datetime64(loaded, "us") + np.timedelta64(after, "D")
+        decisions = pd.DataFrame({"customer": ["c000", "c001"], "t": moment})
+        assert_same(online(problem, decisions), expected(problem, tables, decisions), decisions)
+        assert bool(fetched) == bool(parts)
+
+
+def test_stock_feast_reads_the_values_as_of_the_load(folder: Path) -> None:
+    from feature_repo.store import open_feature_store
+
+    problem, tables = load_problem(), Tables()
+    load(problem, tables)
+    moment = newest_event(problem, tables)
+    customers = sorted(FIRST["customer"].unique())
+    decisions = pd.DataFrame({"customer": customers, "t": np.datetime64(moment, "us")})
+    wanted = expected(problem, tables, decisions)
+    refs = [f"{view.name}:{name}" for view in views(problem) for name in view.features]
+    feast = open_feature_store(problem)
+    rows = [{"customer": name} for name in customers]
+    found = feast.get_online_features(features=refs, entity_rows=rows).to_dict()
+    assert_same({name: found[name] for name in wanted}, wanted, decisions)
+    feast.materialize(datetime(2024, 1, 1), moment, feature_views=[view.name for view in views(problem)])
+    found = feast.get_online_features(features=refs, entity_rows=rows).to_dict()
+    assert_same({name: found[name] for name in wanted}, wanted, decisions)

@@ -24,7 +24,6 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot, Window
 from truecourse.registry import versions as registry
-from truecourse.serving.batch_scoring import predictions_table
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry
 from truecourse.settings import get_settings

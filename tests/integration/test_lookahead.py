@@ -197,3 +197,49 @@ def test_a_label_with_a_lookback_that_is_too_short(tmp_path: Path, configure: Ca
     (tmp_path / "other").mkdir()
     longer = ("problem.py", "lookback=days(1)", "lookback=days(60)")
     assert snapshot(*prepare_problem(tmp_path / "other", configure, spine, label, named, longer)).applies
+
+
+VIEWS = "    views=[\n"
+AGGREGATIONS = """Aggregations("orders", table="deliveries", entity="courier", time="ordered_at",
+    features={"ordered_7d": Count(window=days(7)), "%s": %s}),
+"""
+
+
+def with_aggregation(name: str, function: str) -> tuple[Edit, ...]:
+    imported = "from truecourse.problem import (\n"
+    names = "Aggregations, Count, Mean, Share,\n"
+    declared = VIEWS + AGGREGATIONS % (name, function)
+    return ("problem.py", imported, imported + names), ("problem.py", VIEWS, declared)
+
+
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [
+        ('Mean("took")', "took of courier="),
+        ('Share("took > promised", window=days(7))', "took > promised of courier="),
+        ('Count(where="took > 20")', "took > 20 of courier="),
+    ],
+)
+def test_aggregations_of_an_outcome_that_came_later_look_ahead(
+    function: str, shown: str, tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    problem, tables = prepare_problem(tmp_path, configure, *with_aggregation("leak", function))
+    with pytest.raises(LookAheadError) as raised:
+        snapshot(problem, tables)
+    assert f"aggregations orders looks ahead: {shown}" in raised.value.what
+    assert "from all sources, and" in raised.value.what
+    assert "used this value" in raised.value.what
+    assert raised.value.where == "problem.py views.orders"
+
+
+def test_aggregations_of_what_was_known_pass_with_late_rows_and_corrections(
+    tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    problem, tables = prepare_problem(tmp_path, configure, *with_aggregation("far", 'Mean("distance")'))
+    rows = deliveries(days=45, a_day=60)
+    changed = rows.iloc[100:150].assign(distance=99.0)
+    late = rows.iloc[200:230].assign(delivery=range(90_000, 90_030))
+    write_clean(problem, tables, "deliveries", pd.concat([changed, late]))
+    proof = snapshot(problem, tables)
+    assert proof.unstable == ()
+    assert proof.rows["orders"] > 1000

@@ -3,7 +3,7 @@ until. Decisions are evaluated from these rows (truecourse/features/aggregates).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import duckdb
@@ -15,6 +15,7 @@ from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import duckdb_type, fits_type, key_columns
 from truecourse.features.view_versions import HISTORY, within
 from truecourse.problem import Aggregations, Problem
+from truecourse.problem.aggregations import Input
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -62,11 +63,22 @@ def rows_query(connection: duckdb.DuckDBPyConnection, problem: Problem, view: Ag
     columns = [f"CAST({sql.quote(n)} AS {duckdb_type(c)}) AS {sql.quote(n)}" for n, c in keys.items()]
     columns += [f"{event} AS {EVENT}", f"{_known_from(table, event)} AS {CREATED}"]
     columns += [f"{sql.SUPERSEDED} AS {UNTIL}", sql.ROW]
-    columns += [f"CAST({each.sql} AS {duckdb_type(types[name])}) AS {name}" for name, each in view.inputs.items()]
+    columns += [
+        f"CAST({_sql_of(each, table)} AS {duckdb_type(types[name])}) AS {name}" for name, each in view.inputs.items()
+    ]
     return (
         f"SELECT * FROM (SELECT {', '.join(columns)} FROM {selected}) "  # noqa: S608
         f"WHERE {UNTIL} IS NULL OR {UNTIL} > {CREATED}"
     )
+
+
+def value_sql(value: str, table: Table) -> str:
+    """The SQL of a value: a column's name is quoted, because it may be a keyword; an expression is unchanged."""
+    return sql.quote(value) if value in table.columns else value
+
+
+def _sql_of(each: Input, table: Table) -> str:
+    return replace(each, expression=each.expression and value_sql(each.expression, table)).sql
 
 
 def _known_from(table: Table, event: str) -> str:
@@ -82,7 +94,7 @@ def _known_from(table: Table, event: str) -> str:
 def _check_types(connection: duckdb.DuckDBPyConnection, view: Aggregations, table: Table, selected: str) -> None:
     if not view.inputs:
         return
-    expressions = ", ".join(f"{each.sql} AS {name}" for name, each in view.inputs.items())
+    expressions = ", ".join(f"{_sql_of(each, table)} AS {name}" for name, each in view.inputs.items())
     described = sql.run(connection, f"DESCRIBE SELECT {expressions} FROM {selected}", place(view)).fetchall()  # noqa: S608
     returned = {row[0]: row[1] for row in described}
     for name, each in view.inputs.items():

@@ -11,6 +11,7 @@ from truecourse.authoring.checks.columns import feature_type_faults, same_type
 from truecourse.authoring.checks.names import place
 from truecourse.authoring.checks.sql_binding import Binding, BindingError
 from truecourse.errors import Fault
+from truecourse.features.aggregation_rows import value_sql
 from truecourse.features.view_sql import duckdb_type, fits_type
 from truecourse.problem import Aggregations, Problem, Table, Time
 from truecourse.problem.schema import AnyColumn, Boolean
@@ -70,8 +71,10 @@ class Expression:
 
 
 def expressions(problem: Problem, view: Aggregations) -> Iterator[Expression]:
-    """All expressions of aggregations whose table is declared."""
-    types = next((table.columns for table in problem.tables if table.name == view.table), {})
+    """All expressions of aggregations; none if their table is not declared."""
+    if view.table not in [table.name for table in problem.tables]:
+        return
+    table = next(table for table in problem.tables if table.name == view.table)
     if view.where is not None:
         yield Expression(place("views", view.name, "where"), view.where, Boolean())
     for name, function in view.features.items():
@@ -80,13 +83,11 @@ def expressions(problem: Problem, view: Aggregations) -> Iterator[Expression]:
             yield Expression(place(*path, "where"), function.where, Boolean())
         value, stored = getattr(function, "value", None), view.input_of(name)
         if value is not None and stored is not None:
-            yield Expression(place(*path), value, view.inputs[stored].type(types))
+            yield Expression(place(*path), value_sql(value, table), view.inputs[stored].type(table.columns))
 
 
 def expression_faults(binding: Binding, view: Aggregations) -> Iterator[Fault]:
     """Faults of expressions that do not bind, have another type, or read other rows."""
-    if view.table not in {table.name for table in binding.problem.tables}:
-        return
     for one in expressions(binding.problem, view):
         try:
             returned = binding.expression_type(one.where, view.table, one.sql)

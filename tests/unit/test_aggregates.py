@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from random import Random
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests import aggregate_rows as cases
 from truecourse.errors import FeatureError, StorageError
-from truecourse.features.aggregates import online_steps
+from truecourse.features.aggregates import exact_sums, online_steps
 from truecourse.features.aggregates.evaluation import AggregateIndex, evaluate
 from truecourse.features.aggregates.online_steps import Decoder
 from truecourse.features.aggregates.step_functions import encode_keys
@@ -144,6 +145,15 @@ def test_a_variance_among_the_smallest_doubles_is_rounded_once() -> None:
     spec = replace(ONE, features={"deviation": StandardDeviation("number")})
     found = evaluate(spec, cases.stored(spec, rows), *asked([(("a", 1), cases.START)]))["deviation"]
     assert found.tolist() == [math.sqrt(math.ldexp(even + 1, -1074))]
+
+
+@pytest.mark.parametrize("remainder", [0, 1])
+def test_the_remainder_of_a_division_decides_between_two_doubles(remainder: int) -> None:
+    """The variance of four numbers with the sum 0 is a third of their sum of squares."""
+    squares = 3 * (2**54 + 2) * 2**80 + remainder
+    limbs = np.array([squares >> 32 * place & 0xFFFFFFFF for place in range(6)], np.int64)
+    variance = exact_sums.round_variance(np.zeros(4, np.int64), limbs, 4, np.empty((3, 16), np.uint64), 0)
+    assert variance == float(Fraction(squares, 3)) == (2**54 + 4 * remainder) * 2.0**80
 
 
 def test_a_later_record_is_read_only_when_it_is_needed() -> None:

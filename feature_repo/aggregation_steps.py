@@ -16,7 +16,8 @@ import pyarrow.dataset as ds
 
 from truecourse.data import sql
 from truecourse.features.aggregates.step_functions import encode_keys
-from truecourse.features.aggregation_rows import UNTIL, stored_columns
+from truecourse.features.aggregates.stored_rows import UNTIL
+from truecourse.features.aggregation_rows import stored_columns
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Aggregations, Problem

@@ -17,7 +17,7 @@ from feature_repo.protos import EXACT_EVENT, LATER, STEPS, entity_keys, to_value
 from feature_repo.store import open_feature_store
 from truecourse.data import sql
 from truecourse.errors import NotFound, StorageError
-from truecourse.features.aggregation_rows import UNTIL
+from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import key_columns

@@ -92,9 +92,8 @@ def _section(name: str) -> str:
         text, example = split_example(markdown.prose(found.__doc__))
         return f"### {name}\n\n{text} Example: {code(example)}.\n"
     parts = [f"### {name}\n", f"{markdown.prose(found.__doc__)}\n"]
-    for base in found.__bases__:
-        if base in BASES:
-            parts.append(f"It also takes the fields of [{BASES[base]}](#{base.__name__.lower()}).\n")
+    bases = [base for base in found.__bases__ if base in BASES]
+    parts += [f"It also takes the fields of [{BASES[base]}](#{base.__name__.lower()}).\n" for base in bases]
     fields = field_docs(found)
     if not fields:
         return "\n".join([*parts, "It has no fields of its own.\n"])

@@ -203,7 +203,8 @@ def test_a_killed_load_is_finished_by_the_next(folder: Path, store: str, monkeyp
     problem, tables = load_problem(), Tables()
     load(problem, tables)
     deliver_more(folder)
-    write, written = Target.write_keys, []
+    write = Target.write_keys
+    written: list[int] = []
 
     def fail_after_one(self: Any, keys: Any, until: datetime) -> int:
         if written:
@@ -234,7 +235,12 @@ def test_a_key_with_many_events_is_read_in_two_parts(
     load(problem, tables)
     fetched: list[str] = []
     fetch = _Sqlite.fetch_later
-    monkeypatch.setattr(_Sqlite, "fetch_later", lambda self, view, key: fetched.append(view) or fetch(self, view, key))
+
+    def fetch_later(self: Any, view: str, key: bytes) -> bytes | None:
+        fetched.append(view)
+        return fetch(self, view, key)
+
+    monkeypatch.setattr(_Sqlite, "fetch_later", fetch_later)
     loaded = newest_event(problem, tables)
     for after, parts in ((0, 0), (88, 1), (400, 1)):
         moment = np.datetime64(loaded, "us") + np.timedelta64(after, "D")

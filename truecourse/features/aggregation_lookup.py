@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.features.aggregates.evaluation import evaluate
-from truecourse.features.aggregation_rows import UNTIL
+from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.asof import AT, CREATED, EVENT, typed_decisions
 from truecourse.problem import Aggregations
 

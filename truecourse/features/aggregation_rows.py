@@ -11,6 +11,7 @@ import duckdb
 from truecourse.data import sql
 from truecourse.errors import FeatureError
 from truecourse.features.affected_spans import TimeRange
+from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import duckdb_type, fits_type, key_columns
 from truecourse.features.view_versions import HISTORY, within
@@ -19,9 +20,6 @@ from truecourse.problem.aggregations import Input
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
-
-UNTIL = "_tc_until"
-"""The time from which a row version is no longer known, because it was corrected or removed; null for never."""
 
 
 def place(view: Aggregations) -> str:

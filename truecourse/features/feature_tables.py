@@ -16,7 +16,8 @@ import duckdb
 from truecourse.data import sql
 from truecourse.errors import StorageError
 from truecourse.features.affected_spans import ALWAYS, TimeRange, merge_ranges, ranges_around
-from truecourse.features.aggregation_rows import UNTIL, AggregationRows
+from truecourse.features.aggregates.stored_rows import UNTIL
+from truecourse.features.aggregation_rows import AggregationRows
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.columns_read import columns_read
 from truecourse.features.definition_digests import feature_table, view_digest

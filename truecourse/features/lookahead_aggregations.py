@@ -14,7 +14,8 @@ import pyarrow as pa
 from truecourse.arrays import Array
 from truecourse.data import sql
 from truecourse.errors import FeatureError
-from truecourse.features.aggregation_rows import UNTIL, bind_source, place, rows_query
+from truecourse.features.aggregates.stored_rows import UNTIL
+from truecourse.features.aggregation_rows import bind_source, place, rows_query
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.label_cells import OutcomeColumns
 from truecourse.features.row_differences import (

@@ -13,7 +13,7 @@ from truecourse.authoring.checks.sql_binding import Binding, BindingError
 from truecourse.errors import Fault
 from truecourse.features.aggregation_rows import value_sql
 from truecourse.features.view_sql import duckdb_type, fits_type
-from truecourse.problem import Aggregations, Problem, Table, Time
+from truecourse.problem import Aggregations, Float, Problem, Table, Text, Time
 from truecourse.problem.schema import AnyColumn, Boolean
 from truecourse.wording import nearest
 
@@ -83,7 +83,11 @@ def expressions(problem: Problem, view: Aggregations) -> Iterator[Expression]:
             yield Expression(place(*path, "where"), function.where, Boolean())
         value, stored = getattr(function, "value", None), view.input_of(name)
         if value is not None and stored is not None:
-            yield Expression(place(*path), value_sql(value, table), view.inputs[stored].type(table.columns))
+            each = view.inputs[stored]
+            column = each.type(table.columns)
+            if each.numeric and isinstance(column, Text | Time):
+                column = Float()
+            yield Expression(place(*path), value_sql(value, table), column)
 
 
 def expression_faults(binding: Binding, view: Aggregations) -> Iterator[Fault]:

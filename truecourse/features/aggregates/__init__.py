@@ -6,4 +6,5 @@ __all__ = [
     "evaluation",
     "online_steps",
     "step_functions",
+    "stored_rows",
 ]

@@ -13,8 +13,8 @@ from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import StorageError
 from truecourse.features.aggregates.evaluation import AggregateIndex
+from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.aggregation_lookup import as_known_at, as_known_now
-from truecourse.features.aggregation_rows import UNTIL
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.problem import Aggregations
 from truecourse.references import TableVersion

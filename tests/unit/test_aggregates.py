@@ -91,7 +91,7 @@ def test_the_online_steps_of_a_key_equal_a_loop_over_all_rows(
 @pytest.mark.parametrize("seed", range(4))
 def test_many_rows_in_any_order_give_the_features_of_a_loop(seed: int) -> None:
     random = Random(seed)
-    spec, rows = cases.spec_of(None, timedelta(hours=20)), cases.many_rows(random, 300)
+    spec, rows = cases.spec_of(None, timedelta(hours=20), timedelta(hours=2)), cases.many_rows(random, 300)
     if seed % 2:
         rows = [row | {"late": 0, "until": None} for row in rows]
     decisions = [((random.choice("abc"), 1), row["event_timestamp"]) for row in random.sample(rows, 20)]

@@ -68,16 +68,17 @@ def _query(view: Aggregations, names: Sequence[str], changed: int | None, until:
     windows = dict.fromkeys(function.window for function in view.features.values() if function.window)
     changes = [CREATED, UNTIL, *(f"{EVENT} + to_microseconds({window // _MICROSECOND})" for window in windows)]
     newest = ", ".join(f"max({change}) FILTER ({change} <= {moment})" for change in changes)
-    since = f"SELECT {keys}, greatest({newest}) AS {_SINCE} FROM __rows GROUP BY {keys}"  # noqa: S608
+    parts = " UNION ".join(f"SELECT {keys} FROM __changed{number}" for number in range(changed or 0))  # noqa: S608
+    rows = "__rows" if changed is None else f"__rows SEMI JOIN ({parts}) USING ({keys})"
+    since = f"SELECT {keys}, greatest({newest}) AS {_SINCE} FROM {rows} GROUP BY {keys}"  # noqa: S608
     known = f"{CREATED} <= {moment} AND ({UNTIL} IS NULL OR {UNTIL} > {moment})"
     query = (
         f"SELECT * FROM ({since}) LEFT JOIN (SELECT {keys}, {columns}, CAST(NULL AS TIMESTAMPTZ) AS {UNTIL} "  # noqa: S608
-        f"FROM __rows WHERE {known}) USING ({keys})"
+        f"FROM {rows} WHERE {known}) USING ({keys})"
     )
     if changed is None:
         query += f" WHERE {EVENT} IS NOT NULL"
     else:
-        parts = " UNION ".join(f"SELECT {keys} FROM __changed{number}" for number in range(changed))  # noqa: S608
         query = f"SELECT * FROM ({parts}) LEFT JOIN ({query}) USING ({keys})"  # noqa: S608
     return f"{query} ORDER BY {keys}"
 

@@ -15,7 +15,7 @@ NAMES = ("pit_join", "aggregations", "score", "tables", "flows", "scale", "drift
 ON_REQUEST = ("serve", "overload", "replay", "soak")
 """Measured only if named: they start servers, or take many minutes."""
 PACKAGES = {
-    **dict.fromkeys(("pit_join", "score", "tables", "flows", "scale"), "pipeline"),
+    **dict.fromkeys(("pit_join", "aggregations", "score", "tables", "flows", "scale"), "pipeline"),
     **dict.fromkeys(("drift", "alarms"), "monitoring"),
     **dict.fromkeys(("serve", "overload"), "serving"),
 }

@@ -15,15 +15,17 @@ from services.log.spool import Spool
 from services.model.predictor import Predictor, registered_predictor
 from tests import simulated_orders
 from tests.integration.conftest import set_environment
-from tests.integration.test_aggregations import assert_same, expected, load
+from tests.integration.test_aggregations import assert_same, clean, computed, expected, ingest, load
 from truecourse.features.feature_tables import newest_event
-from truecourse.modeling.snapshot import load_manifest
+from truecourse.lineage.feature_origins import prediction_origins
+from truecourse.modeling.snapshot import load_frame, load_manifest
 from truecourse.monitoring.findings import Report
 from truecourse.monitoring.skew.skew_check import check_skew
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot, Window
 from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import find_scored_rows
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encode_entry
 from truecourse.settings import get_settings
@@ -103,8 +105,6 @@ def world(_trained: _Trained, tmp_path: Path, configure: Callable[..., None]) ->
 
 
 def deliver(world: World) -> None:
-    from tests.integration.test_aggregations import ingest
-
     simulated_orders.deliver(world.problem.folder, MORE, 2)
     ingest("orders")
 
@@ -136,6 +136,44 @@ def test_a_batch_equals_brute_force(world: World) -> None:
     links = {link["link"]: link["verified"] for link in trace_prediction("churn", rows[0]["id"])["links"]}
     assert links["features of view orders"]
     assert links["features of view shipments"]
+
+
+def test_every_aggregation_names_the_rows_that_it_counts(world: World) -> None:
+    from tasks.scoring.score_decisions import score_decisions
+
+    deliver(world)
+    computed(world.problem, world.tables)
+    window = Window(start=datetime(2024, 12, 1), end=datetime(2024, 12, 2))
+    score_decisions.fn("churn", world.version.version, window, explain=False)
+    for customer in ("c000", "c005", "c009"):
+        (record, *_) = find_scored_rows(world.tables, "churn", f"{customer}-2024-12")
+        found = prediction_origins(world.tables, record, world.version)
+        by_view = {origin["view"]: origin for origin in found["origins"]}
+        orders, shipments = by_view["orders"], by_view["shipments"]
+        assert (orders["state"], shipments["state"]) == ("sufficient", "sufficient"), orders
+        assert orders["rows"] == record["values"]["orders"]
+        assert orders["sql"] == "problem.py views.orders"
+        features = {one["feature"]: one for one in found["features"]}
+        if orders["changed_by"] is not None:
+            assert features["orders_90d"]["changed_by"] == record["values"]["orders_90d"]
+            assert features["last_order_age"]["changed_by"] in (0, 1)
+    assert by_view["orders"]["rows"] == 0
+
+
+def test_a_row_names_the_decisions_that_it_changes(world: World) -> None:
+    from truecourse.lineage.forward_trace import trace_row
+
+    stored = clean(world.problem, world.tables, "orders").to_pandas()
+    books = stored[(stored["category"] == "books") & (stored["ordered_at"] < pd.Timestamp("2024-06-01", tz="UTC"))]
+    one = books.iloc[50]
+    (effects,) = trace_row(world.tables, world.problem, "orders", str(one["order"]))["tables"]
+    by_view = {view["view"]: view for view in effects["features"]}
+    assert (by_view["orders"]["removed"], by_view["orders"]["changed"], by_view["orders"]["added"]) == (1, 0, 0)
+    assert by_view["orders"]["first"][0]["customer"] == one["customer"]
+    frame = load_frame(world.tables.store, world.snapshot).to_pandas()
+    later = (frame["customer"] == one["customer"]) & (frame["decision_time"] >= one["ordered_at"])
+    (item,) = effects["snapshots"]["items"]
+    assert sum(item["affected"].values()) == later.sum() > 5, "`orders` counts it for ever"
 
 
 def test_served_values_agree_with_the_tables_and_are_traced(world: World) -> None:

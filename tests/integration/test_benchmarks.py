@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import aggregations, harness
+from benchmarks import harness
 from benchmarks.__main__ import NAMES, ON_REQUEST, benchmark, main, table
 from benchmarks.harness import Row, growth, measure
 from benchmarks.monitoring import drift
-from benchmarks.pipeline import pit_join, scale, score, tables
+from benchmarks.pipeline import aggregations, pit_join, scale, score, tables
 from tests.simulated_deliveries import install
 from truecourse.errors import PlatformError
 from truecourse.features.aggregates.evaluation import evaluate

@@ -13,8 +13,9 @@ from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_sql import key_columns
-from truecourse.monitoring.skew.view_history import PreloadedHistories, read_history
-from truecourse.problem import Problem, View
+from truecourse.monitoring.skew.view_history import PreloadedHistories, ViewHistory, read_history
+from truecourse.problem import Problem
+from truecourse.problem.definition import AnyView
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -30,7 +31,7 @@ def problem(tmp_path: Path, configure: Callable[..., None]) -> Problem:
     return load_problem("deliveries")
 
 
-def write_features(problem: Problem, tables: Tables, view: View) -> TableVersion:
+def write_features(problem: Problem, tables: Tables, view: AnyView) -> TableVersion:
     """Write three weeks of rows in two files: every third one is late by ten hours."""
     random, version = np.random.default_rng(1), None
     for start in (-21 * 24, 0):
@@ -46,7 +47,7 @@ def write_features(problem: Problem, tables: Tables, view: View) -> TableVersion
         }
         columns |= {
             name: pa.array(random.integers(0, 9, len(events))).cast(arrow_type(column))
-            for name, column in view.features.items()
+            for name, column in problem.view_columns(view).items()
         }
         version = tables.append(feature_table(problem, view.name), pa.table(columns), {})
     assert version is not None
@@ -64,8 +65,8 @@ def test_histories_that_are_read_once_for_a_period_have_the_same_rows(problem: P
         for last, at in ((first + 4 * HOUR, first + 4 * HOUR), (first + 2 * HOUR, first + 30 * HOUR)):
             direct = read_history(problem, tables, view, first, last, at)
             preloaded = histories(problem, tables, view, first, last, at)
-            assert direct is not None
-            assert preloaded is not None
+            assert isinstance(direct, ViewHistory)
+            assert isinstance(preloaded, ViewHistory)
             assert preloaded.rows.equals(direct.rows)
             assert preloaded.version == direct.version
             assert preloaded.has_late

@@ -17,6 +17,7 @@ from truecourse.features.view_sql import duckdb_type, fits_type, key_columns
 from truecourse.features.view_versions import HISTORY, within
 from truecourse.problem import Aggregations, Problem
 from truecourse.problem.aggregations import Input
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -25,6 +26,11 @@ from truecourse.storage.delta_tables import Tables
 def place(view: Aggregations) -> str:
     """Where a fault of Aggregations is, for messages."""
     return f"problem.py views.{view.name}"
+
+
+def source_of(view: AnyView) -> str:
+    """Where a view is defined: its SQL file, or the place of its declaration."""
+    return place(view) if isinstance(view, Aggregations) else view.sql
 
 
 def stored_columns(view: Aggregations) -> list[str]:

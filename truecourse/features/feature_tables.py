@@ -7,7 +7,7 @@ another version, created at that epoch. A feature row that disappears by such a 
 before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from truecourse.features.affected_spans import ALWAYS, TimeRange, merge_ranges, 
 from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.aggregation_rows import AggregationRows
 from truecourse.features.asof import CREATED, EVENT
-from truecourse.features.columns_read import columns_read
+from truecourse.features.columns_read import view_columns_read
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import used_tables
 from truecourse.features.view_versions import HISTORY, History, reach
@@ -98,9 +98,10 @@ def _changed_ranges(
             continue
         if name in old and name in new:
             table = by_name[name]
-            read = columns_read(problem, view.sql)[table.name]
+            read = view_columns_read(problem, view)[table.name]
+            numbers = [sql.ROW] if isinstance(view, Aggregations) else []
             try:
-                if _same_rows(connection, tables, read, old[name], new[name]):
+                if _same_rows(connection, tables, read, old[name], new[name], numbers):
                     continue
             except StorageError:  # the old version's files are gone
                 return [ALWAYS]
@@ -122,8 +123,10 @@ def _same_rows(
     columns: frozenset[str],
     old: TableVersion,
     new: TableVersion,
+    further: Sequence[str],
 ) -> bool:
-    """Whether two versions of a clean table have equal rows in these columns, after edits of the table."""
+    """Whether two versions of a clean table have equal rows in these columns, after edits of the table. `further`:
+    columns of Truecourse that must be equal too."""
     removed, added = tables.changed_files(old, new)
     if not removed.files and not added.files:
         return True
@@ -135,7 +138,7 @@ def _same_rows(
         stored = sql.stored_names(tables, version, sorted(columns))
         if "" in stored.values():
             return False
-        names = ", ".join(map(sql.quote, [*stored.values(), sql.RECORDED, sql.SUPERSEDED]))
+        names = ", ".join(map(sql.quote, [*stored.values(), *further, sql.RECORDED, sql.SUPERSEDED]))
         # Equal for equal rows in any order; sorting both versions would cost as much as the view.
         query = f"SELECT count(*), sum(digest), bit_xor(digest) FROM (SELECT hash({names}) AS digest FROM {name})"  # noqa: S608
         sums.append(sql.run(connection, query, where=new.name).fetchall())

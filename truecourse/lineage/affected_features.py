@@ -24,13 +24,18 @@ from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.data.sql import ROW
 from truecourse.features import frame as frames
 from truecourse.features.affected_spans import ALWAYS, TimeRange, merge_ranges, ranges_around
+from truecourse.features.aggregates.evaluation import evaluate
+from truecourse.features.aggregates.stored_rows import UNTIL
+from truecourse.features.aggregation_lookup import longest_window
+from truecourse.features.aggregation_rows import AggregationRows, stored_columns
 from truecourse.features.asof import CREATED, EVENT, NO_TIME, asof_join
 from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_sql import key_columns, tables_read, used_tables
 from truecourse.features.view_versions import HISTORY, History, reach
 from truecourse.lineage.source_rows import Selection
-from truecourse.problem import Problem, View
-from truecourse.problem.schema import Float
+from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem.definition import AnyView
+from truecourse.problem.schema import Float, Time
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, clean_table
 
@@ -55,7 +60,7 @@ class AffectedView:
     `rows`: key and times of the affected rows. `stored`, `without`: all rows of the affected keys, with and without the
     source rows; None for an upper bound, whose `ranges` hold all that may be affected."""
 
-    view: View
+    view: AnyView
     version: TableVersion | None
     method: Method
     ranges: list[TimeRange] = field(default_factory=list)
@@ -80,6 +85,16 @@ class AffectedView:
         if self.stored is None or self.without is None:
             return self._within_reach(times)
         spine = pl.DataFrame(rows.select(keys).append_column(_AT, pc.fill_null(times, pa.scalar(NO_TIME, UTC_TIME))))
+        if isinstance(self.view, Aggregations):
+            at = spine[_AT].to_numpy().astype("datetime64[us]")
+            values = [evaluate(self.view, side, spine.select(keys), at) for side in (self.stored, self.without)]
+            return np.asarray(np.logical_or.reduce([~_near(one, values[1][name]) for name, one in values[0].items()]))
+        return self._looks_up_others(spine, keys)
+
+    def _looks_up_others(self, spine: pl.DataFrame, keys: list[str]) -> Array:
+        assert isinstance(self.view, View)
+        assert self.stored is not None
+        assert self.without is not None
         sides = [
             asof_join(spine, side, keys, ttl=self.view.ttl, at=_AT, filter_by_created=True)
             for side in (self.stored, self.without)
@@ -96,7 +111,8 @@ class AffectedView:
         if times.null_count or ALWAYS in self.ranges:
             return np.ones(len(times), dtype=bool)
         at = times.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-        later = self.view.ttl // timedelta(microseconds=1) or 1 << 62
+        memory = longest_window(self.view) if isinstance(self.view, Aggregations) else self.view.ttl
+        later = memory // timedelta(microseconds=1) or 1 << 62
         within: Array = np.logical_or.reduce([(at >= start) & (at <= end + later) for start, end in self.ranges])
         return within
 
@@ -110,9 +126,7 @@ def _near(a: Array, b: Array) -> Array:
 
 
 def affected_views(tables: Tables, selection: Selection) -> list[AffectedView]:
-    """Return the views that read the selected rows' table, each with the feature rows that these affect.
-
-    A place for declared aggregations: the rows that they count are known without computing anything again."""
+    """Return the views that read the selected rows' table, each with the feature rows that these affect."""
     problem = selection.problem
     views = [view for view in problem.views if selection.table.name in used_tables(problem, view)]
     if not selection.is_in(tables, tables.version(selection.clean)):
@@ -120,7 +134,7 @@ def affected_views(tables: Tables, selection: Selection) -> list[AffectedView]:
     return [affected_view(tables, selection, view) for view in views]
 
 
-def affected_view(tables: Tables, selection: Selection, view: View) -> AffectedView:
+def affected_view(tables: Tables, selection: Selection, view: AnyView) -> AffectedView:
     """Compute a view again without the selected rows, in the times that they can affect."""
     problem, table = selection.problem, selection.table
     version = tables.version(feature_table(problem, view.name))
@@ -129,13 +143,14 @@ def affected_view(tables: Tables, selection: Selection, view: View) -> AffectedV
     versions = source_versions(tables, problem, version)
     if not {*table.columns} <= {*tables.dataset(versions[table.name]).schema.names}:
         return AffectedView(view, version, EDITED)
-    columns = [ROW, table.time] if table.time is not None else [ROW]
+    time = view.time if isinstance(view, Aggregations) else table.time
+    columns = [ROW, time] if time is not None else [ROW]
     found = tables.read(versions[table.name], columns, selection.chosen)
     if not len(found):  # the feature table is older than these rows
         return AffectedView(view, version, COMPUTED)
     ranges = [ALWAYS]
-    if table.time is not None and view.lookback is not None and not view.timeless:
-        times = found[table.time].cast(pa.timestamp("us")).drop_null().to_numpy()
+    if time is not None and view.lookback is not None and not view.timeless:
+        times = found[time].cast(pa.timestamp("us")).drop_null().to_numpy()
         ranges = merge_ranges(ranges_around(times, *reach(view)))
     if _source_rows(tables, problem, view, versions, ranges) > MOST_ROWS:
         count = tables.dataset(version).count_rows(filter=_within(ranges))
@@ -152,7 +167,7 @@ def source_versions(tables: Tables, problem: Problem, version: TableVersion) -> 
 
 
 def _source_rows(
-    tables: Tables, problem: Problem, view: View, versions: Mapping[str, TableVersion], ranges: list[TimeRange]
+    tables: Tables, problem: Problem, view: AnyView, versions: Mapping[str, TableVersion], ranges: list[TimeRange]
 ) -> int:
     """Count the rows that computing the view in these ranges reads."""
     total = 0
@@ -175,22 +190,26 @@ def _within(ranges: list[TimeRange], column: str = EVENT) -> Any:
 def _recompute(
     tables: Tables,
     selection: Selection,
-    view: View,
+    view: AnyView,
     version: TableVersion,
     versions: Mapping[str, TableVersion],
     ranges: list[TimeRange],
 ) -> AffectedView:
     problem = selection.problem
     with sql.connect() as connection:
-        used = used_tables(problem, view)
-        History(connection, problem, selection.without(), view, versions, used).build(ranges)
+        if isinstance(view, Aggregations):
+            AggregationRows(connection, problem, selection.without(), view, versions).build(ranges)
+        else:
+            used = used_tables(problem, view)
+            History(connection, problem, selection.without(), view, versions, used).build(ranges)
         dataset, condition = tables.dataset(version), _within(ranges)
         connection.register("whole", dataset)
         connection.register("inside", dataset if condition is None else dataset.filter(condition))
         keys = list(map(sql.quote, key_columns(problem, view)))
-        connection.execute(f"CREATE TEMP TABLE affected AS {_differences(view, keys)}")
+        connection.execute(f"CREATE TEMP TABLE affected AS {_differences(problem, view, keys)}")
         counts = dict(connection.execute("SELECT kind, count(*) FROM affected GROUP BY kind").fetchall())
-        names = ", ".join([*keys, EVENT, CREATED, *map(sql.quote, view.features)])
+        stored = stored_columns(view) if isinstance(view, Aggregations) else view.features
+        names = ", ".join([*keys, EVENT, CREATED, *map(sql.quote, stored)])
         of_keys = f"SEMI JOIN affected USING ({', '.join(keys)})"
         outside = f"SELECT {names} FROM whole {of_keys} WHERE NOT ({_outside_sql(ranges)})"  # noqa: S608
         return AffectedView(
@@ -214,10 +233,14 @@ def _outside_sql(ranges: list[TimeRange]) -> str:
     return " OR ".join(f"{EVENT} BETWEEN {start} AND {end}" for start, end in bounds)
 
 
-def _differences(view: View, keys: list[str]) -> str:
+def _differences(problem: Problem, view: AnyView, keys: list[str]) -> str:
     """SQL of the rows that differ between the feature table (`inside`) and HISTORY, with the kind of difference."""
-    on = " AND ".join(f"s.{name} = h.{name}" for name in [*keys, EVENT, CREATED])
-    same = " AND ".join(_equal(name, isinstance(column, Float)) for name, column in view.features.items())
+    identity, columns = [*keys, EVENT, CREATED], problem.view_columns(view)
+    if isinstance(view, Aggregations):
+        identity.append(ROW)
+        columns = {UNTIL: Time(), **view.input_columns(problem.table(view.table).columns)}
+    on = " AND ".join(f"s.{name} = h.{name}" for name in identity)
+    same = " AND ".join(_equal(name, isinstance(column, Float)) for name, column in columns.items()) or "true"
     known = ", ".join(f"coalesce(s.{name}, h.{name}) AS {name}" for name in [*keys, EVENT, CREATED])
     return (
         f"SELECT {known}, CASE WHEN s.{EVENT} IS NULL THEN 'added' WHEN h.{EVENT} IS NULL THEN 'removed' "  # noqa: S608

@@ -30,22 +30,22 @@ from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import checked_query, key_columns, tables_read, used_tables
 from truecourse.features.view_versions import memory
 from truecourse.lineage.affected_features import source_versions
+from truecourse.lineage.aggregation_origins import origin_of_aggregations
 from truecourse.lineage.batch_inputs import batch_commit
 from truecourse.lineage.prediction_links import archived_problem
+from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, key_of, literal, same_value, under_declared_names
 from truecourse.lineage.source_files import describe_table_rows
-from truecourse.monitoring.skew.view_history import read_history
-from truecourse.problem import Problem, View
+from truecourse.monitoring.skew.view_history import ViewHistory, read_history
+from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem.definition import AnyView
 from truecourse.problem.schema import Table
 from truecourse.references import ModelVersion, TableVersion, naive_utc
-from truecourse.serving.privacy import HASHED
 from truecourse.storage.delta_tables import Limit, Tables, clean_table
 
 MOST_CANDIDATES = 100_000
 """Most candidate rows of a view from which its SQL is computed again."""
 MOST_REMOVED = 100
 """Most candidate rows that are left out one by one."""
-SUFFICIENT = "computed again from these rows alone: equal"
-DIFFERENT = "candidates: computed again from these rows alone, the values differ"
 TOO_MANY = "candidates: too many rows to compute it from them alone"
 Record = Mapping[str, Any]
 Rows = Mapping[str, pa.Table]
@@ -74,8 +74,7 @@ def prediction_origins(tables: Tables, record: Record, version: ModelVersion) ->
             problem = archived_problem(version, stack.enter_context(scratch()))
         except TruecourseError as error:
             return {"features": [], "origins": [], "reason": f"the archived problem cannot be opened: {error.what}"}
-        origins = [_origin_of_view(tables, problem, view, record) for view in problem.views]
-        # Declared aggregations name their rows by table, key, time and filter: their origins belong here.
+        origins = [_origin_of(tables, problem, view, record) for view in problem.views]
         if "batch" in record and "values" in record:
             with suppress(TruecourseError, pa.ArrowException, duckdb.Error):  # its tables are gone: a link reports it
                 origins += _origin_of_decision(tables, problem, record)
@@ -100,6 +99,13 @@ def _features(problem: Problem, record: Record, origins: list[dict[str, Any]]) -
             "rows": origin.get("rows"),
             "changed_by": None if changed is None else changed.get(name, 0),
         }
+
+
+def _origin_of(tables: Tables, problem: Problem, view: AnyView, record: Record) -> dict[str, Any]:
+    if isinstance(view, Aggregations):
+        version = _version_of(tables, problem, view, record)
+        return origin_of_aggregations(tables, problem, view, record, version)
+    return _origin_of_view(tables, problem, view, record)
 
 
 def _origin_of_view(tables: Tables, problem: Problem, view: View, record: Record) -> dict[str, Any]:
@@ -139,14 +145,10 @@ def _feature_row(tables: Tables, problem: Problem, view: View, record: Record) -
     """Find the feature row that a prediction looked up; the reason if there is none.
 
     The log names the event time. Of a batch prediction, the row is looked up as of the decision."""
-    batch = "values" in record
-    given = record["values"] if batch else record["request"]
-    columns = key_columns(problem, view)
-    key = {name: given.get(name) for name in columns}
-    if any(isinstance(value, str) and value.startswith(HASHED) for value in key.values()):
-        return "its key is hidden in the log"
-    if any(value is None for value in key.values()):
-        return "its key is missing"
+    batch, columns = "values" in record, key_columns(problem, view)
+    key = key_of(problem, view, record)
+    if isinstance(key, str):
+        return key
     version = _version_of(tables, problem, view, record) or tables.version(feature_table(problem, view.name))
     if version is None:
         return "no feature table was computed with this definition of the view"
@@ -161,14 +163,14 @@ def _feature_row(tables: Tables, problem: Problem, view: View, record: Record) -
     limit = record.get("scored_at") or record.get("at")
     known = [row for row in rows if limit is None or row[CREATED] <= limit] or rows
     served = record["values"] if batch else record["features"]
-    equal = [row for row in known if all(_same(row[name], served.get(name)) for name in view.features)]
+    equal = [row for row in known if all(same_value(row[name], served.get(name)) for name in view.features)]
     if not equal:
         return f"no version of the feature row of {event:%Y-%m-%d %H:%M:%S} has these values any more"
     row = equal[-1]
     return FeatureRow(version, key, row[EVENT], row[CREATED], {name: row[name] for name in view.features})
 
 
-def _version_of(tables: Tables, problem: Problem, view: View, record: Record) -> TableVersion | None:
+def _version_of(tables: Tables, problem: Problem, view: AnyView, record: Record) -> TableVersion | None:
     """Return the feature table version that a batch prediction's commit names."""
     commit = batch_commit(tables, problem, record) if "values" in record else None
     named = [TableVersion.model_validate(one) for one in commit["tables"]] if commit is not None else []
@@ -185,19 +187,11 @@ def _looked_up(
 ) -> datetime | None:
     moment = naive_utc(record["decision_time"]) or NO_TIME
     history = read_history(problem, tables, view, moment, moment, datetime(9999, 1, 1), version)
-    if history is None:
+    if not isinstance(history, ViewHistory):
         return None
     keys = pl.DataFrame(pa.table({name: pa.array([value]) for name, value in key.items()}))
     event = history.as_of(keys, np.array([moment], dtype="datetime64[us]")).event[0]
     return None if np.isnat(event) else event.item().replace(tzinfo=UTC)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, datetime) and isinstance(b, str):
-        b = datetime.fromisoformat(b)
-    if isinstance(a, float) and isinstance(b, int | float):
-        return bool(np.isclose(a, b, rtol=1e-9, atol=0, equal_nan=True))
-    return bool(a == b) or (a is None and b is None)
 
 
 def _source_rows(tables: Tables, problem: Problem, view: View, row: FeatureRow) -> dict[str, Any]:
@@ -220,7 +214,7 @@ def _source_rows(tables: Tables, problem: Problem, view: View, row: FeatureRow) 
                 break
         state, detail, changed = (
             "candidates",
-            "candidates: computed again from these rows alone, the values differ",
+            DIFFERENT,
             None,
         )
     described = [
@@ -246,13 +240,7 @@ def _conditions(view: View, table: Table, row: FeatureRow, by_key: bool, stored:
         start, end = (f"TIMESTAMPTZ '{t.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}+00'" for t in bounds)
         parts.append(f"{sql.quote(time)} BETWEEN {start} AND {end}")
     keys = {stored[name]: value for name, value in row.key.items() if stored.get(name)} if by_key else {}
-    return " AND ".join([*(f"{sql.quote(name)} = {_literal(value)}" for name, value in keys.items()), *parts])
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, datetime):
-        return f"TIMESTAMPTZ '{value.isoformat()}'"
-    return str(value).lower() if isinstance(value, bool | int | float) else "'" + str(value).replace("'", "''") + "'"
+    return " AND ".join([*(f"{sql.quote(name)} = {literal(value)}" for name, value in keys.items()), *parts])
 
 
 def _candidates(tables: Tables, version: TableVersion, table: Table, where: str, stored: Mapping[str, str]) -> pa.Table:
@@ -260,11 +248,7 @@ def _candidates(tables: Tables, version: TableVersion, table: Table, where: str,
     with sql.connect() as connection:
         connection.register("rows", tables.dataset(version))
         query = f"SELECT * FROM rows WHERE {where} ORDER BY {ROW} LIMIT {MOST_CANDIDATES + 1}"  # noqa: S608
-        rows = connection.sql(query).to_arrow_table()
-    for name, of in stored.items():
-        if name not in rows.column_names:
-            rows = rows.append_column(name, rows[of] if of else pa.nulls(len(rows), arrow_type(table.columns[name])))
-    return rows
+        return under_declared_names(connection.sql(query).to_arrow_table(), table, stored)
 
 
 class Recomputation:
@@ -285,10 +269,10 @@ class Recomputation:
         held = HeldTables({clean_table(problem.name, name): table for name, table in every.items()})
         known = sql.CURRENT if view.timeless else sql.as_of(row.created.astimezone(UTC).replace(tzinfo=None))
         sql.bind(connection, problem, held, versions, rows=known)
-        keys = " AND ".join(f"{sql.quote(name)} = {_literal(value)}" for name, value in row.key.items())
+        keys = " AND ".join(f"{sql.quote(name)} = {literal(value)}" for name, value in row.key.items())
         query = checked_query(connection, problem, view)
         self._query = (
-            f"SELECT * FROM ({query}) WHERE {keys} AND {EVENT} <= {_literal(row.event)} "  # noqa: S608
+            f"SELECT * FROM ({query}) WHERE {keys} AND {EVENT} <= {literal(row.event)} "  # noqa: S608
             f"ORDER BY {EVENT} DESC LIMIT 1"
         )
 
@@ -299,7 +283,7 @@ class Recomputation:
         if not found:
             return list(self._view.features)
         moved = found[0][EVENT] != self._row.event and self._row.created == self._row.event
-        return [name for name, value in self._row.values.items() if moved or not _same(value, found[0][name])]
+        return [name for name, value in self._row.values.items() if moved or not same_value(value, found[0][name])]
 
     def changes(self) -> dict[str, dict[int, list[str]]]:
         """Return the features that have another value without each row, by table and row number."""
@@ -328,7 +312,7 @@ def _origin_of_decision(tables: Tables, problem: Problem, record: Record) -> lis
     reads = tables_read(problem, problem.spine) if problem.spine else {problem.label_table.name}
     used, id = [table for table in problem.tables if table.name in reads], str(record["id"])
     wheres = {
-        table.name: f"{sql.row_id(table)} = {_literal(id)}" if table.key or not problem.spine else "true"
+        table.name: f"{sql.row_id(table)} = {literal(id)}" if table.key or not problem.spine else "true"
         for table in used
     }
     names = {table.name: sql.stored_names(tables, versions[table.name], table.columns) for table in used}
@@ -355,4 +339,4 @@ def _decision_equals(problem: Problem, record: Record, versions: Mapping[str, Ta
         return False
     found = found.filter(pc.field("id") == str(record["id"])).to_pylist()
     names = [name for name in problem.request_fields if name in record["values"]]
-    return bool(found) and all(_same(found[0][name], record["values"][name]) for name in names)
+    return bool(found) and all(same_value(found[0][name], record["values"][name]) for name in names)

@@ -5,6 +5,7 @@ from typing import Any
 
 from truecourse.data.deliveries import read_deliveries
 from truecourse.errors import NotFound
+from truecourse.features.aggregation_rows import source_of
 from truecourse.features.asof import EVENT
 from truecourse.lineage import dependents
 from truecourse.lineage.affected_features import AffectedView, affected_decisions, affected_views
@@ -68,7 +69,7 @@ def _view_document(view: AffectedView) -> dict[str, Any]:
     first = view.rows.slice(0, FIRST).to_pylist() if view.rows is not None else []
     return {
         "view": view.view.name,
-        "sql": view.view.sql,
+        "sql": source_of(view.view),
         "table": str(view.version) if view.version is not None else None,
         "method": view.method,
         "count": view.count,

@@ -76,11 +76,11 @@ _EXPRESSIONS = {Sum: "sum", Mean: "mean", Min: "min", Max: "max", StandardDeviat
 def rows(quick: bool) -> list[Row]:
     every = 10 if quick else 1
     whole, fractions, grouped, late = (
-        measure(f"benchmarks.aggregations:{name}", every=every).result
+        measure(f"benchmarks.pipeline.aggregations:{name}", every=every).result
         for name in ("whole_numbers", "fractions", "all_functions", "late_rows")
     )
-    large = measure("benchmarks.aggregations:replicated", times=1 if quick else TIMES)
-    online = measure("benchmarks.aggregations:online", every=every).result
+    large = measure("benchmarks.pipeline.aggregations:replicated", times=1 if quick else TIMES)
+    online = measure("benchmarks.pipeline.aggregations:online", every=every).result
     what = f"12 windows of {whole['decisions']:,} decisions"
     return [
         Row(what=f"{what}, whole numbers", value=whole["ours"], unit="CPU s", reference=whole["bare"],

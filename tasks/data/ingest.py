@@ -168,6 +168,8 @@ def _column_warnings(table: Table, one: Located, rows: int) -> Iterator[str]:
             yield f"{one.uri}: {what}"
     if table.on_missing_column == "warn":
         for name in absent_columns(one, table.columns):
+            if one.format == "jsonl" and table.columns[name].nulls:  # JSON objects omit nulls
+                continue
             default = table.columns[name].default
             value = "null" if default is None else f"its default {default!r}"
             yield f"{one.uri}: has no column {name!r}: {value} in {counted(rows, 'row')}"

@@ -96,8 +96,8 @@ class Column:
     """In a table: the column's former name. Stored values keep, and sources may use either name. Example:
     `renamed_from="colour"`."""
     default: str | int | float | bool | None = None
-    """In a table: the value of rows whose source has no such column. A time is ISO 8601 text. Example:
-    `default="web"`."""
+    """In a table: the value of earlier rows whose source lacks the column, and of later ones if `on_missing_column`
+    allows them. A time is ISO 8601 text. Example: `default="web"`."""
 
 
 @dataclass(frozen=True, config=CONFIG)

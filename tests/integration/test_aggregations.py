@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +266,16 @@ def test_stock_feast_reads_the_values_as_of_the_load(folder: Path) -> None:
     feast.materialize(datetime(2024, 1, 1), moment, feature_views=[view.name for view in views(problem)])
     found = feast.get_online_features(features=refs, entity_rows=rows).to_dict()
     assert_same({name: found[name] for name in wanted}, wanted, decisions)
+
+
+def test_a_replay_reads_what_was_known_at_each_decision(folder: Path) -> None:
+    from feature_repo.historical_reads import HistoricReader
+
+    deliver_more(folder)
+    problem, tables, decisions = load_problem(), Tables(), some_decisions()
+    reader, times = HistoricReader(problem), decisions["t"].to_numpy().astype("datetime64[us]")
+    first, last = (moment.astype(object).replace(tzinfo=UTC) for moment in (times.min(), times.max()))
+    reader.open(tables, computed(problem, tables), first, last)
+    read = reader.read({"customer": decisions["customer"].to_numpy(object)}, times, len(decisions))
+    wanted = expected(problem, tables, decisions)
+    assert_same({name: list(read.values[name]) for name in wanted}, wanted, decisions)

@@ -27,7 +27,7 @@ from truecourse.references import ModelVersion, Snapshot, Window
 from truecourse.registry import versions as registry
 from truecourse.serving.batch_scoring import find_scored_rows
 from truecourse.serving.log_shipping import ship, spool_folder
-from truecourse.serving.prediction_log import encode_entry
+from truecourse.serving.prediction_log import encode_entry, find_records
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 
@@ -191,6 +191,11 @@ def test_served_values_agree_with_the_tables_and_are_traced(world: World) -> Non
     links = trace_prediction("churn", ids[-1])["links"]
     assert {link["link"]: link["verified"] for link in links}["features of view orders"]
     assert all(link["verified"] for link in links if link["link"].startswith("features")), links
+    (record,) = find_records(world.tables, "churn", ids[-2])
+    origins = prediction_origins(world.tables, record, world.version)["origins"]
+    assert {origin["view"]: origin["state"] for origin in origins} == dict.fromkeys(
+        ("orders", "shipments", "last_order"), "sufficient"
+    )
 
 
 def test_rows_that_came_after_the_load_are_stale_values(world: World) -> None:

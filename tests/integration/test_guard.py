@@ -204,6 +204,7 @@ def test_a_canary_and_a_shadow_are_stopped_by_hand(
         world.send_request()
         return bool(world.answers[-1]["model"]["version"] == challenger.version)
 
+    wait_until(world.follows, 60, "the endpoint on the canary")
     wait_until(answering, 30, "an answer of the canary")
     stopped = stop_by_command(capsys, "customers complain")
     assert (stopped["stopped"], stopped["champion"]) == (challenger.version, trained.version.version)

@@ -150,6 +150,22 @@ def test_private_fields_are_not_monitored(champion: ModelVersion) -> None:
     assert "promised" not in report.model_dump_json()
 
 
+def test_features_of_the_champion_or_the_problem_alone_are_named(champion: ModelVersion) -> None:
+    """A feature was renamed in the problem since the champion was trained: the others are compared."""
+    from tasks.monitoring.check_drift import run_drift_check as check
+
+    score(champion, change_from(decisions(60, 36, seed=2), LAST, "distance", lambda v: v + 9))
+    problem = load_problem("deliveries")
+    renamed = {"agreed" if name == "promised" else name: column for name, column in problem.request.items()}
+    report = check(replace(problem, request=renamed), Tables(), LAST + timedelta(days=1), evidently=True)
+    assert report.figures["unmonitored"] == ["agreed", "promised"]
+    assert "trained before an edit of the problem; not compared: agreed, promised." in report.sentence
+    assert "distance" in {finding.subject for finding in report.findings}
+    compared = {column["name"] for column in report.figures["data"]["columns"]}
+    assert compared == set(problem.features) - {"promised"}
+    assert "unmonitored" not in run_drift_check(LAST + timedelta(days=1)).figures
+
+
 def test_a_given_window_and_rows_scored_twice(champion: ModelVersion) -> None:
     rows = decisions(60, 14, seed=2)
     score(champion, rows)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulated_deliveries import install
+from tests.static_tables import install_wine
 from truecourse.features.definition_digests import (
     changed_features,
     feature_definitions,
@@ -61,6 +62,25 @@ def test_a_change_affects_the_digests_of_dependent_features_only(
     assert (label_definition(problem) != rule) == label
     moved = {view.name for view in problem.views if tables[view.name] != feature_table(problem, view.name)}
     assert moved == {view.name for view in problem.views if set(view.features) & reached}
+
+
+def test_an_edit_of_a_column_redefines_no_other_feature_of_a_table_without_spine(
+    tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    install_wine(tmp_path)
+    configure(home=tmp_path / "home", problems=tmp_path, problem="wine")
+    problem = load_problem()
+    before, rule = feature_definitions(problem), label_definition(problem)
+    text = (tmp_path / "wine" / "problem.py").read_text()
+    edited = text.replace("    columns={", "    columns={'hue': Integer(ge=0)} | {", 1)
+    edited = edited.replace("for name in MEASURED}", "for name in MEASURED if name not in ('hue', 'ash')}", 1)
+    assert edited.count("'hue'") == 2
+    (tmp_path / "wine" / "problem.py").write_text(edited)
+    problem = load_problem()
+    now = feature_definitions(problem)
+    assert set(changed_features(before, now, before)) == {"hue", "ash"}
+    assert "ash" not in now
+    assert label_definition(problem) == rule
 
 
 def test_a_helper_function_is_part_of_the_definition(tmp_path: Path, configure: Callable[..., None]) -> None:

@@ -66,7 +66,10 @@ def views_digest(problem: Problem) -> str:
 def feature_definitions(problem: Problem, *, former: bool = False) -> dict[str, str]:
     """The digest of each feature's definition, by name. `former`: as earlier releases computed it."""
     spine = _spine(problem, former)
-    fields = {name: sha256_json([_field(column), spine]) for name, column in problem.request_fields.items()}
+    fields = {
+        name: sha256_json([_field(column), spine if former else _origin(problem, name, spine)])
+        for name, column in problem.request_fields.items()
+    }
     digests = {name: fields[name] for name in problem.features if name in fields}
     computed = problem.request_features
     if computed is not None:
@@ -112,6 +115,14 @@ def redefined_features(problem: Problem, before: Mapping[str, str], names: Itera
 def is_label_redefined(problem: Problem, before: str) -> bool:
     """Whether the label's definition differs from the recorded one, in the form of this release or of earlier ones."""
     return before not in (label_definition(problem), label_definition(problem, former=True))
+
+
+def _origin(problem: Problem, field: str, spine: Any) -> Any:
+    """What a request field's values in training depend on: the spine, or its own column of the label's table."""
+    if problem.spine is not None:
+        return spine
+    table = problem.label_table
+    return [table.name, parsing_of(table, frozenset({field, *table.key}))]
 
 
 def _spine(problem: Problem, former: bool) -> Any:

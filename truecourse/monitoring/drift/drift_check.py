@@ -33,7 +33,7 @@ from truecourse.monitoring.drift.window_drift import (
 )
 from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.predictions.observed_predictions import Predictions, monitored_features
+from truecourse.monitoring.predictions.observed_predictions import Predictions, monitored_features, unmonitored_features
 from truecourse.monitoring.predictions.silence import detect_silence
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window, aware_utc, naive_utc
@@ -185,7 +185,7 @@ def _checked_days_fields(report: Report, checked_days: CheckedDays | None) -> di
 
 
 def _run_untimed_check(problem: Problem, tables: Tables, version: ModelVersion, at: datetime) -> DriftCheck:
-    at, columns = aware_utc(at), list(monitored_features(problem))
+    at, columns = aware_utc(at), list(monitored_features(problem, version))
     result = compare_untimed(
         problem, tables, version, at, watermarks.read(tables.store, problem.name, at).oldest(columns)
     )
@@ -320,11 +320,16 @@ def _report(
         "prediction": {**_figures(scores), "against": against} if scores else None,
     }
     all_findings = sorted(all_findings, key=lambda one: not one.page)
+    sentence = summarize(data, scores, all_findings)
+    if left_out := unmonitored_features(problem, version):
+        figures["unmonitored"] = left_out
+        what = f"Version {version.version} was trained before an edit of the problem; not compared: "
+        sentence = f"{sentence} {what}{list_names(left_out)}."
     return Report(
         check="drift",
         problem=problem.name,
         at=at,
-        sentence=summarize(data, scores, all_findings),
+        sentence=sentence,
         made=data.snapshot.decidable or bool(all_findings),
         findings=tuple(all_findings),
         figures=figures,

@@ -44,7 +44,7 @@ def sample_sides(problem: Problem, tables: Tables, version: ModelVersion, span: 
     """Sample the champion's training rows and the window (without ends: all new rows), at most ROWS of each, with the
     monitored features. The window is read part by part."""
     snapshot = load_frame(tables.store, trained_run(problem.name, version.run_id).snapshot)
-    names, predictions = list(monitored_features(problem)), Predictions(problem, tables, [])
+    names, predictions = list(monitored_features(problem, version)), Predictions(problem, tables, [])
     fitted = snapshot.filter(pc.not_equal(snapshot["split"], "test")).select(names)
     if span.start is None or span.end is None:
         now = datetime.now(UTC)

@@ -155,7 +155,7 @@ def _values_from_json(kind: str, values: list[Any]) -> pa.Array | Array:
 def load_profile(problem: Problem, version: ModelVersion) -> ReferenceProfile:
     """Load the champion's reference profile, once per process; build and store it if there is none yet. Only for
     problems with time."""
-    cache_key = (problem.name, problem.kind, tuple(monitored_features(problem)), problem.monitoring.bins)
+    cache_key = (problem.name, problem.kind, tuple(monitored_features(problem, version)), problem.monitoring.bins)
     return load_stored(*cache_key, version, get_settings().storage_root)
 
 

@@ -76,7 +76,7 @@ def compare_untimed(
     held_out, against = frame.filter(pc.equal(frame["split"], "test")), "held-out rows"
     if len(held_out) == 0:
         held_out, against = training_rows, "training rows (optimistic): there are no held-out rows"
-    reference = _reference(problem, model, training_rows, held_out)
+    reference = _reference(problem, version, model, training_rows, held_out)
     parts = _parts(problem, predicted)
     rate = problem.monitoring.false_alarm_rate / 2 / len(parts)
     results = [(rows, tuple(_compare(problem, before, rows, rate) for before in reference)) for rows in parts.values()]
@@ -141,9 +141,9 @@ def _find_breakage(problem: Problem, training_rows: pa.Table, rows: pa.Table) ->
 
 
 def _reference(
-    problem: Problem, model: Model, training_rows: pa.Table, held_out: pa.Table
+    problem: Problem, version: ModelVersion, model: Model, training_rows: pa.Table, held_out: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
-    return training_rows.select(list(monitored_features(problem))), score_rows(problem.kind, model, held_out)
+    return training_rows.select(list(monitored_features(problem, version))), score_rows(problem.kind, model, held_out)
 
 
 def _parts(problem: Problem, rows: pa.Table) -> dict[str, pa.Table]:

@@ -15,11 +15,14 @@ from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.errors import FeatureError
 from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
 from truecourse.problem.schema import RESERVED_PREFIX, AnyColumn, Text
 from truecourse.references import ModelVersion, TableVersion, naive_utc
+from truecourse.registry import versions as registry
 from truecourse.serving.batch_scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, predictions_table
 from truecourse.serving.prediction_log import PARTITION, log_table, parse_json_column
 from truecourse.serving.privacy import private_names
+from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Limit, Tables
 
 MOMENT, VERSION, ID = f"{RESERVED_PREFIX}moment", MODEL_VERSION, "id"
@@ -32,14 +35,32 @@ _ROUNDED = timedelta(milliseconds=1)
 _ANSWER = ["at", "model_version", ID, "features", "score", "scores"]
 
 
-def monitored_features(problem: Problem) -> dict[str, AnyColumn]:
-    """Return the features that the drift check covers: all but private ones, which the log hides. Raises FeatureError
-    if every feature is private."""
+def monitored_features(problem: Problem, version: ModelVersion | None = None) -> dict[str, AnyColumn]:
+    """Return the features that the drift check covers: all but private ones, which the log hides, and, if a version is
+    given, those of the problem on which it was trained. Raises FeatureError if there are none."""
     private = private_names(problem)
     features = {name: column for name, column in problem.features.items() if name not in private}
     if not features:
         raise FeatureError("every feature is private", where="drift", hint="the drift check needs one that is not")
-    return features
+    if version is None:
+        return features
+    trained = _trained_features(version, problem.kind, get_settings().storage_root)
+    if trained.isdisjoint(features):
+        hint = f"truecourse run lifecycle --problem {problem.name}"
+        raise FeatureError(f"version {version.version} has no feature of the problem", where="drift", hint=hint)
+    return {name: column for name, column in features.items() if name in trained}
+
+
+def unmonitored_features(problem: Problem, version: ModelVersion) -> list[str]:
+    """Return the features that the version or the problem has, but not both: the problem was edited since training."""
+    trained = _trained_features(version, problem.kind, get_settings().storage_root)
+    return sorted(trained ^ set(problem.features))
+
+
+@lru_cache(maxsize=16)
+def _trained_features(version: ModelVersion, kind: Kind, storage: str) -> frozenset[str]:
+    """`storage` is part of the cache key: two storages may have versions with the same number."""
+    return frozenset(registry.open_model(version, kind).vocabulary.features)
 
 
 class Predictions:

@@ -66,7 +66,7 @@ def some_decisions(count: int = 400, seed: int = 5) -> pd.DataFrame:
     times = pd.concat(
         [pd.Series(random.choice(months, count // 2)), events.sample(count - count // 2, random_state=seed)]
     )
-    customers = random.choice([*FIRST["customer"].unique(), "c009", "nobody"], count)
+    customers = random.choice([*FIRST["customer"].unique(), "c009", "c999"], count)
     return pd.DataFrame({"customer": customers, "t": times.to_numpy().astype("datetime64[us]")})
 
 
@@ -170,7 +170,7 @@ def decisions_after(moment: datetime, count: int = 200) -> pd.DataFrame:
     random = np.random.default_rng(3)
     days_after = random.choice([0, 1, 29, 30, 31, 90, 200, 365, 700], count)
     times = np.datetime64(moment, "us") + days_after.astype("timedelta64[D]")
-    return pd.DataFrame({"customer": random.choice([*FIRST["customer"].unique(), "c009", "nobody"], count), "t": times})
+    return pd.DataFrame({"customer": random.choice([*FIRST["customer"].unique(), "c009", "c999"], count), "t": times})
 
 
 def test_online_equals_brute_force_and_events_expire_without_a_load(folder: Path, store: str) -> None:

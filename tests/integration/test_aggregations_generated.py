@@ -41,7 +41,7 @@ batches = st.lists(
     min_size=1,
     max_size=3,
 )
-asked = st.lists(st.tuples(st.sampled_from(["a", "b", "nobody"]), some_moments), min_size=1, max_size=12)
+asked = st.lists(st.tuples(st.sampled_from(["a", "b", "never"]), some_moments), min_size=1, max_size=12)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from truecourse.problem.schema import AnyColumn, Table
 
 @dataclass(frozen=True)
 class _Names:
-    """The names in a statement, in lower case. `selected`: the relations of which it takes every column by `*`."""
+    """The names in a statement, in lower case. `selected`: the relations from which it selects all columns, by `*`."""
 
     used: frozenset[str]
     selected: frozenset[str]

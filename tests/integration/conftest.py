@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from services.process import endpoint_process
-from tests import simulated_deliveries, traced_home
+from tests import simulated_deliveries, stored_layout, traced_home
 from tests.bentos import build_variant
 from tests.conftest import free_ports, stop
 from tests.monitored_champion import trained_champion
@@ -31,7 +31,7 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Trained:
+def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[Trained]:
     from flows.ingest import ingest
     from flows.materialize import materialize
     from flows.register import register
@@ -46,7 +46,9 @@ def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> T
             flow("deliveries")
         version = register("deliveries")
     get_settings.cache_clear()
-    return Trained(home, problems, version)
+    yield Trained(home, problems, version)
+    left = [file for file, patterns in stored_layout.patterns_of(home).items() if not patterns]
+    assert not left, f"tests left files that the page on the stored layout does not describe: {left}"
 
 
 def set_environment(patch: pytest.MonkeyPatch, home: Path, problems: Path) -> None:
@@ -127,7 +129,7 @@ def serve_champion(trained: Trained, fast_path: bool) -> Iterator[Endpoint]:
     from flows.package import package
 
     (port,) = free_ports(1)
-    log = trained.home / f"endpoint-{port}.log"
+    log = trained.home.parent / f"endpoint-{port}.log"  # a home holds nothing but what the product writes
     with pytest.MonkeyPatch.context() as patch:  # only for the start: each test has its own settings
         set_environment(patch, trained.home, trained.problems)
         patch.setenv("TRUECOURSE_FAST_PATH", str(fast_path))

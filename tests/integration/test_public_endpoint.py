@@ -62,7 +62,7 @@ def _guarded(request: pytest.FixtureRequest, _trained: Trained) -> Iterator[Guar
     from flows.package import package
 
     (port,) = free_ports(1)
-    log = _trained.home / "guarded.log"
+    log = _trained.home.parent / f"guarded-{port}.log"
     with pytest.MonkeyPatch.context() as patch:
         set_environment(patch, _trained.home, _trained.problems)
         settings = {"AUTHENTICATION": "keys", "WORKERS": "2", "CORS_ORIGINS": ORIGIN, "FAST_PATH": str(request.param)}

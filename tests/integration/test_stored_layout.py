@@ -1,13 +1,10 @@
 """The page on the stored layout describes every kind of path that a real home has."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conftest import REPOSITORY
 from tests.integration.conftest import Endpoint, Trained
+from tests.stored_layout import PAGE, described, matches, patterns_of
 
-PAGE = REPOSITORY / "docs" / "reference" / "storage.md"
 ROW = {
     "courier": "c07", "depot": "north", "promised": 45, "distance": 6.5, "decision_time": "2024-03-01T18:00:00Z",
 }  # fmt: skip
@@ -36,32 +33,9 @@ def test_every_path_is_described(endpoint: Endpoint, trained: Trained) -> None:
     endpoint.answers("/predict", ROW)
     for flow in (ship, score, monitor, health):
         flow("deliveries")
-    storage, home = described("Storage root"), described("Home")
-    files = [path.relative_to(trained.home).as_posix() for path in trained.home.rglob("*") if path.is_file()]
-    files = [file for file in files if not re.fullmatch(r"endpoint-\d+\.log", file)]  # the tests' own
-    seen = {}
-    for file in files:
-        key, patterns = (file.removeprefix("storage/"), storage) if file.startswith("storage/") else (file, home)
-        seen[file] = {each for each in patterns if matches(each, key)}
+    seen = patterns_of(trained.home)
     assert not [file for file, patterns in seen.items() if not patterns]
-    assert {*storage, *home} - set().union(*seen.values()) <= {*ELSEWHERE, "storage/"}
-
-
-def described(title: str) -> list[str]:
-    """The paths in the tables of a section of the page."""
-    section = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
-    (text,) = (part for part in section if part.startswith(f"{title}\n"))
-    return list(paths_in(text))
-
-
-def paths_in(text: str) -> Iterator[str]:
-    yield from re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
-
-
-def matches(pattern: str, path: str) -> bool:
-    """Whether a path is of the described kind: `<name>` is a part of one name, and a final slash all that is below."""
-    expression = re.sub(r"<\w+>", "[^/]+", re.escape(pattern).replace(r"\<", "<").replace(r"\>", ">"))
-    return re.fullmatch(f"{expression}.+" if pattern.endswith("/") else expression, path) is not None
+    assert {*described("Storage root"), *described("Home")} - set().union(*seen.values()) <= {*ELSEWHERE, "storage/"}
 
 
 def test_a_path_matches_only_its_own_kind() -> None:

@@ -120,6 +120,16 @@ def test_a_broken_relation_is_detected_without_column_drift() -> None:
     assert "three: spread" in " ".join(find_drift_of(changed(rows, "three", lambda values: 2 * values)))
 
 
+@pytest.mark.parametrize("extreme", [1.7e308, -1.7e308, 5e-324])
+def test_the_most_extreme_numbers_are_compared(extreme: float) -> None:
+    rows = changed(world(1), "three", lambda values: np.where(np.arange(len(values)) % 2, extreme, values))
+    assert any(text.startswith("three:") for text in find_drift_of(rows))
+    relations = Relations.learn(rows, learn_bins(rows, ["one", "two", "three", "kind"]), "at")  # and as reference
+    assert np.isfinite(relations.weights).all()
+    values = np.full(len(rows), -extreme)
+    assert np.abs(relations.values(rows.set_column(2, "three", pa.array(values)))).max() < 100
+
+
 def test_clean_weeks_rarely_have_findings() -> None:
     assert sum(bool(find_drift_of(world(seed))) for seed in range(40)) <= 2
 

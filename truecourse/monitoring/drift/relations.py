@@ -66,7 +66,9 @@ class Relations:
         columns = [to_numbers(rows[name]) for name in self.names]
         if not columns:
             return np.empty((len(rows), 0))
-        return np.clip(np.arcsinh((np.column_stack(columns) - self.center) / self.scale), -_FARTHEST, _FARTHEST)
+        with np.errstate(over="ignore"):  # beyond the range of a double is beyond the bound
+            distances = (np.column_stack(columns) - self.center) / self.scale
+        return np.clip(np.arcsinh(distances), -_FARTHEST, _FARTHEST)
 
     def inputs(self, rows: pa.Table, values: Array, moment: str) -> Array:
         """Return the regression inputs, (n, inputs)."""
@@ -144,9 +146,10 @@ def _scale(values: Array) -> tuple[float, float]:
     present = values[np.isfinite(values)]
     if not len(present):
         return 0.0, 1.0
-    low, middle, high = np.quantile(present, [0.1, 0.5, 0.9]).tolist()
-    scale = max((high - low) / 2.563, float(present.std()) / 3)
-    return middle, scale if scale > 0 and np.isfinite(scale) else 1.0
+    with np.errstate(over="ignore"):  # beyond the range of a double, the other of the two scales is taken
+        low, middle, high = np.quantile(present, [0.1, 0.5, 0.9]).tolist()
+        scale = max((one for one in ((high - low) / 2.563, float(present.std()) / 3) if np.isfinite(one)), default=0.0)
+    return middle, scale if scale > 0 else 1.0
 
 
 def _weights(inputs: Array, rows: pa.Table, moment: str, count: int) -> Array:

@@ -12,9 +12,9 @@ import truecourse.problem
 from truecourse.data.arrow_types import arrow_type
 from truecourse.problem import Aggregations
 from truecourse.problem.loader import declaration_document
-from truecourse.problem.schema import AnyColumn
+from truecourse.problem.schema import RESERVED_TAG, AnyColumn
 
-_TAG = "truecourse_aggregations"
+_TAG = f"{RESERVED_TAG}aggregations"
 _DURATIONS = ("window", "known_ahead")
 
 

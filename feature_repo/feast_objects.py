@@ -50,7 +50,11 @@ def _entity(problem: Problem, key: str) -> Any:
 
     column = key_column(problem, key)
     return Entity(
-        name=key, join_keys=[key], value_type=_dtype(column).to_value_type(), description=column.description or key
+        name=key,
+        join_keys=[key],
+        value_type=_dtype(column).to_value_type(),
+        description=column.description or key,
+        owner=problem.owner,
     )
 
 
@@ -65,12 +69,16 @@ def _source(problem: Problem, view: AnyView, settings: Settings) -> Any:
         s3_endpoint_override=settings.s3_endpoint or None,
         timestamp_field=EVENT,
         created_timestamp_column=CREATED,
+        description=view.description,
+        owner=problem.owner_of(view),
         tags=_tags(problem, view),
     )
 
 
 def _tags(problem: Problem, view: AnyView) -> dict[str, str]:
-    return tags_of(view, problem.view_columns(view)) if isinstance(view, Aggregations) else {}
+    """Tags of Feast's source and view: those that are declared, each with the value "true", and Truecourse's own."""
+    own = tags_of(view, problem.view_columns(view)) if isinstance(view, Aggregations) else {}
+    return dict.fromkeys(view.tags, "true") | own
 
 
 def _view(problem: Problem, view: AnyView, entities: dict[str, Any], source: Any) -> Any:
@@ -87,5 +95,6 @@ def _view(problem: Problem, view: AnyView, entities: dict[str, Any], source: Any
         online=True,
         offline=False,  # if True, materialize would write back to the source
         description=view.description,
+        owner=problem.owner_of(view),
         tags=_tags(problem, view),
     )

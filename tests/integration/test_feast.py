@@ -1,5 +1,6 @@
 """Our offline store equals Feast's stock DuckDB store in every cell; the stock CLI applies our repository."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from truecourse.features.feature_tables import compute_view
 from truecourse.features.frame import read_spine
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
+from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 
 START = datetime(2024, 1, 1)
@@ -140,6 +142,20 @@ def world(tmp_path: Path, configure: Callable[..., None]) -> tuple[Problem, Tabl
     write_clean(problem, tables, "deliveries", rows)
     write_clean(problem, tables, "couriers", pd.read_json(problem.folder / "data/couriers.jsonl", lines=True))
     return problem, tables
+
+
+def test_feast_objects_have_description_owner_and_tags(world: tuple[Problem, Tables]) -> None:
+    from feature_repo.feast_objects import feast_objects
+
+    problem, _ = world
+    first, *others = problem.views
+    first = dataclasses.replace(first, description="a week", owner="dispatch", tags=("late", "team:ops"))
+    objects = feast_objects(dataclasses.replace(problem, owner="ops", views=(first, *others)), get_settings())
+    view, source = objects[f"view_{first.name}"], objects[f"source_{first.name}"]
+    assert (view.description, view.owner, view.tags) == ("a week", "dispatch", {"late": "true", "team:ops": "true"})
+    assert (source.description, source.owner, source.tags) == (view.description, view.owner, view.tags)
+    assert objects[f"view_{others[0].name}"].owner == objects["entity_courier"].owner == "ops"
+    assert objects[f"view_{others[0].name}"].tags == {}
 
 
 def test_historical_features_use_a_late_row_only_after_it_was_recorded(world: tuple[Problem, Tables]) -> None:

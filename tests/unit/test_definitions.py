@@ -1,9 +1,12 @@
 """A change of a definition affects dependent features only."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.simulated_deliveries import install
 from tests.static_tables import install_wine
@@ -12,8 +15,10 @@ from truecourse.features.definition_digests import (
     feature_definitions,
     feature_table,
     label_definition,
+    views_digest,
 )
-from truecourse.problem.loader import load_problem
+from truecourse.problem import Float, View
+from truecourse.problem.loader import load_problem, problem_digest
 
 REQUEST, CLOCK = {"depot", "distance", "promised"}, {"hour", "weekend", "km_a_minute"}
 HISTORY, DEPOT = {"courier_late_7d", "courier_count_7d"}, {"depot_late_1d", "depot_last_took"}
@@ -38,6 +43,7 @@ CHANGES = {
     "the label's rule": ("label.sql", "late AS label", "1 - late AS label", set(), True),
     "a gate": ("problem.py", "gates=[BeatsBaseline(), ", "gates=[", set(), False),
     "a description": ("problem.py", '"share late"', '"the share"', set(), False),
+    "an owner and tags": ("problem.py", "ttl=hours(12)", "ttl=hours(12), owner='ops', tags=['late']", set(), False),
     "what is allowed": ("problem.py", '"minutes", ge=5', '"minutes", ge=1', set(), False),
 }  # fmt: skip
 
@@ -81,6 +87,28 @@ def test_an_edit_of_a_column_redefines_no_other_feature_of_a_table_without_spine
     assert set(changed_features(before, now, before)) == {"hue", "ash"}
     assert "ash" not in now
     assert label_definition(problem) == rule
+
+
+def test_owners_and_tags_change_no_digest(tmp_path: Path, configure: Callable[..., None]) -> None:
+    configure(home=tmp_path / "home", problems=tmp_path, problem="deliveries")
+    install(tmp_path)
+    problem = load_problem()
+    assert problem.request_features is not None
+    own: Any = {"owner": "ops", "tags": ("late",)}
+    owned = replace(
+        problem,
+        owner="ops",
+        views=tuple(replace(view, **own) for view in problem.views),
+        request_features=replace(problem.request_features, **own),
+    )
+    assert [problem_digest(owned), views_digest(owned)] == [problem_digest(problem), views_digest(problem)]
+    assert problem_digest(replace(owned, description="x")) != problem_digest(problem)
+
+
+@pytest.mark.parametrize("tags", [["a b"], ["late", "late"], ["truecourse_x"], [""], ["é"]])
+def test_a_tag_is_one_word_and_no_reserved_one(tags: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        View("v", sql="v.sql", entity="e", features={"x": Float()}, tags=tags)
 
 
 def test_a_helper_function_is_part_of_the_definition(tmp_path: Path, configure: Callable[..., None]) -> None:

@@ -18,7 +18,7 @@ from truecourse.features.view_sql import files_read, tables_read
 from truecourse.hashing import sha256_json
 from truecourse.problem import Aggregations, Problem
 from truecourse.problem.definition import AnyView
-from truecourse.problem.loader import declaration_document, function_statements, python_files
+from truecourse.problem.loader import declaration_document, function_statements, python_files, without_owner
 from truecourse.problem.schema import AnyColumn
 from truecourse.settings import get_settings
 from truecourse.storage.fsync import LOG
@@ -166,7 +166,7 @@ def _without_comments(text: str) -> str:
 
 def _definition(declaration: Any) -> Any:
     """A declaration as JSON, without the texts that only people read."""
-    return _undescribed(declaration_document(declaration))
+    return _undescribed(without_owner(declaration_document(declaration)))
 
 
 def _field(column: AnyColumn) -> Any:

@@ -18,17 +18,12 @@ from truecourse.problem.aggregations import (
     Sum,
 )
 from truecourse.problem.definition import (
-    Choice,
     Entity,
     Label,
     Problem,
-    RandomSplit,
-    Range,
     RequestFeatures,
     Serving,
-    TimeSplit,
     View,
-    XGBoost,
 )
 from truecourse.problem.monitoring import (
     Alerts,
@@ -64,6 +59,7 @@ from truecourse.problem.schema import (
     minutes,
     seconds,
 )
+from truecourse.problem.training import Choice, RandomSplit, Range, TimeSplit, XGBoost
 
 __all__ = [
     "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Count",

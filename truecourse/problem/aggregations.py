@@ -21,6 +21,7 @@ from truecourse.problem.schema import (
     Identifier,
     Integer,
     Privacy,
+    Tags,
     Text,
     Time,
     shown_unit,
@@ -161,6 +162,11 @@ class Aggregations:
     missing values and says so in the response. Example: `when_unavailable="missing"`."""
     description: str = ""
     """What the features describe, for people. Example: `description="a customer's orders"`."""
+    owner: str = ""
+    """Who answers for the features: a person or a team; by default the problem's owner. Example: `owner="logistics"`.
+    """
+    tags: Tags = ()
+    """Words by which they are found in the catalogue. Feast has them as tags. Example: `tags=["history", "late"]`."""
 
     ttl: ClassVar[timedelta] = timedelta(0)
     """As of a View: the values do not expire as a whole, because events leave each window by themselves."""

@@ -172,13 +172,30 @@ def _line_of(error: BaseException, file: Path) -> int:
 
 def problem_document(problem: Problem) -> dict[str, Any]:
     """The problem's definition as JSON: non-default values, and digests of its SQL files, of its functions with the
-    statements that they depend on in their file, and of the other Python files of its folder."""
-    document: dict[str, Any] = declaration_document(dataclasses.replace(problem, folder=Path()))
+    statements that they depend on in their file, and of the other Python files of its folder.
+
+    Owners and tags are left out: an edit of them changes no model."""
+    document: dict[str, Any] = _without_owners(declaration_document(dataclasses.replace(problem, folder=Path())))
     code = {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}
     if code:
         document["code"] = code
     document["sql"] = {name: sha256(problem.text(name).encode()) for name in sorted(problem.sql_files)}
     return document
+
+
+def _without_owners(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a problem without the owners and tags of the problem, its views and its request features."""
+    kept = {name: part for name, part in document.items() if name != "owner"}
+    if "views" in kept:
+        kept["views"] = [without_owner(view) for view in kept["views"]]
+    if isinstance(kept.get("request_features"), dict):
+        kept["request_features"] = without_owner(kept["request_features"])
+    return kept
+
+
+def without_owner(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a view or of request features without `owner` and `tags`."""
+    return {name: part for name, part in document.items() if name not in ("owner", "tags")}
 
 
 def python_files(folder: Path) -> dict[str, bytes]:

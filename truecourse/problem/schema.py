@@ -32,6 +32,9 @@ else:
 accept both forms."""
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]*$", max_length=60)]
+RESERVED_TAG = "truecourse_"
+"""Prefix of Truecourse's tags of Feast objects."""
 
 EPOCHS: Mapping[str, int] = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 """Microseconds per unit of a time given as a number since 1970-01-01T00:00:00Z."""
@@ -43,6 +46,14 @@ def _check_symbol(symbol: str) -> str:
     if symbol != symbol.strip() or re.search(r"[0-9.,+\-]", symbol):
         raise ValueError("a symbol must be a sign or letters, without digits, points, commas or surrounding space")
     return symbol
+
+
+def _check_tags(tags: Sequence[str]) -> Sequence[str]:
+    if repeated := [tag for number, tag in enumerate(tags) if tag in tags[:number]]:
+        raise ValueError(f"the tag {repeated[0]!r} is repeated")
+    if reserved := [tag for tag in tags if tag.startswith(RESERVED_TAG)]:
+        raise ValueError(f"the tag {reserved[0]!r} begins with {RESERVED_TAG}, which is reserved")
+    return tags
 
 
 def _check_format(format: str | None) -> str | None:
@@ -57,6 +68,8 @@ def _check_format(format: str | None) -> str | None:
     return format
 
 
+Tags = Annotated[Many[Tag], AfterValidator(_check_tags)]
+"""Words by which a part of a problem is found. They have no spaces, so that a search for a word finds them."""
 Symbol = Annotated[str, Field(max_length=8), AfterValidator(_check_symbol)]
 """A currency or per cent sign before or after a number."""
 

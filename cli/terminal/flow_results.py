@@ -44,7 +44,7 @@ def _ingest(versions: Mapping[str, TableVersion]) -> str:
     for name, version in versions.items():
         known, _ = deliveries.read_deliveries(tables, version.name.split("/")[1], name)
         added = tables.commits(version.name)[-1][1]["combine"] == "append"
-        rows += sum(d.rows for d in (known if added else deliveries.newest_by_place(known).values()))
+        rows += sum(d.rows for d in (known if added else deliveries.newest_contents(known)))
     return f"{counted(rows, 'row')} in {counted(len(versions), 'table')}"
 
 

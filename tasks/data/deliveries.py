@@ -176,9 +176,9 @@ def _bind(
 
 
 def _other_places(known: Sequence[Delivery], accepted: set[int], delivery: Delivery) -> list[Delivery]:
-    """The newest accepted delivery of every other place."""
-    newest = deliveries.newest_by_place(d for d in known if d.number in accepted)
-    return [d for place, d in newest.items() if place != delivery.place]
+    """The accepted deliveries of the newest content of every other place."""
+    newest = deliveries.newest_contents(d for d in known if d.number in accepted)
+    return [d for d in newest if d.place != delivery.place]
 
 
 def _check_delivery(
@@ -209,9 +209,9 @@ def _check_delivery(
             "upload it again, or accept it with max_removed=1"
         )
     copied = deliveries.is_copy(delivery, pending.known)
-    if not copied and merge.removed > table.max_removed * merge.before:
+    if not copied and merge.vanished > table.max_removed * merge.before:
         faults.append(
-            f"it removes {counted_of(merge.removed, merge.before, 'row')} of its place, "
+            f"it removes {counted_of(merge.vanished, merge.before, 'row')} of its place, "
             f"more than max_removed={table.max_removed:g} allows"
         )
     if faults:
@@ -259,6 +259,7 @@ def _counts(delivery: Delivery, merge: Merge, quarantined: int, tallies: Tallies
         inserted=merge.inserted,
         corrected=merge.corrected,
         unchanged=merge.unchanged,
+        deleted=merge.deleted,
         quarantined=quarantined,
         removed=merge.removed,
         unreadable=validation_report.count_unreadable(tallies),

@@ -17,11 +17,12 @@ from truecourse.data.parsing import batch_schema
 from truecourse.data.readers import absent_columns, new_columns, read_batches
 from truecourse.data.reread import edit_raw, raw_commit, raw_schema, read_numbered, write_ipc
 from truecourse.data.sources import Located, locate, scratch
+from truecourse.data.validation_report import refused_numbers
 from truecourse.errors import SourceError
 from truecourse.hashing import sha256_file
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
-from truecourse.problem.schema import Table
+from truecourse.problem.schema import Sql, Table
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, raw_table
@@ -63,7 +64,8 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
     name = raw_table(problem.name, table.name)
     known = _read_deliveries(problem, table, tables)
     with scratch() as folder:
-        located = list(locate(problem, table, tables.store, folder))
+        after = deliveries.read_so_far(table, known, refused_numbers(tables, problem, table, known), datetime.now(UTC))
+        located = list(locate(problem, table, tables.store, folder, after))
         staged = _stage(problem, table, tables, folder, located, known)
         errors = [item.error for item in staged if item.error is not None]
         version = tables.version(name)
@@ -129,7 +131,10 @@ def _stage(
             )  # fmt: skip
             staged.append(Staged(one, owner if owner_is_gone and last is None else place))
             continue
-        staged.append(_parse(problem, table, tables, one, place, last, folder / f"{len(staged)}.arrow"))
+        item = _parse(problem, table, tables, one, place, last, folder / f"{len(staged)}.arrow")
+        if one.after and item.error is None and not item.rows:
+            continue
+        staged.append(item)
         owners[one.sha256] = place
     return staged
 
@@ -148,8 +153,10 @@ def _parse(
         if newly_archived:  # the archived bytes may mix both contents
             tables.store.delete(deliveries.archive_key(problem.name, table.name, one.sha256))
         raise SourceError("it changed while it was read", where=one.uri, hint="run ingest again when it is complete")
-    begins = last is not None and deliveries.is_beginning(
-        tables.store, problem.name, table.name, last, one.path, path.parent
+    begins = (
+        last is not None
+        and not one.after
+        and deliveries.is_beginning(tables.store, problem.name, table.name, last, one.path, path.parent)
     )
     return Staged(one, place, path, rows, last.number if last is not None and begins else None, warnings=warnings)
 
@@ -159,6 +166,7 @@ def _column_warnings(table: Table, one: Located, rows: int) -> Iterator[str]:
     SourceError for columns that are not allowed."""
     if table.on_new_column != "ignore":
         added = new_columns(one, table.columns)
+        added.pop(table.source.cursor or "" if isinstance(table.source, Sql) else "", None)
         texts = [f"{name!r} (filled in {counted_of(count, rows, 'row')})" for name, count in added.items()]
         if texts:
             what = f"has undeclared {plural(len(texts), 'column')}: {', '.join(texts)}"
@@ -184,7 +192,7 @@ def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]
         version = tables.version(name)
         assert version is not None
         return version
-    new = _new_deliveries(known, staged)
+    new = _new_deliveries(table, known, staged)
     schema = raw_schema(table)
     commit = raw_commit(table) | {
         "run": str(flow_run.get_id() or ""),
@@ -208,7 +216,7 @@ def _is_new(known: list[Delivery], staged: Staged) -> bool:
     return staged.error is None and last.uri != staged.located.uri
 
 
-def _new_deliveries(known: list[Delivery], staged: list[Staged]) -> list[Delivery]:
+def _new_deliveries(table: Table, known: list[Delivery], staged: list[Staged]) -> list[Delivery]:
     new: list[Delivery] = []
     group, start, now = len(known), known[-1].end if known else 0, datetime.now(UTC)
     for item in staged:
@@ -229,6 +237,9 @@ def _new_deliveries(known: list[Delivery], staged: list[Staged]) -> list[Deliver
                 copy_of=same[-1].number if copy else None,
                 fault="" if item.error is None else f"{item.error.what}, in {item.error.where}",
                 warnings=item.warnings,
+                query=deliveries.query_digest(table.source),
+                after=item.located.after,
+                reached=item.located.reached,
             )
         )
         start += item.rows

@@ -156,7 +156,7 @@ def _warn_of_overlaps(
     accepted = [
         d for d in pending.known if d.number in fresh | (set() if pending.revalidates_all else pending.accepted)
     ]
-    standing = accepted if table.combines == "append" else list(deliveries.newest_by_place(accepted).values())
+    standing = accepted if table.combines == "append" else deliveries.newest_contents(accepted)
     overlapping = overlap.find_overlaps(connection, table, standing, fresh)
     outcome.results = [
         result.model_copy(update={"warnings": (*result.warnings, overlapping[number])})
@@ -171,8 +171,8 @@ def _require_kept(problem: Problem, table: Table, tables: Tables, pending: Pendi
 
     Raises ValidationFailed otherwise; nothing is written then."""
     before, _ = deliveries.accepted_deliveries(tables, problem.name, table.name)
-    newest = deliveries.newest_by_place(d for d in pending.known if d.number in before)
-    standing = {d.number for d in newest.values()} if table.combines == "replace" else set(before)
+    newest = deliveries.newest_contents(d for d in pending.known if d.number in before)
+    standing = {d.number for d in newest} if table.combines == "replace" else set(before)
     faults = [r.sentence() for r in outcome.results if r.refused and r.delivery.number in standing]
     if faults:
         what = "as the table is declared now, deliveries that were accepted before would be refused:\n  "

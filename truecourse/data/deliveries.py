@@ -4,14 +4,15 @@ A delivery is one content of one place (a file, an object, a connection), read a
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from truecourse.data.queries import is_later
 from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
-from truecourse.problem.schema import Files, Table
+from truecourse.problem.schema import Files, Source, Sql, Table
 from truecourse.references import Reference, UtcTime
 from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 from truecourse.storage.object_store import ObjectStore
@@ -43,6 +44,13 @@ class Delivery(Reference):
     """Why its bytes could not be read. Such a delivery has no rows."""
     warnings: tuple[str, ...] = ()
     """Differences of its columns from the declared ones, for which a warning is declared."""
+    query: str = ""
+    """Digest of the query, if it has a cursor."""
+    after: str = ""
+    """For rows that a query returned after a cursor value: that value, see truecourse.data.queries. Such a delivery is
+    partial: it adds to the content of its place. Others replace it."""
+    reached: str = ""
+    """The highest cursor value that was read."""
 
     @property
     def end(self) -> int:
@@ -63,7 +71,15 @@ def shape_digest(table: Table) -> str:
     ]
     source = table.source
     formats = [repr(getattr(source, name, None)) for name in ("csv", "format")]
-    return sha256_json([columns, formats, table.key, table.time, table.combines])
+    deleted = [] if table.deleted is None else [table.deleted]
+    return sha256_json([columns, formats, table.key, table.time, table.combines, *deleted])
+
+
+def query_digest(source: Source) -> str:
+    """Digest of a query with a cursor; empty for other sources. When it changes, the query is read as a whole."""
+    if not isinstance(source, Sql) or source.cursor is None:
+        return ""
+    return sha256_json([source.connection, source.query, source.cursor])
 
 
 def read_deliveries(tables: Tables, problem: str, table: str) -> tuple[list[Delivery], str | None]:
@@ -98,6 +114,33 @@ def is_copy(delivery: Delivery, known: Sequence[Delivery]) -> bool:
 
 def newest_by_place(deliveries: Iterable[Delivery]) -> dict[str, Delivery]:
     return {delivery.place: delivery for delivery in sorted(deliveries, key=lambda d: d.number)}
+
+
+def newest_contents(deliveries: Iterable[Delivery]) -> list[Delivery]:
+    """The deliveries that make up the newest content of each place: its newest whole one, and the partial ones after
+    it."""
+    contents: dict[str, list[Delivery]] = {}
+    for delivery in sorted(deliveries, key=lambda d: d.number):
+        contents[delivery.place] = [*contents.get(delivery.place, ()), delivery] if delivery.after else [delivery]
+    return [delivery for content in contents.values() for delivery in content]
+
+
+def read_so_far(table: Table, known: Iterable[Delivery], refused: Collection[int], now: datetime) -> str:
+    """The cursor value up to which the accepted deliveries hold every row; empty if the query must be read as a whole.
+
+    `refused`: numbers of refused deliveries, whose rows are read again. Later deliveries do not count if rows between
+    were refused."""
+    reached, whole_at, digest = "", None, query_digest(table.source)
+    for delivery in known if digest else ():
+        if delivery.query != digest or delivery.fault or delivery.number in refused:
+            continue
+        if not delivery.after:
+            reached, whole_at = delivery.reached, delivery.at
+        elif reached and not is_later(delivery.after, reached) and is_later(delivery.reached, reached):
+            reached = delivery.reached
+    every = table.source.compare_every if isinstance(table.source, Sql) else None
+    due = every is not None and whole_at is not None and now - whole_at >= every
+    return "" if due else reached
 
 
 def accepted_deliveries(
@@ -155,9 +198,9 @@ def delete_expired(
     if not retention:
         return []
     taken, _ = accepted_deliveries(tables, problem.name, table.name)
-    standing = {d.number for d in newest_by_place(deliveries).values()}
+    standing = {d.number for d in newest_contents(deliveries)}
     if table.combines == "replace":
-        standing |= {d.number for d in newest_by_place(d for d in deliveries if d.number in taken).values()}
+        standing |= {d.number for d in newest_contents(d for d in deliveries if d.number in taken)}
     else:
         standing |= taken.keys()
     replaced: dict[int, datetime] = {}

@@ -32,16 +32,28 @@ class Merge:
     inserted: int
     corrected: int
     unchanged: int
-    removed: int
-    """Current rows that the delivery removes."""
+    deleted: int
+    """Rows that delete the current row of their key."""
+    vanished: int
+    """Current rows that the delivery lacks."""
     before: int
     """Current rows that earlier deliveries of the same place brought."""
     watermark: datetime | None
+
+    @property
+    def removed(self) -> int:
+        """Current rows that the delivery removes."""
+        return self.deleted + self.vanished
 
 
 def clean_schema(table: Table) -> pa.Schema:
     declared = [(name, arrow_type(column)) for name, column in table.columns.items()]
     return pa.schema([*declared, (ROW, pa.int64()), (RECORDED, MOMENT), (SUPERSEDED, MOMENT)])
+
+
+def is_live(table: Table) -> str:
+    """The condition that a row is not the deletion of its key (`Table.deleted`)."""
+    return "true" if table.deleted is None else f"{quote(table.deleted)} IS NOT TRUE"
 
 
 def create_relations(connection: duckdb.DuckDBPyConnection, table: Table, stored: Any, *, several: bool) -> None:
@@ -64,7 +76,7 @@ def plan_merge(
     watermark: datetime | None,
 ) -> Merge:
     """Compare `valid_rows` (declared columns and `_tc_row`) with `state`. `known`: every delivery of the table.
-    `standing`: the newest accepted delivery of every other place.
+    `standing`: the accepted deliveries of the newest content of every other place.
 
     Creates the relations `merged`, the rows with their match (`_tc_old`: its number, `_tc_same`: whether it is equal),
     and `gone`, the numbers of rows that are no longer current."""
@@ -74,20 +86,23 @@ def plan_merge(
         _match_multiset(connection, table)
     else:
         _match(connection, table)
-        if table.combines == "replace":
+        if table.combines == "replace" and not delivery.after:
             _match_vanished(connection, table, standing)
     _find_gone(connection, table, delivery, known)
     own = f"{ROW} >= {delivery.start} AND {ROW} < {delivery.end}"  # excludes rows taken over from another place
-    new, changed, same, superseded = _one(
+    lives, replaced = is_live(table), f"{_OLD} IS NOT NULL AND NOT {_SAME}"
+    new, changed, same, superseded, deleted = _one(
         connection,
-        f"SELECT count(*) FILTER ({_OLD} IS NULL), count(*) FILTER ({_OLD} IS NOT NULL AND NOT {_SAME} AND {own}), "  # noqa: S608
-        f"count(*) FILTER ({_SAME} AND {own}), count(*) FILTER ({_OLD} IS NOT NULL AND NOT {_SAME}) FROM merged",
+        f"SELECT count(*) FILTER ({_OLD} IS NULL AND NOT {_SAME} AND {lives}), "  # noqa: S608
+        f"count(*) FILTER ({replaced} AND {lives} AND {own}), count(*) FILTER ({_SAME} AND {own}), "
+        f"count(*) FILTER ({replaced} AND {lives}), count(*) FILTER ({replaced} AND NOT {lives}) FROM merged",
     )
     return Merge(
         inserted=new,
         corrected=different + changed,
         unchanged=equal + same,
-        removed=_one(connection, "SELECT count(*) FROM gone")[0] - superseded,
+        deleted=deleted,
+        vanished=_one(connection, "SELECT count(*) FROM gone")[0] - superseded - deleted,
         before=_one(connection, "SELECT count(*) FROM place_rows")[0],
         watermark=_watermark(connection, table, watermark),
     )
@@ -125,7 +140,7 @@ def _place_rows(
     """Create the relation `place_rows`: the current rows that earlier deliveries of the same place brought."""
     ranges = [(d.start, d.end) for d in known if d.place == delivery.place and d.number < delivery.number and d.rows]
     where = " OR ".join(f"({ROW} >= {start} AND {ROW} < {end})" for start, end in ranges)
-    if table.combines != "replace" or not ranges:
+    if table.combines != "replace" or not ranges or delivery.after:
         where = "false"
     connection.execute(f"CREATE OR REPLACE TEMP TABLE place_rows AS SELECT {ROW} FROM state WHERE {where}")  # noqa: S608
 
@@ -140,6 +155,8 @@ def _match(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
             f"existing.{ROW} IS NOT NULL AND (existing.{ROW} > winner.{ROW} OR ({_equal(table, 'winner', 'existing')}))"
         )
         joined = f"LEFT JOIN state AS existing ON {_equal(table, 'winner', 'existing', table.key)}"
+    if table.deleted is not None:  # there is nothing to delete
+        same = f"({same}) OR (existing.{ROW} IS NULL AND winner.{quote(table.deleted)} IS TRUE)"
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE merged AS SELECT winner.*, {old} AS {_OLD}, {same} AS {_SAME} "  # noqa: S608
         f"FROM winners AS winner {joined}"
@@ -217,11 +234,12 @@ def apply_merge(
     connection.execute(
         f"INSERT INTO added SELECT {_declared(table)}, {ROW}, "  # noqa: S608
         f"CASE WHEN {_OLD} IS NOT NULL OR {late} THEN CAST({recorded} AS TIMESTAMPTZ) END, "
-        f"CAST(NULL AS TIMESTAMPTZ) FROM merged WHERE NOT {_SAME}"
+        f"CAST(NULL AS TIMESTAMPTZ) FROM merged WHERE NOT {_SAME} AND {is_live(table)}"
     )
     if several:
         connection.execute(f"DELETE FROM state WHERE {ROW} IN (FROM gone)")  # noqa: S608
-        connection.execute(f"INSERT INTO state SELECT {_declared(table)}, {ROW} FROM merged WHERE NOT {_SAME}")  # noqa: S608
+        current = f"SELECT {_declared(table)}, {ROW} FROM merged WHERE NOT {_SAME} AND {is_live(table)}"  # noqa: S608
+        connection.execute(f"INSERT INTO state {current}")
 
 
 def supersedes_rows(connection: duckdb.DuckDBPyConnection) -> bool:

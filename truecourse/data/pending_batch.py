@@ -22,6 +22,7 @@ from truecourse.data.expectations import (
     compile_expectations,
     failures_of,
 )
+from truecourse.data.merge import is_live
 from truecourse.data.parsing import LINE, UNREADABLE
 from truecourse.data.sql import ROW, quote
 from truecourse.data.table_edits import Edit
@@ -78,12 +79,17 @@ def check(
     if not any(delivery.rows for delivery in batch):
         return tallies.ranges
     suite = Suite(table, expectations)
+    key_suite = Suite(table, [e for e in expectations if e.column in table.key]) if table.deleted is not None else None
     dataset = tables.dataset(pending.raw)
     keys = _referenced_keys(problem, table, tables, pending, clean)
     for chunk in _chunks(dataset, pending):
         unreadable = check_unreadable(chunk, tallies)
         if lines := [row for row, column in unreadable if column == LINE]:
             chunk = chunk.filter(pc.invert(pc.is_in(chunk.column(ROW), value_set=pa.array(lines, pa.int64()))))
+        if key_suite is not None and table.deleted is not None:  # of rows that delete others, only the key matters
+            deletes = pc.fill_null(chunk.column(table.deleted), False)
+            key_suite.check(chunk.filter(deletes), unreadable, tallies)
+            chunk = chunk.filter(pc.invert(deletes))
         if len(chunk):
             suite.check(chunk, unreadable, tallies)
             check_references(chunk, keys, tallies)
@@ -134,21 +140,23 @@ def _current(tables: Tables, version: TableVersion, column: str) -> pa.ChunkedAr
 def check_unique(connection: duckdb.DuckDBPyConnection, table: Table, tallies: Tallies) -> None:
     """Check `unique` columns. A value is at fault if it appears twice in one delivery (relation `batch`; equal rows
     count once), or in a current row of the table with another key (relation `state`)."""
-    declared = ", ".join(map(quote, table.columns))
+    declared, live = ", ".join(map(quote, table.columns)), is_live(table)
     for expectation, tally in tallies.items():
         if expectation.name != "unique":
             continue
         column = quote(expectation.column)
         rows = (
             f"SELECT max({ROW}) AS {ROW}, {column} FROM batch "  # noqa: S608
-            f"WHERE {UNREADABLE} IS NULL AND {column} IS NOT NULL GROUP BY {declared}"
+            f"WHERE {UNREADABLE} IS NULL AND {column} IS NOT NULL AND {live} GROUP BY {declared}"
         )
         rows = f"SELECT *, count(*) OVER (PARTITION BY {column}) AS _tc_times FROM ({rows})"  # noqa: S608
         query = f"SELECT {ROW}, {column} FROM ({rows}) WHERE _tc_times > 1"  # noqa: S608
         if table.key and table.key != (expectation.column,):
+            keys = ", ".join(map(quote, table.key))
+            kept = f"FROM state ANTI JOIN (SELECT {keys} FROM batch WHERE NOT ({live})) USING ({keys})"  # noqa: S608
             other = " OR ".join(f"b.{quote(k)} IS DISTINCT FROM c.{quote(k)}" for k in table.key)
             query += (
-                f" UNION SELECT b.{ROW}, b.{column} FROM batch AS b JOIN state AS c "  # noqa: S608
+                f" UNION SELECT b.{ROW}, b.{column} FROM (FROM batch WHERE {live}) AS b JOIN ({kept}) AS c "  # noqa: S608
                 f"ON b.{column} = c.{column} WHERE {other}"
             )
         bad = connection.sql(f"SELECT * FROM ({query}) ORDER BY {ROW}").to_arrow_table()  # noqa: S608

@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import pyarrow as pa
-
-from truecourse.data.parsing import value_text
+from truecourse.data.queries import run_query
 from truecourse.errors import NotFound, SourceError
 from truecourse.hashing import sha256_file
 from truecourse.problem import Problem
@@ -29,8 +27,6 @@ from truecourse.wording import counted
 FORMATS: dict[str, Format] = {
     ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl",
 }  # fmt: skip
-QUERY_ROWS = 20_000
-"""Rows of a query that are fetched at once."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,10 @@ class Located:
     format: Format | None = None
     """None: an Arrow file of text cells, the result of a SQL query."""
     csv: Csv = field(default_factory=Csv)
+    after: str = ""
+    """For a query's rows after a cursor value: that value, see Delivery."""
+    reached: str = ""
+    """For a query with a cursor: the highest value that it returned, or `after`."""
 
 
 @contextmanager
@@ -55,9 +55,9 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path) -> Iterator[Located]:
+def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path, after: str = "") -> Iterator[Located]:
     """Yield the source files of a table, sorted by name. Objects and query results are fetched into `folder`. Raises
-    SourceError if there is none."""
+    SourceError if there is none. `after`: what a query with a cursor has read, see queries.run_query()."""
     source, where = table.source, f"{problem.name}.{table.name}"
     if isinstance(source, Files):
         files = [(path.as_posix(), path) for path in _files(problem.folder, source.path, where)]
@@ -67,7 +67,12 @@ def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path) -> 
         yield from _objects(source, store, folder, where)
         return
     else:
-        yield _query_result(source, folder, where)
+        path = folder / "query.arrow"
+        reached = run_query(
+            source, path, where, after=after, order=[table.columns[name].source or name for name in table.key]
+        )
+        uri = f"sql:{source.connection}"
+        yield Located(uri, path, sha256_file(path), path.stat().st_size, after=after, reached=reached)
         return
     for uri, path in files:
         yield _located(uri, path, source)
@@ -173,12 +178,6 @@ def _objects(source: Objects, store: ObjectStore, folder: Path, where: str) -> I
         yield _located(f"object:{key}", path, source)
 
 
-def _query_result(source: Sql, folder: Path, where: str) -> Located:
-    path = folder / "query.arrow"
-    run_query(source, path, where)
-    return Located(f"sql:{source.connection}", path, sha256_file(path), path.stat().st_size)
-
-
 @contextmanager
 def unpacked(located: Located) -> Iterator[Path]:
     """Yield the file's path, or that of its unpacked .zip or .gz content. Raises SourceError if the archive is broken
@@ -219,41 +218,3 @@ def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 def _raise_broken(located: Located, error: Exception) -> NoReturn:
     what = f"the archive is broken: {error}"
     raise SourceError(what, where=located.uri, hint="fetch the file again") from None
-
-
-def run_query(source: Sql, path: Path, where: str) -> None:
-    """Write the query's rows to `path` as an Arrow file of text cells, in the order of the database. Equal rows give
-    equal bytes: an ORDER BY makes their digest repeatable.
-
-    Raises SourceError, without the URL, if the connection is not in the settings or the database does not answer."""
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
-    place = f"{where}: connection {source.connection!r}"
-    url = get_settings().connections.get(source.connection)
-    if url is None:
-        known = ", ".join(get_settings().connections) or "none"
-        hint = f"set TRUECOURSE_CONNECTIONS__{source.connection.upper()} to its URL (known: {known})"
-        raise SourceError("it is not in the settings", where=place, hint=hint)
-    try:
-        engine = create_engine(url.get_secret_value())
-    except (ArgumentError, ImportError) as error:
-        what = f"{type(error).__name__}: the URL is malformed, or its driver is not installed"
-        raise SourceError(what, where=place, hint="write it in SQLAlchemy's form: dialect+driver://...") from None
-    try:
-        with engine.connect().execution_options(stream_results=True, yield_per=QUERY_ROWS) as connection:
-            result = connection.execute(text(source.query))
-            _write_cells(path, list(result.keys()), result.partitions(QUERY_ROWS))
-    except SQLAlchemyError as error:
-        what = str(getattr(error, "orig", None) or error).strip()
-        raise SourceError(what, where=place, hint="check the query, and that the database answers") from None
-    finally:
-        engine.dispose()
-
-
-def _write_cells(path: Path, names: list[str], partitions: Iterator[Any]) -> None:
-    schema = pa.schema([(name, pa.string()) for name in names])
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for rows in partitions:
-            cells = [pa.array(map(value_text, column), pa.string()) for column in zip(*rows, strict=True)]
-            writer.write_batch(pa.record_batch(cells, schema=schema))

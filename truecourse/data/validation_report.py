@@ -43,19 +43,21 @@ class Outcome(Reference):
 class Counts(Reference):
     """Row counts of a delivery. Every row, malformed lines included, is in exactly one of `inserted` to `quarantined`.
 
-    `unchanged`: the table already holds the same or a newer row. `removed`: rows that the delivery removes from the
-    table. `unreadable`: cells and lines that could not be read."""
+    `unchanged`: the table already holds the same or a newer row. `deleted`: the row deletes the row of its key
+    (`Table.deleted`). `removed`: rows that the delivery removes from the table. `unreadable`: cells and lines that
+    could not be read."""
 
     rows_in: int
     inserted: int = 0
     corrected: int = 0
     unchanged: int = 0
+    deleted: int = 0
     quarantined: int = 0
     removed: int = 0
     unreadable: int = 0
 
     def document(self) -> dict[str, int]:
-        accounted = self.inserted + self.corrected + self.unchanged + self.quarantined
+        accounted = self.inserted + self.corrected + self.unchanged + self.deleted + self.quarantined
         assert self.rows_in == accounted, f"{counted(self.rows_in, 'row')} in, {accounted} accounted for"
         return {"in": self.rows_in, **self.model_dump(exclude={"rows_in"})}
 
@@ -250,6 +252,18 @@ def read_result(store: ObjectStore, problem: str, table: str, delivery: int) -> 
         return ValidationResult.model_validate_json(store.get(result_key(problem, table, delivery)))
     except NotFound:
         return None
+
+
+def refused_numbers(tables: Tables, problem: Problem, table: Table, known: Sequence[Delivery]) -> set[int]:
+    """The numbers of the refused deliveries of a table."""
+    taken, _ = deliveries.accepted_deliveries(tables, problem.name, table.name)
+    newest = max(taken, default=-1)
+    refused = {d.number for d in known if d.number < newest} - taken.keys()
+    for delivery in known:
+        if delivery.number > newest:  # validated and refused, or not validated yet
+            result = read_result(tables.store, problem.name, table.name, delivery.number)
+            refused |= {delivery.number} if result is not None and result.refused else set()
+    return refused
 
 
 def standing_refusals(tables: Tables, problem: str, table: str) -> list[ValidationResult]:

@@ -291,6 +291,16 @@ class Sql:
     """The connection's name in the settings. Example: `connection="warehouse"`."""
     query: str
     """The SQL text of the query, in the database's dialect. Example: `query="SELECT * FROM orders"`."""
+    _: KW_ONLY
+    cursor: str | None = None
+    """A column of the query that grows with every insert and update, a time or a number: only rows from its highest
+    value so far on are read, less `look_back`. The table needs a key. Example: `cursor="updated_at"`."""
+    look_back: timedelta | int = timedelta(0)
+    """How far below the highest value of the cursor to read again, for rows that are committed late: a duration, or an
+    integer for a cursor of numbers. Example: `look_back=hours(1)`."""
+    compare_every: timedelta | None = None
+    """How often to read the whole query all the same, and remove rows that it no longer returns; needs
+    `combine="replace"`. Example: `compare_every=days(7)`."""
 
 
 Combine = Literal["append", "replace", "upsert"]
@@ -323,6 +333,9 @@ class Table:
     """How deliveries combine (docs/reference/deliveries.md). `"append"` adds rows. `"replace"` replaces a place's
     earlier content. `"upsert"` replaces rows by key. By default upsert with a key, replace without one. Example:
     `combine="append"`."""
+    deleted: str | None = None
+    """A Boolean column: a row in which it is true deletes the row of its key, and is itself no row of the table. Its
+    other cells are not validated. Example: `deleted="is_deleted"`."""
     known_ahead: timedelta = timedelta(0)
     """How long before its `time` a row can be known at the earliest, as in a timetable. A negative time is after it.
     Example: `known_ahead=days(90)`."""

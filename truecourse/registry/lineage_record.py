@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from truecourse.data.deliveries import Delivery, archive_key, newest_by_place
+from truecourse.data.deliveries import Delivery, archive_key, newest_contents
 from truecourse.data.sources import locate, scratch
 from truecourse.data.validation_report import result_keys
 from truecourse.errors import TruecourseError
@@ -69,7 +69,7 @@ def sources(recorded: Mapping[str, Any]) -> list[Delivery]:
 def _current_deliveries(recorded: Mapping[str, Any]) -> list[tuple[str, Delivery]]:
     """Return the deliveries that the recorded clean tables contain, with the archive keys of their bytes.
 
-    For a table with combine="replace": the newest delivery of each location."""
+    For a table with combine="replace": the deliveries of the newest content of each place."""
     commits = {tuple(name.rpartition("@")[0].split("/")): item["commits"] for name, item in recorded["tables"].items()}
     found: list[tuple[str, Delivery]] = []
     for path, raw in commits.items():
@@ -80,7 +80,7 @@ def _current_deliveries(recorded: Mapping[str, Any]) -> list[tuple[str, Delivery
         accepted = {d["number"] for _, commit in clean or () for d in commit.get("deliveries", ())}
         current = [d for number, d in known.items() if clean is None or number in accepted]
         if raw[-1][1].get("combine") == "replace":
-            current = list(newest_by_place(current).values())
+            current = newest_contents(current)
         found += [(archive_key(path[1], path[3], d.sha256), d) for d in current if not d.fault]
     return found
 

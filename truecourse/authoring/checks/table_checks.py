@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 
 from truecourse.authoring.checks.columns import constraint_faults, edit_faults, same_type
 from truecourse.authoring.checks.names import is_reserved, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Problem
-from truecourse.problem.schema import RESERVED_PREFIX, AnyColumn, Table, Time, source_names
+from truecourse.problem.schema import RESERVED_PREFIX, AnyColumn, Boolean, Sql, Table, Time, source_names
 from truecourse.wording import nearest
 
 
@@ -51,10 +52,47 @@ def _table_faults(table: Table) -> Iterator[Fault]:
     if table.combine == "append" and table.key:
         hint = 'write combine="upsert", or leave the key out'
         yield Fault(place(*path, "combine"), "append ignores the key, so keys would repeat", hint)
+    yield from _deletion_faults(table, path)
+    yield from _cursor_faults(table, path)
     yield from _time_faults(table, path)
     least, most = table.rows or (0, None)
     if least < 0 or (most is not None and least > most):
         yield Fault(place(*path, "rows"), f"no count lies between {least} and {most}", "give (least, most)")
+
+
+def _deletion_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:
+    if table.deleted is None:
+        return
+    where, column = place(*path, "deleted"), table.columns.get(table.deleted)
+    if column is None:
+        yield Fault(where, f"no column {table.deleted!r}", nearest(table.deleted, table.columns))
+    elif not isinstance(column, Boolean):
+        kind = type(column).__name__
+        yield Fault(where, f"{table.deleted} is declared {kind}", f"declare {table.deleted} as Boolean(nulls=True)")
+    if not table.key:
+        yield Fault(where, "a row deletes the row with its key, but the table has none", "name the table's key")
+
+
+def _cursor_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:
+    source = table.source
+    if not isinstance(source, Sql):
+        return
+    if source.cursor is None:
+        for name, default in (("look_back", timedelta(0)), ("compare_every", None)):
+            if getattr(source, name) != default:
+                what = f"{name} has no meaning without a cursor: the whole query is read each time"
+                yield Fault(place(*path, "source", name), what, 'name it, for example cursor="updated_at"')
+        return
+    where = place(*path, "source", "cursor")
+    if not table.key:
+        what = "rows are read again, and the table has no key by which they would replace the former ones"
+        yield Fault(where, what, "name the table's key, or leave the cursor out")
+    if source.compare_every is not None and table.combines != "replace":
+        what = f'combine="{table.combines}" removes no rows, so that there is nothing to compare'
+        yield Fault(place(*path, "source", "compare_every"), what, 'write combine="replace"')
+    if source.compare_every is None and table.combine == "replace":
+        what = "rows after a cursor replace only rows of their keys, and nothing says when to compare the whole"
+        yield Fault(where, what, "add compare_every=days(7), or leave combine out")
 
 
 def _time_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:

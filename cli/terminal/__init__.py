@@ -3,4 +3,4 @@
 Depends on `truecourse.wording` only.
 """
 
-__all__ = ["flow_results", "origins", "output", "progress", "tables"]
+__all__ = ["flow_results", "origins", "output", "progress", "sections", "tables"]

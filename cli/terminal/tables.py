@@ -23,11 +23,11 @@ def table(*headers: str, rows: Sequence[Sequence[object]], title: str | None = N
         numbers = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
         drawn.add_column(header, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(value if isinstance(value, Text) else escape(_cell(value)) for value in row))
+        drawn.add_row(*(value if isinstance(value, Text) else escape(cell_text(value)) for value in row))
     return drawn
 
 
-def _cell(value: object) -> str:
+def cell_text(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -40,7 +40,7 @@ def pairs(items: Mapping[str, object]) -> Table:
     drawn.add_column(style="dim")
     drawn.add_column(overflow="fold")
     for name, value in items.items():
-        drawn.add_row(name, value if isinstance(value, Text) else escape(_cell(value)))
+        drawn.add_row(name, value if isinstance(value, Text) else escape(cell_text(value)))
     return drawn
 
 

@@ -3,4 +3,14 @@
 Depends on `tasks.features`, `truecourse.modeling` and `truecourse.evaluation`.
 """
 
-__all__ = ["build_snapshot", "compare_versions", "evaluate_model", "reproduce", "retrain", "trace", "train", "tune"]
+__all__ = [
+    "build_snapshot",
+    "compare_problems",
+    "compare_versions",
+    "evaluate_model",
+    "reproduce",
+    "retrain",
+    "trace",
+    "train",
+    "tune",
+]

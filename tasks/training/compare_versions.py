@@ -73,11 +73,15 @@ def _features(before: ModelVersion, after: ModelVersion) -> dict[str, list[str]]
 
 
 def code_diff(before: ModelVersion, after: ModelVersion) -> dict[str, list[str]]:
-    """Return the lines of a unified diff of the archived problems, by file. Binary files are not compared by line."""
-    sides = [_archived_files(version) for version in (before, after)]
+    """Return the lines of a unified diff of the archived problems, by file."""
+    return file_diffs(archived_files(before), archived_files(after))
+
+
+def file_diffs(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[str, list[str]]:
+    """Return the lines of a unified diff, by file. Binary files are not compared by line."""
     found = {}
-    for name in sorted({*sides[0], *sides[1]}):
-        contents = [side.get(name, b"") for side in sides]
+    for name in sorted({*before, *after}):
+        contents = [side.get(name, b"") for side in (before, after)]
         if contents[0] == contents[1]:
             continue
         try:
@@ -89,7 +93,8 @@ def code_diff(before: ModelVersion, after: ModelVersion) -> dict[str, list[str]]
     return found
 
 
-def _archived_files(version: ModelVersion) -> dict[str, bytes]:
+def archived_files(version: ModelVersion) -> dict[str, bytes]:
+    """Return the files of the problem's folder as archived with the version's training run."""
     packed = BytesIO(runs.artifact(version.run_id, run_archive.FOLDER))
     with tarfile.open(fileobj=packed, mode="r:gz") as tar:
         return {m.name: file.read() for m in tar.getmembers() if (file := tar.extractfile(m)) is not None}

@@ -15,6 +15,7 @@ from tests import traced_home
 from tests.frames import store_diabetes, store_wine
 from tests.integration.conftest import TracedWorld
 from tests.one_table import COLUMNS, World
+from truecourse.deployment.config_loader import load_deployment
 from truecourse.lineage.table_diff import diff_tables
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import matrix_of, rows_of
@@ -208,8 +209,47 @@ def test_wrong_arguments_are_errors_with_hints(traced_world: TracedWorld, capsys
         (("deliverys@0", "deliveries"), "no table 'deliverys'", "did you mean deliveries"),
         (("1", "7"), "no version 7", "registered versions: 1"),
         (("00000000", "00000001"), "no such snapshot", "there are"),
-        (("Some Thing", "1"), "is no table, model version or snapshot", "for example"),
+        (("Some Thing", "1"), "is no table, model version, snapshot, problem or environment", "for example"),
     ):
         error = answer(capsys, *words, status=1)["error"]
         assert what in error["what"], words
         assert hint in error["hint"], words
+
+
+def test_problems(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    """An edit of a gate affects no training; an edit of a view does."""
+    assert answer(capsys, "problem:1", "problem:champion")["affects"] == "nothing"
+    assert answer(capsys, "problem:1", "problem:deliveries")["code"] == {}
+    file = traced_world.folder / "problem.py"
+    text = file.read_text()
+    file.write_text(text.replace("gates=[BeatsBaseline(), ", "gates=[", 1))
+    gates = answer(capsys, "problem:1", "problem:deliveries")
+    assert gates["affects"].startswith("gates, monitoring")
+    assert all(str(one["field"]).startswith("gates") for one in gates["declared"])
+    view = traced_world.folder / "features" / "depot_history.sql"
+    view.write_text(view.read_text() + "\n-- edited\n")
+    edited = answer(capsys, "problem:1", "problem:deliveries", "--page")
+    assert any(line == "+-- edited" for line in edited["code"]["features/depot_history.sql"])
+    assert edited["affects"].startswith("training and the endpoint")
+    assert "sql.features/depot_history.sql" in [one["field"] for one in edited["declared"]]
+    page = Path(edited["page"]).read_text()
+    assert "depot_history.sql" in page
+    assert '<span class="added">+-- edited</span>' in page
+    assert answer(capsys, "problem:1", "problem:nowhere", status=1)["error"]
+    assert answer(capsys, "problem:7", "problem:1", status=1)["error"]
+
+
+def test_environments(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shipped configurations: each field that differs in the files is listed, and no other."""
+    found = answer(capsys, "environment:dev", "environment:prod")
+    assert (found["from"]["version"], found["to"]["version"]) == (None, None)
+    sides = [load_deployment(name).model_dump(mode="json") for name in ("dev", "prod")]
+    for one in found["fields"]:
+        values: list[Any] = sides
+        for part in one["field"].split("."):
+            values = [(value or {}).get(part) for value in values]
+        assert [None if value is None else str(value) for value in values] == [one["from"], one["to"]]
+        assert values[0] != values[1]
+    assert "port" in [one["field"].rpartition(".")[2] for one in found["fields"]]
+    assert answer(capsys, "environment:dev", "environment:dev")["fields"] == []
+    assert answer(capsys, "environment:dev", "environment:mars", status=1)["error"]

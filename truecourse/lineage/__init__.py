@@ -4,6 +4,7 @@ Depends on `registry`, `deployment` and `serving`.
 """
 
 __all__ = [
+    "environment_diff",
     "feature_origins",
     "forward_trace",
     "mlflow_links",

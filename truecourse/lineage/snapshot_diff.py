@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -59,6 +59,28 @@ def text_diff(name: str, before: Iterable[str], after: Iterable[str]) -> list[st
     lines = list(difflib.unified_diff(list(before), list(after), f"a/{name}", f"b/{name}", lineterm="", n=2))
     more = [f"... and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
     return lines[:MOST_LINES] + more
+
+
+def changed_fields(before: Any, after: Any) -> list[dict[str, str | None]]:
+    """The fields whose values differ in two JSON documents: {"field": its path, "from", "to"}, None where it is absent.
+
+    Items of a list of objects are called by their name or class, if they have one."""
+    sides = [dict(_leaves("", document)) for document in (before, after)]
+    pairs = [(name, *(side.get(name) for side in sides)) for name in dict.fromkeys([*sides[0], *sides[1]])]
+    return [{"field": name, "from": one, "to": other} for name, one, other in pairs if one != other]
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        parts = list(value.items())
+    elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+        names = [one.get("name", one.get("is", n)) if isinstance(one, Mapping) else n for n, one in enumerate(value)]
+        parts = [(name if names.count(name) == 1 else f"{name} {n}", value[n]) for n, name in enumerate(names)]
+    else:
+        yield path, str(value)
+        return
+    for name, one in parts:
+        yield from _leaves(f"{path}.{name}" if path else str(name), one)
 
 
 def _inputs(before: Manifest, after: Manifest) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
+from tasks.compat import prefect_tables
+from truecourse.compat.library_database import create_database
 from truecourse.settings import get_settings, quiet_environment
 
 T = TypeVar("T")
@@ -225,6 +227,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("prefect-server")
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}/api"
+    create_database(folder / "prefect.db", prefect_tables.PATCH)
     environment = os.environ | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log").open("wb") as output:

@@ -360,7 +360,7 @@ def trust_proxies(settings: Settings) -> None:
 
 
 def variable(name: str) -> str | None:
-    """The value of an environment variable that a deployment configuration names."""
+    """The value of an environment variable that is not a setting of ours."""
     return os.environ.get(name)
 
 

@@ -36,7 +36,7 @@ def run_flow(name: str, parameters: Mapping[str, Any], progress: "Progress") -> 
     from cli.terminal.progress import report_runs
 
     steps = STEPS if name == "lifecycle" else [name]
-    with prefect_api():
+    with prefect_api(lambda: load_flow(name)):
         flow = load_flow(name)
         with report_runs(progress, [load_flow(step) for step in steps]):
             return flow(**parameters)

@@ -3,14 +3,14 @@
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 
 from cli.platform.server_logs import prefect_logging
 from services.process.platform_state import running_platform, serving_since
 from tasks.compat import prefect_logging as prefect_log
-from tasks.compat import prefect_unreachable
+from tasks.compat import prefect_tables, prefect_unreachable
 from truecourse.addresses import bind_address, free_port, local_url, open_url
 from truecourse.errors import PlatformError
 from truecourse.processes import Child, interrupted_by_signals, require_writable, start, supervised
@@ -25,6 +25,11 @@ from truecourse.settings import (
 
 RESTARTS = 120.0
 """Seconds within which `truecourse up` restarts its Prefect server, on a busy machine."""
+_WITHOUT_BLOCK_TYPES = {
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",  # else the next server takes them as registered
+}
+"""Variables of a server that nobody browses: only the UI lists block types."""
 
 
 def answers(url: str, seconds: float = 5) -> bool:
@@ -37,16 +42,18 @@ def answers(url: str, seconds: float = 5) -> bool:
 
 
 def start_prefect(port: int, *, ui: bool) -> Child:
-    """Start a Prefect server with its database in our home, without waiting for it."""
+    """Start a Prefect server with its database in our home, without waiting for it. `ui`: whether people browse it."""
     host = get_settings().host
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", bind_address(host), "--port", str(port)]
     prefect_environment()
+    prefect_tables.create()
     api = f"{local_url(host, port)}/api"
     environment = child_environment(
         PREFECT_UI_ENABLED=str(ui).lower(),
         PREFECT_SERVER_UI_API_URL=api,
         PREFECT_API_URL=api,
         PREFECT_SERVER_LOGGING_LEVEL="WARNING",
+        **({} if ui else _WITHOUT_BLOCK_TYPES),
         **prefect_retention(),
         **prefect_logging(),
         # The default keeps leases in memory: after a restart slots stay taken, and runs that renew leases are ended.
@@ -56,8 +63,10 @@ def start_prefect(port: int, *, ui: bool) -> Child:
 
 
 @contextmanager
-def prefect_api() -> Iterator[str]:
-    """Provide the API URL that this process's flows report to. Raises PlatformError if no server answers."""
+def prefect_api(meanwhile: Callable[[], object]) -> Iterator[str]:
+    """Provide the API URL that this process's flows report to. Raises PlatformError if no server answers.
+
+    `meanwhile`: imports what the block needs; it is called while a temporary server starts."""
     require_writable(get_settings().home)
     prefect_environment()
     platform = running_platform()
@@ -75,8 +84,7 @@ def prefect_api() -> Iterator[str]:
     with supervised() as children:
         port = free_port(get_settings().host)
         children.append(start_prefect(port, ui=False))
-        import prefect.main  # noqa: F401  import it while the server starts
-
+        meanwhile()
         url = f"{local_url(get_settings().host, port)}/api"
         children[0].wait_ready(lambda: answers(f"{url}/health"))
         with reporting_to(url):

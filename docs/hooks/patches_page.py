@@ -30,7 +30,7 @@ def modules() -> list[str]:
     """The modules of the `compat` packages that state a patch."""
     files = [file for name in PACKAGES for file in sorted((REPOSITORY / name / "compat").glob("*.py"))]
     names = [".".join(file.relative_to(REPOSITORY).with_suffix("").parts) for file in files]
-    return [name for name in names if not name.endswith((".__init__", ".patch"))]
+    return [name for name in names if not name.endswith((".__init__", ".patch", ".library_database"))]
 
 
 def patches() -> Iterator[Patch]:

@@ -3,4 +3,4 @@
 Depends on `truecourse.compat`. The command line uses it too.
 """
 
-__all__ = ["prefect_deploy", "prefect_logging", "prefect_schedules", "prefect_unreachable"]
+__all__ = ["prefect_deploy", "prefect_logging", "prefect_schedules", "prefect_tables", "prefect_unreachable"]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,8 +18,9 @@ import numpy as np
 import pytest
 
 from feature_repo.compat import feast_online_store, redis_connection, typeguard_decorator
-from tasks.compat import prefect_deploy, prefect_logging, prefect_schedules, prefect_unreachable
+from tasks.compat import prefect_deploy, prefect_logging, prefect_schedules, prefect_tables, prefect_unreachable
 from tests.conftest import REPOSITORY, free_ports
+from tests.library_tables import MIGRATIONS, contents, migrate
 from truecourse.compat import (
     bento_image,
     evidently_results,
@@ -26,7 +28,8 @@ from truecourse.compat import (
     prefect_variables,
     xgboost_library,
 )
-from truecourse.settings import child_environment
+from truecourse.compat.library_database import create_database
+from truecourse.settings import child_environment, get_settings
 
 Configure = Callable[..., None]
 WRITTEN = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
@@ -55,13 +58,58 @@ def test_a_command_ends_after_its_exit_handlers(skipped: str) -> None:
     assert skipped or not done.stderr
 
 
-def test_mlflows_tables_and_their_columns_of_paths(tmp_path: Path, configure: Configure) -> None:
+@pytest.mark.parametrize("name", list(MIGRATIONS))
+def test_a_dump_has_the_tables_of_the_locked_version(name: str, tmp_path: Path, home: Path) -> None:
+    """If it fails after an upgrade, write the dumps anew: `python -m tests.library_tables`."""
+    migrate(tmp_path / name)
+    assert create_database(tmp_path / "dump" / name, MIGRATIONS[name])
+    assert contents(tmp_path / "dump" / name) == contents(tmp_path / name)
+
+
+def test_another_version_of_a_library_makes_its_tables_itself(
+    home: Path, monkeypatch: pytest.MonkeyPatch, configure: Configure
+) -> None:
+    home.mkdir()
+    other = replace(mlflow_tables.PATCH, checked={"mlflow": ("3.16.0",)})
+    assert not create_database(home / "mlflow.db", other)
+    assert not (home / "mlflow.db").exists()
+    monkeypatch.setattr(mlflow_tables, "PATCH", other)
+    mlflow_tables.create(home / "mlflow.db")
+    assert {path.name for path in home.iterdir()} == {"mlflow.db"}
+
+
+def test_a_database_that_exists_stays(home: Path) -> None:
+    (home / "prefect").mkdir(parents=True)
+    (home / "prefect" / "prefect.db").write_bytes(b"of another process")
+    assert create_database(home / "prefect" / "prefect.db", prefect_tables.PATCH)
+    assert (home / "prefect" / "prefect.db").read_bytes() == b"of another process"
+
+
+@pytest.mark.parametrize(
+    ("variable", "created"),
+    [
+        ("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", True),
+        ("PREFECT_API_DATABASE_CONNECTION_URL", False),
+        ("PREFECT_SERVER_DATABASE_DRIVER", False),
+        ("TRUECOURSE_SKIPPED_PATCHES", False),
+    ],
+)
+def test_prefects_tables_are_created_in_our_database_only(
+    variable: str, created: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    monkeypatch.setenv(variable, "prefect_tables")
+    get_settings.cache_clear()
+    prefect_tables.create()
+    assert (home / "prefect" / "prefect.db").exists() == created
+
+
+def test_mlflows_tables_and_their_columns_of_paths(home: Path, configure: Configure) -> None:
     from mlflow import MlflowClient
     from mlflow.store.db.utils import _initialize_tables
 
     assert parameters(_initialize_tables) == ("engine",)
-    mlflow_tables.create(file := tmp_path / "mlflow.db")
-    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    mlflow_tables.create(file := home / "mlflow.db")
     with closing(sqlite3.connect(file)) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         columns = {(table, row[1]) for table in tables for row in database.execute(f"PRAGMA table_info({table})")}
@@ -71,8 +119,8 @@ def test_mlflows_tables_and_their_columns_of_paths(tmp_path: Path, configure: Co
     assert {one for one in columns if one[1] in of_paths} - others == set(mlflow_tables.ARTIFACT_COLUMNS)
     assert [one.name for one in MlflowClient(f"sqlite:///{file}").search_experiments()] == ["Default"]
     configure(skipped_patches="mlflow_tables")
-    mlflow_tables.create(tmp_path / "other.db")
-    assert not (tmp_path / "other.db").exists()
+    mlflow_tables.create(home / "other.db")
+    assert not (home / "other.db").exists()
 
 
 def test_xgboosts_library_has_the_functions_that_are_called() -> None:

@@ -8,6 +8,7 @@ __all__ = [
     "bento_image",
     "duckdb_exit",
     "evidently_results",
+    "library_database",
     "mlflow_tables",
     "patch",
     "prefect_variables",

@@ -1,22 +1,23 @@
 """The tables of MLflow's sqlite database.
 
-What: they are created with MLflow's own function in a file aside, which is renamed. The columns that hold artifact
-paths are named here, for a home that was moved.
-Why: MLflow creates its tables by hundreds of migrations in place: a process that is killed meanwhile leaves a database
-that cannot be opened, and each migration waits for the disk. MLflow stores absolute paths.
+What: they are created from a dump of a migrated database, in a file aside. For a version of MLflow that has no dump,
+MLflow's own function creates them there. The columns that hold artifact paths are named here, for a moved home.
+Why: MLflow creates its tables by hundreds of migrations in place: they take seconds, and a process that is killed
+meanwhile leaves a database that cannot be opened. MLflow stores absolute paths.
 Without it: MLflow creates its tables in place.
 """
 
 import os
 from pathlib import Path
 
+from truecourse.compat.library_database import create_database
 from truecourse.compat.patch import Patch
 
 PATCH = Patch(
     module=__name__,
     checked={"mlflow": ("3.17.2",)},
-    changes="creates MLflow's tables in a file aside; updates the columns that hold artifact paths",
-    reason="a killed process leaves a database that MLflow cannot open",
+    changes="creates MLflow's tables from a dump, in a file aside; updates the columns that hold artifact paths",
+    reason="migrations take seconds, and a killed process leaves a database that MLflow cannot open",
     upstream="https://github.com/mlflow/mlflow/issues/23721",
     without="MLflow creates its tables in place",
 )
@@ -34,8 +35,12 @@ REVISION_TABLE = "alembic_version"
 
 def create(file: Path) -> None:
     """Create the database, or leave it to MLflow."""
-    if not PATCH.is_active():
-        return
+    if PATCH.is_active() and not create_database(file, PATCH):
+        migrate(file)
+
+
+def migrate(file: Path) -> None:
+    """Create the database by MLflow's migrations, in a file aside."""
     from mlflow.store.db.utils import _initialize_tables
     from sqlalchemy import create_engine, event
 

@@ -13,6 +13,7 @@ OPTIONAL = (
     "duckdb_exit",
     "mlflow_tables",
     "prefect_logging",
+    "prefect_tables",
     "prometheus_files",
     "redis_connection",
     "starlette_middleware",

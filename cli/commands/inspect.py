@@ -1,5 +1,6 @@
 """`status`, `summary`, `check`, `init`, `trace` and `reproduce`: state, checks and lineage of a problem."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from cli.terminal.output import Answer, Json, ProblemName, command, command_with
 from cli.terminal.tables import links_view, pairs, table
 from services.process import platform_state
 from truecourse.authoring.data_check import DataCheck, check_frame, check_source
-from truecourse.errors import ProblemError, RequestError, SettingsError, StorageError
+from truecourse.errors import FeatureError, NotFound, ProblemError, RequestError, SettingsError, StorageError
 from truecourse.monitoring import report_store
 from truecourse.monitoring.health import health_page as healthpage
 from truecourse.problem import Problem
@@ -278,36 +279,55 @@ def _planned_changes(spec: Problem) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _check_data(spec: Problem) -> DataCheck:
-    """Check the source rows of a problem without a spine; with one, decisions from clean tables and features."""
-    if not spec.has_spine:
+    """Check the source rows of a problem without a spine, and the decisions from clean tables and features of a problem
+    with a spine or views."""
+    if not spec.has_spine and not spec.views:
         return check_source(spec)
     prefect_environment()
     from tasks.features.decision_frame import decision_frame, feature_versions
     from truecourse.data.sql import clean_versions
     from truecourse.storage.delta_tables import Tables
 
-    tables = Tables()
-    clean = clean_versions(spec, tables)
-    return check_frame(spec, decision_frame(spec, tables, clean, feature_versions(spec, tables, clean)))
+    tables, source = Tables(), None if spec.has_spine else check_source(spec)
+    try:
+        clean = clean_versions(spec, tables)
+        features = feature_versions(spec, tables, clean)
+    except (NotFound, FeatureError) as error:
+        if source is None:
+            raise
+        return replace(source, unchecked=(f"features of views were not checked: {error.what}; {error.hint}",))
+    checked = check_frame(spec, decision_frame(spec, tables, clean, features))
+    return checked if source is None else replace(source, suspects=checked.suspects)
 
 
 @command_without_storage
 def init(
     name: Annotated[str, typer.Argument(help="The new problem: lower-case letters, digits and underscores.")],
-    data: Annotated[str, typer.Option(help="A CSV, JSON lines or Parquet file, or a glob in quotes: 'sales-*.csv'.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="A CSV, JSON lines or Parquet file, or a glob in quotes: 'sales-*.csv'. Once for each table."
+        ),
+    ],
     label: Annotated[str, typer.Option(help="The column to predict.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="A column by which tables belong together, instead of guessed ones: customer_id."),
+    ] = None,
+    time: Annotated[
+        list[str] | None, typer.Option(help="A column with the time of its table's rows, instead of a guessed one.")
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Write a first problem from data files. Comments mark every guess; observations about the data are listed."""
     from truecourse.authoring.scaffold.create import scaffold
 
-    draft = scaffold(name, data, label)
+    draft = scaffold(name, data, label, key or (), time or ())
     commands = [f"truecourse check --problem {name} --data", f"truecourse run lifecycle --problem {name}"]
     document = {"problem": name, "folder": draft.folder, "next": commands, **draft.to_document()}
-    guesses, inputs = draft.guesses, len(draft.guesses.inputs())
     shown = {
         "written": str(draft.folder),
-        "predicts": f"{label} ({guesses.kind}) from {counted(inputs, 'column')}, {counted(draft.file.rows, 'row')}",
+        "predicts": f"{label} ({draft.guesses.kind}) from {draft.inputs}, {counted(draft.file.rows, 'row')}",
         "read": f"{draft.folder / 'problem.py'}: every guess has a comment",
         "then": commands[1],
     }

@@ -21,18 +21,19 @@ class DataCheck:
     """Result of a data check over `rows` rows; leaks are searched in a sample of at most leakage.MAX_ROWS rows.
 
     `unreadable` counts the cells of each column that do not parse as its declared type. Malformed lines are counted
-    under parsing.LINE."""
+    under parsing.LINE. `unchecked`: what was not checked, and why."""
 
     rows: int
     suspects: tuple[Suspect, ...]
     unreadable: dict[str, int]
+    unchecked: tuple[str, ...] = ()
 
     def warnings(self) -> list[str]:
         lines = [f"suspected leak: {suspect}" for suspect in self.suspects]
         for column, count in self.unreadable.items():
             what = "lines are malformed" if column == LINE else f"cells of {column} do not parse as the declared type"
             lines.append(f"{count} of {self.rows} {what}")
-        return lines
+        return [*lines, *self.unchecked]
 
 
 def check_source(problem: Problem) -> DataCheck:

@@ -3,4 +3,4 @@
 Each module checks one part of the problem and yields its faults.
 """
 
-__all__ = ["column_lineage", "names", "run_checks"]
+__all__ = ["column_lineage", "features", "names", "run_checks"]

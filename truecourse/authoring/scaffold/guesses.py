@@ -1,14 +1,15 @@
 """Guess a prediction problem from a profile: kind, key, time, split and features, each with its reason."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
-from itertools import accumulate, chain, count
+from itertools import accumulate
 
 import pyarrow.compute as pc
 
-from truecourse.authoring.checks.names import FRAME_NAMES, is_reserved, place
+from truecourse.authoring.checks.names import is_reserved, place
 from truecourse.authoring.leakage import Suspect, find_leak_suspects
+from truecourse.authoring.scaffold.column_names import is_repeated, rename_taken_columns
 from truecourse.authoring.scaffold.declarations import has_time_name
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
 from truecourse.errors import Fault, ProblemError
@@ -31,29 +32,26 @@ _NEGATIVE = {"0", "-1", "no", "n", "false", "f", "negative", "neg", "down", "low
 _UUID = re.compile(r"^\{?[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?$")
 
 
-@dataclass(frozen=True)
-class Guesses:
-    """What was guessed about a problem."""
+@dataclass(frozen=True, kw_only=True)
+class TableGuesses:
+    """What was guessed about a table."""
 
-    label: ColumnProfile
-    kind: Kind
-    classes: tuple[str, ...]
+    label: ColumnProfile | None = None
+    classes: tuple[str, ...] = ()
     key: ColumnProfile | None
     key_reason: str
     """Why this is the key, or why there is none."""
     time: ColumnProfile | None
     time_reason: str
-    split: tuple[date, date] | None
-    """train_until and validate_until; None for a random split."""
     columns: tuple[ColumnProfile, ...]
     left_out: dict[str, str]
     """Columns that are not declared, and why."""
     no_feature: dict[str, str]
     """Declared columns that are not model inputs, and why."""
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[Suspect, ...] = ()
 
     def features(self) -> list[ColumnProfile]:
-        """The columns of a request."""
+        """The columns beside label, key and time."""
         return [c for c in self.columns if c not in (self.label, self.key, self.time)]
 
     def sets_aside(self, column: ColumnProfile) -> bool:
@@ -72,7 +70,44 @@ class Guesses:
         return [c for c in self.features() if c.name not in self.no_feature and c.type != "Time"]
 
 
-def guess_problem(name: str, file: FileProfile, label: str) -> Guesses:
+@dataclass(frozen=True, kw_only=True)
+class Guesses(TableGuesses):
+    """What was guessed about a problem and the table of its label."""
+
+    label: ColumnProfile
+    kind: Kind
+    split: tuple[date, date] | None
+    """train_until and validate_until; None for a random split."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Names of columns that the user stated instead of a guess: keys and times, of any of the files."""
+
+    keys: tuple[str, ...] = ()
+    times: tuple[str, ...] = ()
+
+
+NOTHING_STATED = Stated()
+STATED = "as stated on the command line"
+
+
+def guess_table(file: FileProfile, stated: Stated = NOTHING_STATED, key: ColumnProfile | None = None) -> TableGuesses:
+    """Guess key and time of a table without the label. `key`: a column that is known to be unique."""
+    usable = [c for c in file.columns if c.declared is not None]
+    found, key_reason = (key, "its values are unique") if key else _key(usable, file)
+    time, time_reason = _time([c for c in usable if c is not found], file, stated, splits=False)
+    file = rename_taken_columns(file, [c for c in (found, time) if c is not None])
+    left_out = _left_out(file)
+    columns = tuple(c for c in file.columns if c.declared is not None and c.position not in left_out)
+    no_feature = {c.name: reason for c in columns if c not in (found, time) and (reason := _no_feature(c, file))}
+    return TableGuesses(
+        key=found, key_reason=key_reason, time=time, time_reason=time_reason, columns=columns,
+        left_out=_name_left_out(file, left_out), no_feature=no_feature,
+    )  # fmt: skip
+
+
+def guess_problem(name: str, file: FileProfile, label: str, stated: Stated = NOTHING_STATED) -> Guesses:
     """Guess the problem of predicting the column `label`.
 
     Raises ProblemError for a label that is not a column or cannot be learned, and if no input is left."""
@@ -80,13 +115,8 @@ def guess_problem(name: str, file: FileProfile, label: str) -> Guesses:
     kind, classes = _kind(name, target)
     usable = [c for c in file.columns if c.declared is not None]
     key, key_reason = _key([c for c in usable if c is not target], file)
-    time, time_reason = _time([c for c in usable if c not in (target, key)], file)
-    renamed = _rename_taken_columns(file, target, key, time)
-    file = replace(
-        file,
-        columns=tuple(renamed.get(c.position, c) for c in file.columns),
-        sample=file.sample | {c.name: file.sample[file.columns[p].name] for p, c in renamed.items()},
-    )
+    time, time_reason = _time([c for c in usable if c not in (target, key)], file, stated)
+    file = rename_taken_columns(file, [c for c in (target, key, time) if c is not None])
     left_out = _left_out(file)
     columns = tuple(c for c in file.columns if c.declared is not None and c.position not in left_out)
     others = [c for c in columns if c not in (target, key, time)]
@@ -95,18 +125,22 @@ def guess_problem(name: str, file: FileProfile, label: str) -> Guesses:
     certain = {column: suspect for suspect in suspects if suspect.determines for column in suspect.columns}
     if {c.name for c in others if c.type != "Time"} - set(no_feature) - set(certain):  # else no input would be left
         no_feature |= {column: f"suspected leak: {suspect}" for column, suspect in certain.items()}
-    guesses = Guesses(
-        target, kind, classes, key, key_reason, time, time_reason, _split(file, time), columns,
-        {_with_position(file.columns[position]): reason for position, reason in left_out.items()}
-        | dict.fromkeys(file.absent, "only some of the files have it; add it to all of them to keep it"),
-        no_feature, tuple(suspects),
+    return Guesses(
+        label=target, kind=kind, classes=classes, key=key, key_reason=key_reason, time=time, time_reason=time_reason,
+        split=_split(file, time), columns=columns, left_out=_name_left_out(file, left_out), no_feature=no_feature,
+        suspects=tuple(suspects),
     )  # fmt: skip
-    if not guesses.inputs():
-        _raise_no_inputs(name, file, label, guesses)
-    return guesses
 
 
-def _raise_no_inputs(name: str, file: FileProfile, label: str, guesses: Guesses) -> None:
+def _name_left_out(file: FileProfile, left_out: dict[int, str]) -> dict[str, str]:
+    absent = dict.fromkeys(file.absent, "only some of the files have it; add it to all of them to keep it")
+    return {_with_position(file.columns[position]): reason for position, reason in left_out.items()} | absent
+
+
+def require_inputs(name: str, file: FileProfile, label: str, guesses: Guesses) -> None:
+    """Raise ProblemError if no column is left to predict the label from."""
+    if guesses.inputs():
+        return
     reasons = {**guesses.left_out, **guesses.no_feature}
     reasons |= {c.name: "is a time" for c in guesses.features() if c.type == "Time"}
     shown = "".join(f"; {column}: {reason}" for column, reason in list(reasons.items())[:10])
@@ -208,7 +242,7 @@ def _key(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfile
     return None, f"{shown} {what}"
 
 
-def _identifies(name: str) -> bool:
+def is_identifier_name(name: str) -> bool:
     return bool(_IDENTITY.search(name.lower()) or _NAMED_ID.search(name))
 
 
@@ -221,16 +255,22 @@ def _key_evidence(column: ColumnProfile, file: FileProfile) -> int:
         texts = values.drop_null().slice(0, 100).to_pylist()
         if all(_UUID.match(text) for text in texts):
             return 3
-    if _identifies(name):
+    if is_identifier_name(name):
         return 3
     return 2 if _NUMBERING.search(name) and not column.counts_rows and column.rows >= 20 else 0
 
 
-def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfile | None, str]:
-    """Guess the decision time: a time that nearly every row has, on enough days to split by; the earliest of several.
+def _time(
+    columns: list[ColumnProfile], file: FileProfile, stated: Stated, *, splits: bool = True
+) -> tuple[ColumnProfile | None, str]:
+    """Guess the time of the rows: a time that nearly every row has; the earliest of several. `splits`: it is the time
+    of decisions, and must be on enough days to split by.
 
     Also returns the reason, or why there is none."""
     moments = [c for c in columns if c.type == "Time" and not is_reserved(c.name)]
+    for column in moments:
+        if column.name in stated.times and (not splits or _split(file, column)):
+            return column, STATED
     if not moments:
         return None, "no column holds times"
     reasons = []
@@ -240,7 +280,7 @@ def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfil
             reasons.append(f"{column.name} is a date of birth")
         elif column.nulls or column.unreadable > 0.01 * column.rows:
             reasons.append(f"{column.name} is missing in {counted(column.nulls + column.unreadable, 'row')}")
-        elif _split(file, column) is None:
+        elif splits and _split(file, column) is None:
             reasons.append(f"{column.name} has too few days or rows to split by")
         else:
             plausible.append(column)
@@ -250,7 +290,8 @@ def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfil
         key=lambda c: (bool(_LATER.search(c.name)), not has_time_name(c.name), _lateness(c, plausible, file))
     )
     others = f"; not {', '.join(c.name for c in plausible[1:])}" if plausible[1:] else ""
-    return plausible[0], f"the time of the decision, when the label is not known yet{others}"
+    what = "the time of the decision, when the label is not known yet" if splits else "from when a row is known"
+    return plausible[0], f"{what}{others}"
 
 
 def _lateness(column: ColumnProfile, others: list[ColumnProfile], file: FileProfile) -> float:
@@ -278,45 +319,13 @@ def _split(file: FileProfile, time: ColumnProfile | None) -> tuple[date, date] |
     return first.date(), second.date()
 
 
-def _rename_taken_columns(
-    file: FileProfile, label: ColumnProfile, key: ColumnProfile | None, time: ColumnProfile | None
-) -> dict[int, ColumnProfile]:
-    """Rename columns whose name is reserved or taken. Returns the renamed columns by position."""
-    renamed: dict[int, ColumnProfile] = {}
-    taken = {column.name.lower() for column in file.columns}
-    used = {c.name.lower() for c in (label, key, time) if c is not None}
-    for column in file.columns:
-        name = column.name.lower()
-        if column.declared is None or column in (label, key, time) or _is_repeated(column, file):
-            continue
-        if is_reserved(name):
-            stem, why = name.strip("_") or "tc", f"names that begin with {RESERVED_PREFIX} are reserved"
-        elif name in FRAME_NAMES:
-            stem, why = f"{name}_value", f"the training frame has a column {name} of its own"
-        elif name in used:
-            stem, why = f"{name}_{column.position + 1}", "SQL does not distinguish upper and lower case"
-        else:
-            used.add(name)
-            continue
-        free = next(n for n in chain([stem], (f"{stem}_{i}" for i in count(2))) if n not in taken)
-        taken.add(free)
-        remark = f"the column {column.name!r} of the file, renamed: {why}"
-        declared = replace(column.declared, source=column.name)
-        renamed[column.position] = replace(column, name=free, declared=declared, remarks=(remark, *column.remarks))
-    return renamed
-
-
-def _is_repeated(column: ColumnProfile, file: FileProfile) -> bool:
-    return any(c.name == column.name and c is not column for c in file.columns)
-
-
 def _left_out(file: FileProfile) -> dict[int, str]:
     """Why columns are not declared, by position (names may repeat)."""
     reasons: dict[int, str] = {}
     for column in file.columns:
         if column.declared is None:
             reasons[column.position] = column.why_not
-        elif _is_repeated(column, file):
+        elif is_repeated(column, file):
             reasons[column.position] = "the file has another column of this name; rename one of them to keep both"
     return reasons
 
@@ -327,7 +336,7 @@ def _no_feature(column: ColumnProfile, file: FileProfile) -> str:
         return f"{column.distinct} different texts are too many for a category"
     if _is_row_number(column, file):
         return "it counts the rows, which cannot predict new rows"
-    if isinstance(column.declared, Integer | Text) and column.unique and _identifies(column.name):
+    if isinstance(column.declared, Integer | Text) and column.unique and is_identifier_name(column.name):
         return "it identifies the row"
     if column.distinct == 1 and not column.nulls and not column.unreadable:
         return "every row has the same value"

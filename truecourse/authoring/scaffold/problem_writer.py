@@ -2,25 +2,31 @@
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from truecourse.authoring.scaffold.guesses import Guesses
+from truecourse.authoring.scaffold.guesses import Guesses, TableGuesses
 from truecourse.authoring.scaffold.margins import with_margin
-from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile, table_name
+from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
+from truecourse.authoring.scaffold.relations import Related, Source, delay_note
 from truecourse.authoring.scaffold.source_writer import Call, call_names, comment, entry, literal
+from truecourse.authoring.scaffold.view_writer import Proposal, known_ahead, propose_entities
 from truecourse.data.sources import FORMATS
 from truecourse.problem.promotion import DEFAULT_GATES
 from truecourse.problem.schema import Csv, Float, Integer, Time
-from truecourse.wording import counted, counted_of
+from truecourse.wording import counted, counted_of, format_duration
 
 _FEW_ONE_OF = 10
 _CROSS_VALIDATED = 5000
 """Number of rows from which a validation set suffices to choose the rounds."""
+_CURRENT = timedelta(days=31)
+"""Data whose newest decision is older than this end in the past."""
 NO_KEY = (
     'combine="replace" (default): the newest content of a file replaces its rows; write combine="append" if each new '
     "content of a file holds only new rows"
@@ -28,13 +34,15 @@ NO_KEY = (
 WITH_KEY = 'combine="upsert" (default): by key, the row of the latest delivery wins; no row is removed'
 
 
-def render_problem(name: str, file: FileProfile, guesses: Guesses) -> str:
+def render_problem(proposal: Proposal) -> str:
     """Render problem.py: formatted Python source, with comments that explain each guess."""
+    guesses = proposal.guesses
     slices = [c.name for c in guesses.inputs() if c.type == "Text" and _one_of(c)][:3]
-    label: dict[str, Any] = {"table": table_name(file.source), "column": guesses.label.name}
+    label: dict[str, Any] = {"table": proposal.main.table, "column": guesses.label.name}
     if guesses.classes:
         label["classes"] = list(guesses.classes)
-    table = _table(file, guesses)
+    tables = [_table(proposal.main, guesses, proposal.own_history)]
+    tables += [_table(each.source, each.guesses, each) for each in proposal.related if not each.own]
     values: dict[str, Any] = {
         "label": Call("Label", (), label),
         "split": _split(guesses),
@@ -42,12 +50,14 @@ def render_problem(name: str, file: FileProfile, guesses: Guesses) -> str:
         "gates": [Call(type(gate).__name__) for gate in DEFAULT_GATES],
         "monitoring": Call("Monitoring", (), {"slices": slices}) if slices else None,
     }
-    imports = {"Problem", "Table"} | call_names([table, values])
-    return (
-        _templates()
-        .get_template("problem.py.j2")
-        .render(name=name, kind=guesses.kind, table=table, notes=_notes(guesses), imports=sorted(imports), **values)
-    )
+    request = _request(guesses, proposal)
+    entities = propose_entities(proposal.related)
+    imports = {"Problem", "Table"} | call_names([tables, values, request, entities])
+    for view in proposal.views:
+        imports |= {view.call} | call_names([view.arguments, view.features])
+    values |= {"tables": tables, "request": request, "entities": entities, "views": proposal.views}
+    values |= {"clock": _clock(guesses, proposal), "notes": _notes(guesses), "imports": sorted(imports)}
+    return _templates().get_template("problem.py.j2").render(name=proposal.name, kind=guesses.kind, **values)
 
 
 @cache
@@ -77,12 +87,14 @@ def _notes(guesses: Guesses) -> dict[str, str]:
         if guesses.split is None
         else "guessed: days that split the labelled rows at about 60% and 80%",
         "model": f"guessed: usual values for {counted(label.held, 'row')}; `truecourse run tune` searches `search`",
+        "request": "guessed: one decision for each key, so the key is a field of a request: facts are looked up by it",
         "monitoring": "guessed: fields with few values, for quality by slice",
     }
 
 
-def _table(file: FileProfile, guesses: Guesses) -> dict[str, Any]:
-    """The table's arguments, and the comments above them."""
+def _table(source: Source, guesses: TableGuesses, history: Related | None) -> dict[str, Any]:
+    """The table's arguments, and the comments above them. `history`: how its rows are aggregated, if they are."""
+    file = source.file
     written = "".join(f"; {line}" for line in file_lines(file))
     others = file.malformed_lines + len(file.totals)
     share = (guesses.rows_set_aside(file) + others) / (file.rows + others)
@@ -92,12 +104,14 @@ def _table(file: FileProfile, guesses: Guesses) -> dict[str, Any]:
         "key": f"guessed: {guesses.key_reason}; {WITH_KEY}",
         "time": f"guessed: {guesses.time_reason}",
         "no_key": f"no key: {guesses.key_reason}; {NO_KEY}",
+        "known_ahead": delay_note(history) if history is not None else "",
         "rows": f"guessed: there are {counted(file.rows, 'row')}; fewer than half would be suspicious",
         "max_quarantined": f"guessed: {share:.1%} of these rows cannot be read; twice the share is accepted",
     }
     return {
-        "name": table_name(file.source),
+        "name": source.table,
         "source": _source(file),
+        "known_ahead": known_ahead(history) if history is not None and history.delay else None,
         "key": None if key is None else [key.name],
         "time": None if time is None else time.name,
         "columns": {column.name: _column(column, guesses) for column in guesses.columns},
@@ -146,7 +160,30 @@ def _source(file: FileProfile) -> Call:
     return Call("Files", (file.source,), keywords)
 
 
-def _column(column: ColumnProfile, guesses: Guesses) -> Call:
+def _request(guesses: Guesses, proposal: Proposal) -> dict[str, Call]:
+    """The request fields, if they are not just the columns of the label's table: its key is one of an entity."""
+    key = guesses.key
+    if key is None or key.name not in {each.key.name for each in proposal.related}:
+        return {}
+    fields = {key.name: Call(str(key.type), (), {"feature": False})}
+    for column in guesses.features():
+        call = _column(column, guesses)
+        options = {name: value for name, value in call.keywords.items() if name not in ("source", "max_unreadable")}
+        fields[column.name] = Call(call.name, call.arguments, options)
+    return fields
+
+
+def _clock(guesses: Guesses, proposal: Proposal) -> str | None:
+    """The note on clock="data", if features depend on the time of a request and the decisions end in the past."""
+    if guesses.time is None or not any(each.windows for each in proposal.related):
+        return None
+    newest: datetime = guesses.time.high
+    if datetime.now(UTC).replace(tzinfo=None) - newest < _CURRENT:
+        return None
+    return f"guessed: the decisions end on {newest:%Y-%m-%d}; remove it when new data arrive"
+
+
+def _column(column: ColumnProfile, guesses: TableGuesses) -> Call:
     keywords: dict[str, Any] = {}
     declared = column.declared
     if declared is not None and declared.source:
@@ -170,7 +207,7 @@ def _column(column: ColumnProfile, guesses: Guesses) -> Call:
     if column.unreadable > 0.025 * column.rows:
         keywords["max_unreadable"] = min(1.0, math.ceil(200 * column.unreadable / column.rows) / 100)
     if column not in (guesses.label, guesses.key, guesses.time):
-        if column.name in guesses.no_feature:
+        if column.name in guesses.no_feature and guesses.label is not None:
             keywords["feature"] = False
         if not column.totals:
             keywords["severity"] = "info"
@@ -182,7 +219,7 @@ def _one_of(column: ColumnProfile) -> bool:
     return 0 < len(column.counts) <= _FEW_ONE_OF and column.held >= 20 * column.distinct
 
 
-def _value_note(column: ColumnProfile, guesses: Guesses) -> str:
+def _value_note(column: ColumnProfile, guesses: TableGuesses) -> str:
     if column.type == "Text" and not _one_of(column):
         values = f"{column.distinct} different texts of up to {counted(column.high, 'character')}"
     elif column.type == "Text" or column.type == "Boolean":
@@ -192,7 +229,7 @@ def _value_note(column: ColumnProfile, guesses: Guesses) -> str:
     return f"guessed: {'; '.join([values, *column_lines(column, guesses)])}"
 
 
-def column_lines(column: ColumnProfile, guesses: Guesses) -> list[str]:
+def column_lines(column: ColumnProfile, guesses: TableGuesses) -> list[str]:
     """Findings about a column: missing and unreadable cells, its format, why it is not a model input."""
     lines = [f"{column.nulls} of {column.rows} missing"] if column.nulls else []
     lines += column.remarks
@@ -204,10 +241,12 @@ def column_lines(column: ColumnProfile, guesses: Guesses) -> list[str]:
     if column.totals:
         lines.append(f"rows of totals ({', '.join(map(repr, column.totals))}) are set aside")
     if column.name in guesses.no_feature:
-        lines.append(f"{guesses.no_feature[column.name]}; remove feature=False to use it as an input")
+        hint = "remove feature=False to use it as an input" if guesses.label else "no feature of a view"
+        lines.append(f"{guesses.no_feature[column.name]}; {hint}")
     for suspect in guesses.suspects:
         if column.name in suspect.columns and column.name not in guesses.no_feature:
-            lines.append(f"suspected leak: {suspect}; if it is filled in after the decision, add feature=False")
+            hint = "add feature=False" if guesses.label else "remove it from the view"
+            lines.append(f"suspected leak: {suspect}; if it is filled in after the decision, {hint}")
     return lines
 
 
@@ -241,39 +280,71 @@ def _model(rows: int, timed: bool) -> Call:
     return Call("XGBoost", (), {**chosen, "search": search})
 
 
-def render_readme(name: str, file: FileProfile, guesses: Guesses) -> str:
+def render_readme(proposal: Proposal) -> str:
     """Render the problem's README.md, with all findings."""
+    file, guesses = proposal.main.file, proposal.guesses
     one = len(file.files) == 1
+    data = f"`{file.path.name}`" if one else f"{counted(len(file.files), 'file')} `{Path(file.source).name}`"
+    if proposal.views:
+        data += f", and from {counted(len(proposal.views), 'view')} of histories and facts"
     return (
         _templates()
         .get_template("README.md.j2")
         .render(
-            name=name,
+            name=proposal.name,
             label=guesses.label,
             kind=guesses.kind,
             inputs=counted_of(len(guesses.inputs()), len(guesses.columns), "column"),
-            data=f"`{file.path.name}`" if one else f"{counted(len(file.files), 'file')} `{Path(file.source).name}`",
+            data=data,
             rows=counted(file.rows, "row"),
-            findings=list_findings(file, guesses),
+            timed=any(each.windows for each in proposal.related),
+            findings=list_findings(proposal),
         )
     )
 
 
-def list_findings(file: FileProfile, guesses: Guesses) -> list[str]:
-    """One line for each finding: key, time, file format, leak suspects, columns that are not declared or not model
-    inputs, cells that do not parse."""
+def list_findings(proposal: Proposal) -> list[str]:
+    """One line for each finding: key, time, related tables, file format, leak suspects, columns that are not declared
+    or not model inputs, cells that do not parse."""
+    file, guesses = proposal.main.file, proposal.guesses
     key = f"`{guesses.key.name}`: {guesses.key_reason}; {WITH_KEY}" if guesses.key else None
     key = key or f"none: {guesses.key_reason}; {NO_KEY}"
     time = f"`{guesses.time.name}`: {guesses.time_reason}" if guesses.time else f"none: {guesses.time_reason}"
-    lines = [f"Key: {key}.", f"Time: {time}.", *(f"The data: {line}." for line in file_lines(file))]
+    lines = [f"Key: {key}.", f"Time: {time}.", *_relation_lines(proposal), *_table_lines(file, guesses)]
+    for each in proposal.related:
+        if not each.own:
+            lines += [f"{each.source.table}: {line}" for line in _table_lines(each.source.file, each.guesses)]
+    return ["".join(c if c.isprintable() else "·" for c in line) for line in lines]
+
+
+def _relation_lines(proposal: Proposal) -> Iterator[str]:
+    views = {view.name: view for view in proposal.views}
+    for each in proposal.related:
+        table, found = each.source.table, each.guesses
+        features = counted(len(views[table].features), "feature") if table in views else "no features"
+        by = f"`{each.key.name}`" + (f" and `{found.time.name}`" if found.time is not None else "")
+        if each.windows is None:
+            yield f"`{table}`: facts about each {each.entity}, by {by}; {features}."
+        else:
+            what = "earlier rows of each" if each.own else "the history of each"
+            shown = ", ".join(format_duration(window) for window in each.windows.lengths) or "without limit"
+            yield f"`{table}`: {what} {each.entity}, by {by}; {features}, in windows of {shown}."
+        if each.windows is not None and each.delay:
+            yield f"`{table}`: {delay_note(each)}."
+    for other in proposal.unrelated:
+        yield f"Not used: `{other.source.file.path.name}`: {other.reason}."
+
+
+def _table_lines(file: FileProfile, guesses: TableGuesses) -> Iterator[str]:
+    yield from (f"The data: {line}." for line in file_lines(file))
     for suspect in guesses.suspects:
         left = suspect.columns[0] in guesses.no_feature
-        what = "not a model input; remove feature=False to use it" if left else "still a model input"
-        lines.append(f"Suspected leak: {suspect} ({what}).")
-    lines += [f"Not declared: `{column}`: {reason}." for column, reason in guesses.left_out.items()]
+        hint = "remove feature=False" if guesses.label else "add it to the view"
+        what = f"not a model input; {hint} to use it" if left else "still a model input"
+        yield f"Suspected leak: {suspect} ({what})."
+    yield from (f"Not declared: `{column}`: {reason}." for column, reason in guesses.left_out.items())
     for column in guesses.columns:
         notes = column_lines(column, guesses)
         others = [line for line in notes if not line.startswith("suspected leak") and not line.endswith("missing")]
         if others:
-            lines.append(f"`{column.name}`: {'; '.join(others)}.")
-    return ["".join(c if c.isprintable() else "·" for c in line) for line in lines]
+            yield f"`{column.name}`: {'; '.join(others)}."

@@ -5,7 +5,7 @@ counted, and the most frequent ones kept. Memory is bounded: cells are staged on
 
 import glob
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from truecourse.authoring.leakage import MAX_ROWS
 from truecourse.authoring.scaffold import staging
-from truecourse.authoring.scaffold.column_types import Choice, choose_types
+from truecourse.authoring.scaffold.column_types import Choice, FileTypes, choose_types
 from truecourse.data.arrow_types import arrow_type
 from truecourse.data.parsing import read_cells
 from truecourse.data.sql import connect
@@ -132,23 +132,30 @@ def find_files(data: str) -> tuple[str, tuple[Path, ...]]:
     return absolute, tuple(found)
 
 
-def profile_files(data: str | Path, label: str | None = None) -> FileProfile:
+def profile_files(
+    data: str | Path,
+    label: str | None = None,
+    connection: duckdb.DuckDBPyConnection | None = None,
+    target: str = "data",
+) -> FileProfile:
     """Profile all files of a path or glob, in bounded memory. `times` counts only rows with a `label`.
 
+    `connection`: keeps the typed rows in its table `target`, columns named by position (c0, c1, ...).
     Raises SourceError for a file that cannot be read or has no rows, and for files of different formats."""
     source, files = find_files(str(data))
-    with ExitStack() as stack, connect() as connection:
+    with ExitStack() as stack:
+        connection = connection or stack.enter_context(connect())
         staged = stack.enter_context(staging.stage_files(files))
         if not staged.rows:
             raise SourceError("has no rows", where=str(data), hint="give a file with a header and rows")
         types = choose_types(staged)
-        loaded = _load(connection, staged, types.csv, types.choices)
+        loaded = _load(connection, target, staged, types)
         columns = tuple(
-            _column(connection, position, name, choice, staged.rows)
+            _column(connection, target, position, name, choice, staged.rows)
             for position, (name, choice) in enumerate(zip(staged.names, types.choices, strict=True))
         )
         labelled = f"c{staged.names.index(label)} IS NOT NULL" if label in staged.names else "true"
-        times = {c.name: _days(connection, c.position, labelled) for c in columns if c.type == "Time"}
+        times = {c.name: _days(connection, target, c.position, labelled) for c in columns if c.type == "Time"}
     return FileProfile(
         source, files, staged.format, types.csv, staged.titles, staged.rows, columns, times, loaded.sample,
         staged.malformed, staged.malformed_lines, staged.totals, dict(loaded.unreadable), staged.absent,
@@ -161,11 +168,9 @@ class _Loaded:
     unreadable: Counter[frozenset[int]]
 
 
-def _load(
-    connection: duckdb.DuckDBPyConnection, staged: staging.StagedFiles, csv: Csv, choices: Sequence[Choice]
-) -> _Loaded:
-    """Load the typed rows into DuckDB's table `data`, columns named by position (c0, c1, ...)."""
-    declared = {i: c.declared for i, c in enumerate(choices) if c.declared is not None}
+def _load(connection: duckdb.DuckDBPyConnection, target: str, staged: staging.StagedFiles, types: FileTypes) -> _Loaded:
+    """Load the typed rows into DuckDB's table `target`, columns named by position (c0, c1, ...)."""
+    declared = {i: c.declared for i, c in enumerate(types.choices) if c.declared is not None}
     schema = pa.schema([(f"c{i}", arrow_type(column)) for i, column in declared.items()] or [("none", pa.null())])
     loaded = _Loaded({}, Counter())
     kept: list[pa.RecordBatch] = []
@@ -177,7 +182,7 @@ def _load(
             unreadable: dict[int, list[int]] = {}
             arrays = []
             for i, column in declared.items():
-                array, failed = read_cells(batch.column(i), column, csv)
+                array, failed = read_cells(batch.column(i), column, types.csv)
                 arrays.append(array)
                 for row in failed:
                     unreadable.setdefault(row, []).append(i)
@@ -190,7 +195,7 @@ def _load(
     connection.register("source", pa.RecordBatchReader.from_batches(schema, batches()))
     moments = {i for i, column in declared.items() if type(column).__name__ == "Time"}
     casts = [f"CAST(c{i} AS TIMESTAMP) AS c{i}" if i in moments else f"c{i}" for i in declared] or ["*"]
-    connection.execute(f"CREATE TEMP TABLE data AS SELECT {', '.join(casts)} FROM source")  # noqa: S608
+    connection.execute(f"CREATE TEMP TABLE {target} AS SELECT {', '.join(casts)} FROM source")  # noqa: S608
     sample = pa.Table.from_batches(kept, schema)
     names = staged.names
     loaded.sample = {names[i]: sample.column(f"c{i}").combine_chunks() for i in declared if names.count(names[i]) == 1}
@@ -198,7 +203,7 @@ def _load(
 
 
 def _column(
-    connection: duckdb.DuckDBPyConnection, position: int, name: str, choice: Choice, rows: int
+    connection: duckdb.DuckDBPyConnection, target: str, position: int, name: str, choice: Choice, rows: int
 ) -> ColumnProfile:
     column = f"c{position}"
     fields: dict[str, Any] = {
@@ -207,16 +212,16 @@ def _column(
     }  # fmt: skip
     if choice.declared is None:
         return ColumnProfile(name, position, None, rows, rows - choice.held, 0, **fields)
-    held, distinct = _fetch_row(connection, f"SELECT count({column}), count(DISTINCT {column}) FROM data")  # noqa: S608
+    held, distinct = _fetch_row(connection, f"SELECT count({column}), count(DISTINCT {column}) FROM {target}")  # noqa: S608
     if not held:
         return ColumnProfile(name, position, None, rows, rows, 0, **(fields | {"why_not": "is empty"}))
     kind = type(choice.declared).__name__
     value = f"length({column})" if kind == "Text" else column
-    low, high = _fetch_row(connection, f"SELECT min({value}), max({value}) FROM data")  # noqa: S608
-    whole = kind == "Float" and _fetch_row(connection, f"SELECT bool_and({column} = floor({column})) FROM data")[0]  # noqa: S608
+    low, high = _fetch_row(connection, f"SELECT min({value}), max({value}) FROM {target}")  # noqa: S608
+    whole = kind == "Float" and _fetch_row(connection, f"SELECT bool_and({column} = floor({column})) FROM {target}")[0]  # noqa: S608
     counts: list[tuple[Any, int]] = []
     if distinct < MAX_COUNTED:
-        query = f"SELECT {column}, count(*) FROM data WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608
+        query = f"SELECT {column}, count(*) FROM {target} WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608
         counts = connection.execute(query).fetchall()
     nulls = rows - held - choice.unreadable
     return ColumnProfile(
@@ -224,13 +229,14 @@ def _column(
     )
 
 
-def _days(connection: duckdb.DuckDBPyConnection, position: int, labelled: str) -> tuple[tuple[datetime, int], ...]:
+def _days(
+    connection: duckdb.DuckDBPyConnection, target: str, position: int, labelled: str
+) -> tuple[tuple[datetime, int], ...]:
     day = f"CAST(date_trunc('day', c{position}) AS TIMESTAMP)"
-    query = f"SELECT {day}, count(*) FROM data WHERE c{position} IS NOT NULL AND {labelled} GROUP BY 1 ORDER BY 1"  # noqa: S608
+    query = f"SELECT {day}, count(*) FROM {target} WHERE c{position} IS NOT NULL AND {labelled} GROUP BY 1 ORDER BY 1"  # noqa: S608
     return tuple(connection.execute(query).fetchall())
 
 
 def _fetch_row(connection: duckdb.DuckDBPyConnection, query: str, parameters: Any = None) -> tuple[Any, ...]:
-    row: tuple[Any, ...] | None = connection.execute(query, parameters).fetchone()
-    assert row is not None
-    return row
+    rows: list[tuple[Any, ...]] = connection.execute(query, parameters).fetchall()
+    return rows[0]

@@ -86,6 +86,7 @@ COMMANDS = _loaders(
         "promote": "cli.commands.promote:promote",
         "rollback": "cli.commands.promote:rollback",
         "canary": "",
+        "gc": "cli.commands.gc:gc",
         "migrate": "cli.commands.migrate:migrate",
         "mirror": "",
         "schedules": "",

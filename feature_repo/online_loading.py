@@ -79,6 +79,8 @@ def _changed_rows(
     try:
         before = TableVersion(name=version.name, version=last["version"])
         old, new = set(tables.files(before)), set(tables.files(version))
+        if not all(tables.store.exists(key) for key in old - new):
+            return None
         return [*changed, *_select_files(tables, before, old - new), *_select_files(tables, version, new - old)]
     except StorageError:  # the version of the last load was deleted
         return None

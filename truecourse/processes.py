@@ -155,6 +155,17 @@ def command_line_words() -> set[str]:
     return {word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()}
 
 
+def open_files() -> set[str]:
+    """The paths of all files that this machine's readable processes have open, and their working folders."""
+    import psutil
+
+    found = set[str]()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            found |= {file.path for file in process.open_files()} | {process.cwd()}
+    return found
+
+
 def _marked_processes() -> list[tuple[Any, str]]:
     """Every running process (psutil) that has MARK, with its value."""
     import psutil

@@ -53,15 +53,12 @@ class Settings(BaseSettings):
     storage: str = Field("", description="storage root: empty for <home>/storage, or s3://bucket/prefix")
     durable: bool = Field(True, description="sync written files to disk, so that they survive a loss of power")
     source_retention: float = Field(0, ge=0, description="days that replaced source bytes are kept; 0: for ever")
-    model_retention: float = Field(
-        180,
-        ge=0,
-        description="days that unused training runs, versions and frames are kept; 0: for ever",
-    )
-    report_retention: float = Field(
-        400, ge=0, description="days that reports and the record of findings are kept; 0: for ever"
-    )
+    table_retention: float = Field(90, ge=0, description="days that replaced files of tables are kept; 0: for ever")
+    champion_retention: int = Field(0, ge=0, description="number of last champions that are always kept; 0: all")
+    model_retention: float = Field(180, ge=0, description="days that unused versions and runs are kept; 0: for ever")
+    report_retention: float = Field(400, ge=0, description="days that reports and findings are kept; 0: for ever")
     log_retention: float = Field(0, ge=0, description="days that the prediction log is kept; 0: for ever")
+    batch_retention: float = Field(0, ge=0, description="days that predictions of batches are kept; 0: for ever")
     prefect_retention: float = Field(
         90, ge=0, description="days that Prefect keeps finished flow runs with their logs and artifacts; 0: for ever"
     )

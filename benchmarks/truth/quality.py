@@ -35,6 +35,7 @@ from truecourse.monitoring.quality.label_model import label_residuals
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.problem.monitoring import QualityWatch
+from truecourse.storage.object_store import StoredObject
 
 START = datetime(2023, 1, 1, tzinfo=UTC)
 OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry")
@@ -224,33 +225,36 @@ class MemoryStore:
     """An object store in memory. `reads`: number of reads by operation."""
 
     root: str = "memory"
-    objects: dict[str, bytes] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
     reads: Counter[str] = field(default_factory=Counter)
 
     def put(self, key: str, data: bytes) -> None:
-        self.objects[key] = data
+        self.contents[key] = data
 
     def put_new(self, key: str, data: bytes) -> None:
-        if key in self.objects:
+        if key in self.contents:
             raise AlreadyExists("the object is there already", where=key)
-        self.objects[key] = data
+        self.contents[key] = data
 
     def get(self, key: str) -> bytes:
         self.reads["get"] += 1
-        if key not in self.objects:
+        if key not in self.contents:
             raise NotFound("no such object", where=key)
-        return self.objects[key]
+        return self.contents[key]
 
     def exists(self, key: str) -> bool:
         self.reads["exists"] += 1
-        return key in self.objects
+        return key in self.contents
 
     def list(self, prefix: str) -> Iterator[str]:
         self.reads["list"] += 1
-        yield from sorted(key for key in self.objects if key.startswith(prefix))
+        yield from sorted(key for key in self.contents if key.startswith(prefix))
+
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        yield from (StoredObject(key, len(self.contents[key]), datetime.now(UTC)) for key in self.list(prefix))
 
     def delete(self, key: str) -> None:
-        self.objects.pop(key, None)
+        self.contents.pop(key, None)
 
     def upload(self, key: str, path: Path) -> None:
         self.put(key, path.read_bytes())
@@ -278,7 +282,7 @@ def _record_rows(quick: bool) -> Iterator[Row]:
             update_alerts(store, problem, [*often, *daily], at)
             at += timedelta(minutes=5) if at < START + timedelta(days=days[0]) else timedelta(hours=1)
         if until == days[0]:
-            kept = sum(key.startswith(f"alarms/{problem.name}/") for key in store.objects)
+            kept = sum(key.startswith(f"alarms/{problem.name}/") for key in store.contents)
             yield Row(what=f"entries of an open alarm in {until} days", value=kept, unit="", limit=until / 3)
         store.reads.clear()
         started = time.perf_counter()

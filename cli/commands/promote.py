@@ -70,6 +70,8 @@ def rollback(
     """Make the champion before this one champion again, at once and without gates. Repeat it to go further back."""
     name = load_problem(problem).name
     before = aliases.current(name)
+    target = aliases.rollback_target(name, aliases.history(name), to)
+    registry.version(name, target.version)  # retention may have removed it
     entry = aliases.roll_back(name, reason, to)
     document = _promotion(before, entry)
     stderr().print(f"version {document['champion']} is champion again, instead of {document['before']}")

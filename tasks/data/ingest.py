@@ -24,7 +24,6 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Sql, Table
 from truecourse.references import TableVersion
-from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, raw_table
 from truecourse.storage.locks import locked
 from truecourse.wording import counted, counted_of, plural
@@ -77,7 +76,6 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
         else:
             log.info("%s: nothing new", table.name)
     assert version is not None
-    _expire(problem, table, tables)
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -251,11 +249,3 @@ def _rows(staged: list[Staged], schema: pa.Schema, start: int) -> Iterator[pa.Re
         if item.path is not None:
             yield from read_numbered(item.path, schema, start)
             start += item.rows
-
-
-def _expire(problem: Problem, table: Table, tables: Tables) -> None:
-    if retention := get_settings().source_retention:
-        known, _ = deliveries.read_deliveries(tables, problem.name, table.name)
-        deleted = deliveries.delete_expired(tables, problem, table, known, retention, datetime.now(UTC))
-        if deleted:
-            log.info("%s: deleted the archived bytes of %d replaced sources", table.name, len(deleted))

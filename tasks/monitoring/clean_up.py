@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from prefect import task
 
-from truecourse import retention
 from truecourse.errors import TruecourseError
+from truecourse.retention import collect
 
 log = logging.getLogger("truecourse.retention")
 
@@ -17,7 +17,7 @@ def clean_up(problem: str) -> dict[str, int]:
 
     An error is logged, and the next run tries again."""
     try:
-        return retention.clean(problem, datetime.now(UTC)) or {}
+        return collect.clean(problem, datetime.now(UTC)) or {}
     except TruecourseError as error:
         log.warning("cleaning up failed, the next run tries again: %s", error)
         return {}

@@ -23,6 +23,7 @@ from truecourse.problem import Problem, RandomSplit, TimeSplit
 from truecourse.problem.loader import load_problem, training_digest, training_document
 from truecourse.references import Snapshot, naive_utc
 from truecourse.storage.delta_tables import Tables
+from truecourse.storage.locks import locked
 
 log = logging.getLogger("truecourse.modeling.snapshot")
 
@@ -135,10 +136,13 @@ def take_snapshot(problem: str, until: datetime | None = None, moved: datetime |
         library_versions(),
     ]
     key = f"snapshots/{problem}/inputs/{sha256_json(inputs)}.json"
-    snapshot = _existing(tables, key)
-    if snapshot is None:
-        snapshot = build_snapshot(spec, tables, clean=clean, features=features, until=until)
-        tables.store.put(key, snapshot.model_dump_json().encode())
+    with locked(tables.store, f"snapshots/{problem}"):  # retention deletes no frame that was just used
+        snapshot = _existing(tables, key)
+        if snapshot is not None:
+            tables.store.put(key, snapshot.model_dump_json().encode())
+            return snapshot
+    snapshot = build_snapshot(spec, tables, clean=clean, features=features, until=until)
+    tables.store.put(key, snapshot.model_dump_json().encode())
     return snapshot
 
 

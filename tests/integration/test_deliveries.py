@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from truecourse.errors import SourceError
 from truecourse.features.frame import add_split
 from truecourse.problem import Float, Integer, Objects, Sql, Text, Time
 from truecourse.registry.lineage_record import verify_sources
+from truecourse.retention import collect
 from truecourse.storage.delta_tables import Tables, clean_table
 
 
@@ -182,15 +183,14 @@ def test_the_kept_bytes_verify_after_the_file_is_overwritten_moved_and_deleted(w
 def test_replaced_bytes_expire_and_current_ones_never(world: World, configure: Callable[..., None]) -> None:
     for rows in ((1, 2), (1, 2, 3), (1, 2, 3, 4)):
         world.feed(write_lines(*rows))
-    tables, long = Tables(), datetime(2100, 1, 1, tzinfo=UTC)
+    tables, later = Tables(), datetime.now(UTC) + timedelta(days=31)
     known, _ = deliveries.read_deliveries(tables, "small", "sales")
-    assert deliveries.delete_expired(tables, world.problem, world.table, known, 0, long) == []
-    assert deliveries.delete_expired(tables, world.problem, world.table, known, 30, datetime.now(UTC)) == []
-    gone = deliveries.delete_expired(tables, world.problem, world.table, known, 30, long)
-    assert gone == [
-        deliveries.archive_key("small", "sales", d.sha256) for d in sorted(known[:2], key=lambda d: d.sha256)
-    ]
-    assert tables.store.exists(deliveries.archive_key("small", "sales", known[2].sha256))
+    assert not collect.make_plan("small", later).removals, "by default they are kept for ever"
+    configure(source_retention=30)
+    assert not collect.make_plan("small", datetime.now(UTC)).removals
+    assert collect.make_plan("small", later).carry_out() == {"sources": 2}
+    keys = [deliveries.archive_key("small", "sales", delivery.sha256) for delivery in known]
+    assert [tables.store.exists(key) for key in keys] == [False, False, True]
     world.declare(columns=COLUMNS | {"visits": Float()})  # rows without archived bytes are converted
     world.run()
     assert [row["visits"] for row in world.rows()] == [1.0, 2.0, 3.0, 4.0]

@@ -17,7 +17,6 @@ from tasks.training.train import train_model
 from tests.conftest import existing
 from tests.frames import store_wine
 from tests.log_records import entry, record
-from truecourse import retention
 from truecourse.deployment import deployment_history as deployments
 from truecourse.errors import StorageError
 from truecourse.modeling.snapshot import load_frame, load_manifest, save
@@ -27,6 +26,7 @@ from truecourse.problem.loader import load_problem
 from truecourse.references import ArtifactRef, Deployment, ModelVersion, Snapshot
 from truecourse.registry import aliases, mirror_check, mlflow_runs, runs
 from truecourse.registry import versions as registry
+from truecourse.retention import collect, leftovers, models
 from truecourse.serving import prediction_log
 from truecourse.serving.prediction_log import encode_entry, log_table
 from truecourse.settings import prefect_retention
@@ -104,21 +104,18 @@ def test_only_unneeded_objects_are_removed(wines: Home, monkeypatch: pytest.Monk
     frame, manifest = load_frame(open_store(), wines.snapshot), load_manifest(open_store(), wines.snapshot)
     other = save(open_store(), frame.slice(3), manifest)
     everything = set(wines.versions)
-    assert retention.clean("wine", NOW) == {
-        "reports": 0, "histograms": 0, "findings": 0, "logged predictions": 0, "versions": 0, "runs": 0,
-        "runs of tuning and failed ones in MLflow": 0, "frames": 0, "unpacked Bentos": 0,
-    }  # fmt: skip
+    assert collect.clean("wine", NOW) == {}
     assert wines.left() == everything
-    assert retention.clean("wine", NOW + timedelta(hours=1)) is None, "it was done an hour ago"
+    assert collect.clean("wine", NOW + timedelta(hours=1)) is None, "it was done an hour ago"
 
     with monkeypatch.context() as patch:
-        patch.setattr(retention, "delete_run", _killed)
+        patch.setattr(models, "delete_run", _killed)
         with pytest.raises(StorageError, match="killed"):
-            retention.clean("wine", LATER)
-    assert wines.left() == everything, "an interrupted cleanup is repeated"
-    removed = retention.clean("wine", LATER)
+            collect.clean("wine", LATER)
+    assert "unneeded" not in wines.left()
+    removed = collect.clean("wine", LATER)
     assert removed is not None
-    assert (removed["versions"], removed["runs"], removed["frames"]) == (1, 2, 1)
+    assert (removed["runs"], removed["frames"]) == (2, 1), "an interrupted cleanup is repeated"
     assert wines.left() == everything - {"unneeded"}
     gone = wines.versions["unneeded"]
     for prefix in (
@@ -146,9 +143,9 @@ def _killed(*_: Any) -> None:
 
 def test_without_mlflow_no_model_is_removed(wines: Home, configure: Callable[..., None]) -> None:
     configure(mlflow_uri="http://127.0.0.1:9")
-    removed = retention.clean("wine", LATER)
+    removed = collect.clean("wine", LATER)
     assert removed is not None
-    assert (removed["versions"], removed["runs"]) == (0, 0)
+    assert not {"versions", "runs"} & removed.keys()
     assert wines.left() == set(wines.versions)
 
 
@@ -169,7 +166,7 @@ def test_retention_of_reports_and_log_counts_back_from_the_newest(
     logged = [record(str(day), at=(years - timedelta(days=day)).isoformat()) for day in (31, 29, 0)]
     rows = prediction_log.entries_table(encode_entry(entry(one)) for one in logged)
     Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
-    removed = retention.clean("wine", NOW)
+    removed = collect.clean("wine", NOW)
     assert removed is not None
     assert (removed["reports"], removed["histograms"], removed["logged predictions"]) == (2 + 4, 2, 1)
     assert len(report_store.history(store, "wine", "drift")) == 2
@@ -178,7 +175,7 @@ def test_retention_of_reports_and_log_counts_back_from_the_newest(
     assert len([key for key in store.list("reports/wine/") if "T0000-" in key]) == 4
     table: pa.Table = Tables().read(existing(Tables().version(log_table("wine"))))
     assert sorted(table["prediction_id"].to_pylist()) == ["0", "29"]
-    again = retention.clean("wine", NOW + timedelta(days=1))
+    again = collect.clean("wine", NOW + timedelta(days=1))
     assert again is not None
     assert not any(again.values())
 
@@ -194,10 +191,12 @@ def test_an_unpacked_bento_is_removed_with_its_package_unless_it_runs(home: Path
     with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert retention.clean_unpacked(open_store(), home / "serving") == 1
+        for removal in leftovers.removed_unpacked(open_store(), home / "serving"):
+            assert removal.count == 1
+            removal.remove()
         process.communicate()
     assert {folder.name for folder in (home / "serving").iterdir()} == {packed, running, "bentoml-3000"}
-    assert retention.clean_unpacked(open_store(), home / "serving") == 1
+    assert [removal.count for removal in leftovers.removed_unpacked(open_store(), home / "serving")] == [1]
 
 
 def test_prefect_accepts_the_retention_settings(

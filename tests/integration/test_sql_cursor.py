@@ -16,6 +16,7 @@ from truecourse.data import deliveries
 from truecourse.errors import SourceError
 from truecourse.problem import Boolean, Integer, Sql, Text, Time, days, hours
 from truecourse.problem.schema import Table
+from truecourse.retention import collect
 from truecourse.storage.delta_tables import Tables, raw_table
 
 START = datetime(2024, 1, 1)
@@ -180,8 +181,8 @@ def test_the_kept_bytes_of_partial_reads_never_expire(
         shop.world.run()
     known, _ = deliveries.read_deliveries(Tables(), "small", "sales")
     assert [bool(one.after) for one in known] == [False, True, True, True]
-    later = datetime.now(UTC) + timedelta(days=900)
-    assert deliveries.delete_expired(Tables(), shop.world.problem, shop.world.table, list(known), 1, later) == []
+    configure(source_retention=1)
+    assert not collect.make_plan("small", datetime.now(UTC) + timedelta(days=900)).removals
     shop.world.declare(columns={**COLUMNS, "changed": Text()})
     shop.world.run()
     assert [row["changed"][:13] for row in shop.world.rows()] == [f"2024-01-01 0{hour}" for hour in range(1, 5)]

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TableVersion
 from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
+from truecourse.retention import collect
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
 
@@ -335,7 +337,9 @@ def test_a_recheck_that_refuses_changes_nothing(world: World) -> None:
     assert (rows_of("orders"), rows_of("orders", quarantine_table)) == before
 
 
-def test_every_version_of_a_chain_of_edits_is_reproduced_from_its_sources(world: World) -> None:
+def test_every_version_of_a_chain_of_edits_is_reproduced_from_its_sources(
+    world: World, configure: Callable[..., None]
+) -> None:
     """Rules are tightened, loosened and tightened again between deliveries; columns come, go and are renamed."""
     steps = (
         ("tighten a range", "add a column that may be null"),
@@ -354,6 +358,11 @@ def test_every_version_of_a_chain_of_edits_is_reproduced_from_its_sources(world:
         assert [one.refused for one in results.validated] == [()]
         versions.append(train_version(problem))
     assert len({version.run_id for version in versions}) == 4
+    for version in versions:
+        aliases.move(aliases.current("orders"), "orders", "promote", "the next", champion=version)
+    configure(table_retention=1, source_retention=1, model_retention=1)
+    removed = collect.make_plan("orders", datetime.now(UTC) + timedelta(days=2)).carry_out()
+    assert removed, "there are files that no version needs"
     for version in (versions[0], *versions[2:]):
         rebuilt = reproduce("orders", version.version, "source")
         assert rebuilt["state"] == "verified", [link for link in rebuilt["links"] if not link["verified"]]

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.main import execute
 from truecourse.errors import ModelError
 from truecourse.references import Aliases, ModelVersion
 from truecourse.registry import aliases
+from truecourse.registry import versions as registry
 
 
 def version(number: int) -> ModelVersion:
@@ -96,6 +98,7 @@ def test_nothing_is_stopped_where_no_challenger_gets_requests(home: Path) -> Non
 WIDENED = """
 import time
 from truecourse.registry import aliases
+from truecourse.registry import versions as registry
 until = time.monotonic() + 20
 while (now := aliases.current("wine")).share and time.monotonic() < until:
     aliases.move(now, "wine", "widen", "no errors", share=min(now.share + 0.01, 1.0))
@@ -136,8 +139,11 @@ def test_repeated_rollbacks_reverse_the_promotions(promoted: list[int]) -> None:
 
 def test_the_command_needs_neither_mlflow_nor_prefect(home: Path, configure: Callable[..., None]) -> None:
     configure(problems=Path(__file__).parents[1] / "problems", problem="wine", mlflow_uri="http://127.0.0.1:9")
-    promote(1)
-    promote(2)
+    for number in (1, 2):
+        entry = registry.RegisteredVersion(number=number, action="register", reason="-", run_id=f"run{number}",
+                                           model_sha256="0" * 64, record_sha256="", **aliases.signature())  # fmt: skip
+        registry.ledger("wine").append(entry)
+        promote(number)
     words = ["rollback", "--reason", "it answers nonsense", "--json"]
     script = f"import sys; from cli.main import main; sys.argv[1:] = {words}; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -148,3 +154,14 @@ def test_the_command_needs_neither_mlflow_nor_prefect(home: Path, configure: Cal
     again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert again.returncode == 1
     assert "no version was champion before version 1" in json.loads(again.stdout)["error"]["what"]
+
+
+def test_a_version_that_retention_removed_does_not_become_champion(
+    home: Path, configure: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(problems=Path(__file__).parents[1] / "problems", problem="wine")
+    promote(1)
+    promote(2)
+    assert execute(["rollback", "--reason", "it answers nonsense", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["what"] == "no version 1"
+    assert aliases.current("wine").champion == version(2)

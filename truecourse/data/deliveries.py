@@ -5,7 +5,7 @@ A delivery is one content of one place (a file, an object, a connection), read a
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -187,33 +187,25 @@ def is_beginning(store: ObjectStore, problem: str, table: str, last: Delivery, p
         return all(part == long.read(len(part)) for part in iter(lambda: short.read(1 << 20), b""))
 
 
-def delete_expired(
-    tables: Tables, problem: Problem, table: Table, deliveries: list[Delivery], retention: float, now: datetime
-) -> list[str]:
-    """Delete the archived bytes of replaced deliveries, `retention` days after they were replaced. Return their keys.
-    A `retention` of 0 keeps all.
+def unused_sources(tables: Tables, problem: str, table: str) -> dict[str, datetime | None]:
+    """Since when (UTC) the archived bytes of each delivery are replaced, by their SHA-256; None: they are current.
 
-    Deliveries that are not replaced: the newest of each place, the newest accepted one of each place, and, in a table
-    with `append` or `upsert`, every accepted one, because the table may hold its rows."""
-    if not retention:
-        return []
-    taken, _ = accepted_deliveries(tables, problem.name, table.name)
-    standing = {d.number for d in newest_contents(deliveries)}
-    if table.combines == "replace":
-        standing |= {d.number for d in newest_contents(d for d in deliveries if d.number in taken)}
+    Current deliveries: the newest of each place, the newest accepted one of each place, and, in a table with `append`
+    or `upsert`, every accepted one, because the table may hold its rows."""
+    deliveries, _ = read_deliveries(tables, problem, table)
+    combine = newest_commit(tables, raw_table(problem, table)).get("combine") if deliveries else None
+    taken, _ = accepted_deliveries(tables, problem, table)
+    current = {d.number for d in newest_contents(deliveries)}
+    if combine == "replace":
+        current |= {d.number for d in newest_contents(d for d in deliveries if d.number in taken)}
     else:
-        standing |= taken.keys()
-    replaced: dict[int, datetime] = {}
-    last: dict[str, Delivery] = {}
-    for delivery in deliveries:
-        if delivery.place in last:
-            replaced[last[delivery.place].number] = delivery.at
-        last[delivery.place] = delivery
-    limit = now.astimezone(UTC) - timedelta(days=retention)
-    kept = {d.sha256 for d in deliveries if d.number in standing or replaced.get(d.number, now) > limit}
-    gone = {d.sha256 for d in deliveries} - kept
-    keys = [archive_key(problem.name, table.name, digest) for digest in sorted(gone)]
-    keys = [key for key in keys if tables.store.exists(key)]
-    for key in keys:
-        tables.store.delete(key)
-    return keys
+        current |= taken.keys()
+    found: dict[str, datetime | None] = {}
+    whole: dict[str, datetime] = {}
+    for delivery in reversed(deliveries):
+        since = None if delivery.number in current else whole[delivery.place]
+        if not delivery.after:
+            whole[delivery.place] = delivery.at
+        before = found.get(delivery.sha256, since)
+        found[delivery.sha256] = None if since is None or before is None else max(since, before)
+    return found

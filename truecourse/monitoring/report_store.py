@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from truecourse.errors import NotFound
 from truecourse.monitoring.findings import Check, Report, State
 from truecourse.references import Reference, StoredRecord, UtcTime
-from truecourse.storage.object_store import ObjectStore
+from truecourse.storage.object_store import ObjectStore, StoredObject
 
 log = logging.getLogger("truecourse.reports")
 TIMELINE_LENGTH = timedelta(days=120)
@@ -111,15 +111,13 @@ def history(store: ObjectStore, problem: str, check: Check, since: datetime | No
     return [Report.model_validate_json(store.get(key)) for key in sorted(store.list(prefix)) if key >= first]
 
 
-def expire(store: ObjectStore, problem: str, check: Check, days: timedelta) -> int:
-    """Delete reports older than the newest one by more than `days`. Returns how many."""
+def expired(store: ObjectStore, problem: str, check: Check, days: timedelta) -> list[StoredObject]:
+    """List the reports that are older than the newest one by more than `days`."""
     newest, prefix = latest(store, problem, check), _prefix(problem, check)
     if newest is None:
-        return 0
-    expired = [key for key in store.list(prefix) if key < f"{prefix}{_timestamp(newest.at - days)}"]
-    for key in expired:
-        store.delete(key)
-    return len(expired)
+        return []
+    first = f"{prefix}{_timestamp(newest.at - days)}"
+    return [one for one in store.objects(prefix) if one.key < first]
 
 
 def _latest_key(problem: str, check: Check) -> str:

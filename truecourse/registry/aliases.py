@@ -97,6 +97,12 @@ def roll_back(problem: str, reason: str, to: int | None = None) -> Aliases:
     Gates are not evaluated again. The challenger gets no more traffic. MLflow is not needed, and is updated later.
     Raises ModelError if there is no previous champion, or if the aliases have changed meanwhile."""
     entries = history(problem)
+    target = rollback_target(problem, entries, to)
+    return move(entries[-1], problem, ROLLBACK, reason, champion=target, shadow=False, share=0.0)
+
+
+def rollback_target(problem: str, entries: Sequence[Aliases], to: int | None = None) -> ModelVersion:
+    """Return the version that roll_back() makes champion. `entries`: all, oldest first. Raises ModelError like it."""
     where, hint = f"model {problem}", "`truecourse status` lists former champions"
     seen = entries[-1] if entries else None
     if seen is None or seen.champion is None:
@@ -109,7 +115,7 @@ def roll_back(problem: str, reason: str, to: int | None = None) -> Aliases:
         raise ModelError(what if to is None else f"version {to} was never champion", where=where, hint=hint)
     if before[-1] == seen.champion:
         raise ModelError(f"version {to} is already champion", where=where, hint=hint)
-    return move(seen, problem, ROLLBACK, reason, champion=before[-1], shadow=False, share=0.0)
+    return before[-1]
 
 
 def stop_canary(problem: str, reason: str) -> Aliases:

@@ -3,4 +3,14 @@
 Writes are atomic. Depends on `settings` and `references`.
 """
 
-__all__ = ["delta_tables", "file_digests", "format", "fsync", "ledger", "lineage_links", "locks", "object_store"]
+__all__ = [
+    "delta_tables",
+    "file_digests",
+    "format",
+    "fsync",
+    "ledger",
+    "lineage_links",
+    "locks",
+    "object_store",
+    "table_files",
+]

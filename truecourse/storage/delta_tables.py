@@ -71,6 +71,12 @@ class Tables:
             yield
         except TableNotFoundError:
             raise NotFound("no such table", where=name, hint="run the flow that writes it first") from None
+        except FileNotFoundError:
+            what, hint = (
+                "files of the table's version are gone",
+                "TRUECOURSE_TABLE_RETENTION keeps replaced files longer",
+            )
+            raise NotFound(what, where=name, hint=hint) from None
         except (DeltaError, OSError) as error:
             if any(sign in str(error) for sign in ("403", "Forbidden", "AccessDenied", "InvalidAccessKeyId")):
                 hint = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
@@ -220,21 +226,20 @@ class Tables:
         return removed
 
     def delete(self, name: str, where: str, commit: dict[str, Any]) -> None:
-        """Delete the rows that `where` (a Delta predicate) selects. vacuum() deletes their bytes after a week."""
+        """Delete the rows that `where` (a Delta predicate) selects. Retention deletes their bytes later."""
         properties = CommitProperties(custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)})
         table = self.open(name)
         with self._errors(name), self._synced(name):
             table.delete(where, commit_properties=properties)
         self._record_files(name)
 
-    def vacuum(self, name: str) -> int:
-        """Delete files that no version of the last week needs. Return how many."""
-        table = self.open(name)
-        with self._errors(name), self._synced(name):
-            removed = table.vacuum(dry_run=False)
-        if name.startswith(file_digests.RECORDED):
-            file_digests.forget(self.store, name, removed)
-        return len(removed)
+    def delete_files(self, name: str, files: Iterable[str]) -> None:
+        """Delete data files, by key, that no needed version has (truecourse/storage/table_files.py). No commit is
+        written, so the table keeps its version, and all its commits."""
+        for file in files:
+            self.store.delete(file)
+            if name.startswith(file_digests.RECORDED):
+                self.store.delete(file_digests.digest_key(file))
 
     def _record_files(self, name: str) -> None:
         version = self.version(name) if name.startswith(file_digests.RECORDED) else None

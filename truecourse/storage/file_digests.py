@@ -75,12 +75,6 @@ def find_changed(store: ObjectStore, table: str) -> list[Link]:
     return [result for file in files if (result := verify(store, file))["state"] in ("changed", "missing")]
 
 
-def forget(store: ObjectStore, table: str, files: Sequence[str]) -> None:
-    """Delete the digests of removed files (paths in the table)."""
-    for file in files:
-        store.delete(digest_key(f"{table}/{unquote(file)}"))
-
-
 def verify(store: ObjectStore, file: str) -> Link:
     """Check whether a file has the bytes that it had when it was committed."""
     kind, key = "prediction file", digest_key(file)

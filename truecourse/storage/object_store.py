@@ -8,7 +8,9 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -22,6 +24,15 @@ from truecourse.settings import Settings, get_settings
 from truecourse.storage.fsync import make_folder, sync_descriptor, sync_file
 
 
+@dataclass(frozen=True)
+class StoredObject:
+    """An object's key, its size in bytes, and when (UTC) it was last written."""
+
+    key: str
+    bytes: int
+    modified: datetime
+
+
 class ObjectStore(Protocol):
     """The interface of all stores. Methods raise NotFound, AlreadyExists, AccessDenied or StorageError."""
 
@@ -32,6 +43,7 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes: ...
     def exists(self, key: str) -> bool: ...
     def list(self, prefix: str) -> Iterator[str]: ...
+    def objects(self, prefix: str) -> Iterator[StoredObject]: ...
     def delete(self, key: str) -> None: ...
     def upload(self, key: str, path: Path) -> None: ...
     def download(self, key: str, path: Path) -> None: ...
@@ -114,6 +126,13 @@ class LocalStore:
             if p.is_file() and p.name[0] != "."
         )
         yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        """The objects below a prefix, in the order of their keys."""
+        for key in self.list(prefix):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                about = self._path(key).stat()
+                yield StoredObject(key, about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
 
     def delete(self, key: str) -> None:
         with self._errors(key):
@@ -210,12 +229,18 @@ class S3Store:
         return True
 
     def list(self, prefix: str) -> Iterator[str]:
+        yield from (one.key for one in self.objects(prefix))
+
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        """The objects below a prefix, in the order of their keys."""
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
             for page in pages:
-                yield from (item["Key"].removeprefix(self._prefix) for item in page.get("Contents", ()))
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self._prefix)
+                    yield StoredObject(key, item["Size"], item["LastModified"].astimezone(UTC))
 
     def delete(self, key: str) -> None:
         with self._errors(key):

@@ -71,9 +71,11 @@ def package(problem: Problem) -> None:
 
 
 def score(problem: Problem) -> None:
+    from tasks.monitoring.check_drift import update_daily_histograms
     from tasks.scoring.score_decisions import score_decisions
 
     score_decisions.fn(problem.name, None, Window(start=first_unseen(problem)), False)
+    update_daily_histograms.fn(problem.name)
 
 
 def monitor(problem: Problem) -> None:

@@ -207,7 +207,7 @@ def _reference(tables: Tables, kind: Kind, model: Model, profile: ReferenceProfi
 
 def _by_day(rows: pa.Table) -> pa.Table:
     """Sample at most MAX_ROWS_A_DAY rows of each of the latest days, evenly spread."""
-    days = _days(rows)
+    rows, days = rows.combine_chunks(), _days(rows)
     places = [np.flatnonzero(days == day) for day in np.unique(days)[-MAX_REFERENCE_DAYS:]]
     return pa.concat_tables(thin(rows.take(pa.array(places_of_day)), MAX_ROWS_A_DAY) for places_of_day in places)
 

@@ -225,6 +225,7 @@ def _scores_with_time(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
 
 def daily_sums(relations: Relations, rows: pa.Table) -> Array:
     """Return the sums of the relations by UTC day, (days, SUMS, p)."""
+    rows = rows.select(sorted({*relations.names, *relations.categories, "decision_time"})).combine_chunks()
     days = rows["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     order = np.argsort(days, kind="stable")
     places_by_day = np.split(order, np.flatnonzero(np.diff(days[order])) + 1) if len(order) else []

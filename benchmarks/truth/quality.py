@@ -143,25 +143,43 @@ def _label_rows(quick: bool) -> Iterator[Row]:
 
     30% of the positives, or 30% of all decisions, never get a label."""
     problem, trials = load_problem(), 20 if quick else 500
-    named, rates, false, permanent = 0, [], 0, 0
+    named, rates, false = 0, [], 0
     for seed in range(trials):
         days = labelled_days(lambda score, came: 1 - 0.3 * came, seed)
         named += bool(check_selection(problem, days))
         rates.append(sum(part[2] for one in days for part in one.bins) / sum(one.labelled for one in days))
         false += bool(check_selection(problem, labelled_days(lambda score, came: 0.7 + 0 * score, seed)))
-        permanent += find_permanent_selection(problem, seed)
     yield Row(what=f"selective labels named (base rate {np.mean(rates):.2f} instead of 0.36), of {trials} simulations",
               value=100 * named / trials, unit="%", limit=95, sense="at least")  # fmt: skip
     yield Row(what=f"selective labels named although labels are missing at random, of {trials} simulations",
               value=100 * false / trials, unit="%", limit=1)  # fmt: skip
-    yield Row(what=f"selective labels named in three months although selection is as before, of {trials} simulations",
-              value=100 * permanent / trials, unit="%", limit=5)  # fmt: skip
+    trials = 20 if quick else 120  # each with a check a day for three months
+    for memory in (0.0, 0.4, 0.7):
+        about = f"of {trials} simulations with cancelled decisions, correlation {memory:g}"
+        permanent = sum(find_permanent_selection(problem, seed, memory) for seed in range(trials))
+        yield Row(what=f"selective labels named in three months although selection is as before, {about}",
+                  value=100 * permanent / trials, unit="%", limit=5)  # fmt: skip
+        lost = sum(find_lost_positives(problem, seed, memory) for seed in range(trials))
+        yield Row(what=f"selective labels named within 30 days of losing 30% of the positives, {about}",
+                  value=100 * lost / trials, unit="%", limit=90, sense="at least")  # fmt: skip
 
 
-def find_permanent_selection(problem: Problem, seed: int) -> bool:
+def find_permanent_selection(problem: Problem, seed: int, memory: float = 0.4) -> bool:
     """Whether daily checks of three months name selection that the six weeks before had too."""
-    days = cancelling_days(seed, HELD_OUT + 90)
-    windows = (days[max(HELD_OUT, last - 28) : last] for last in range(HELD_OUT + 5, len(days) + 1))
+    return _is_selection_named(problem, cancelling_days(seed, HELD_OUT + 90, memory), HELD_OUT + 5)
+
+
+def find_lost_positives(problem: Problem, seed: int, memory: float = 0.4) -> bool:
+    """Whether daily checks name, within 30 days, that 30% of the positives get no label either since day HELD_OUT +
+    30."""
+    changed = HELD_OUT + 30
+    days = cancelling_days(seed, changed + 30, memory, unlabelled=lambda day: 0.3 * (day >= changed))
+    return _is_selection_named(problem, days, changed + 1)
+
+
+def _is_selection_named(problem: Problem, days: Sequence[Cohort], first: int) -> bool:
+    """Whether a daily check names selection, from the one with `first` days on."""
+    windows = (days[max(HELD_OUT, last - 28) : last] for last in range(first, len(days) + 1))
     return any(check_selection(problem, window, reference=days[:HELD_OUT]) for window in windows)
 
 

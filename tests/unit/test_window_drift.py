@@ -50,7 +50,9 @@ def test_drift_that_recurs_yearly_is_within_seasonal_range(then: list[float], ex
 def test_an_unprecedented_move_is_critical() -> None:
     (found,) = build_findings(compare(PROBLEM, Days(NOW), STEADY, Days(STEADY), None), "drift")
     assert found.page
-    assert "times the largest past change" in found.sentence
+    # Windows that overlap the 28 days before the window are not among the past ones.
+    assert found.figures["past"] == ["2013-09-30", "2013-12-01"]
+    assert "times the largest past change of 2013-09-30 to 2013-12-01 (" in found.sentence
     # The same week after a season that goes there as fast is none, far as it is from the training rows.
     wave = side("2013-09-02", np.round(0.5 + 0.4 * np.sin(np.arange(119) / 119 * 4 * np.pi + np.pi / 2), 2).tolist())
     known = compare(PROBLEM, Days(NOW), STEADY, Days(wave), None)

@@ -3,10 +3,10 @@
 An estimate is given by its value and its influence series: n numbers, one per block in order of time, whose mean is the
 estimate's error to first order (the infinitesimal jackknife: Efron 1982, ch. 6). The interval is that of the mean of a
 first-order autoregressive series of unknown correlation, with or without independent noise per block: Student's t for
-each correlation, averaged over the posterior of the correlation (Zellner 1971, ch. 4). For independent blocks it is
-hardly wider than Student's t interval; it widens with the correlation, and with fewer blocks. `make bench-truth` prints
-the coverage in simulation. A percentile bootstrap of whole days covers 81% where the correlation of successive days is
-0.4, as for the loss of the flights.
+each correlation, averaged over the posterior of the correlation (Zellner 1971, ch. 4). It widens with the correlation,
+and with fewer blocks. It is not symmetric: the skewness of the blocks shifts it (Hall 1992), on the scale on which it
+is computed. `make bench-truth` prints the coverage in simulation. A percentile bootstrap of whole days covers 81% where
+the correlation of successive days is 0.4, as for the loss of the flights.
 
 Blocks without influence, because they hold none of the estimate's rows, are not counted.
 """
@@ -29,17 +29,27 @@ _FAR = 50.0
 """Limit of exponents, against overflow."""
 
 
-def _models() -> tuple[Array, Array, Array]:
-    """Return k models, each (k,): the correlation of successive blocks, the share of independent noise in their
-    variance, and the prior probability.
-
-    The prior slightly favours high correlations, which few blocks reveal least."""
-    r, noise = (grid.ravel() for grid in np.meshgrid(np.arange(-0.9, 0.91, 0.1), [0.0, 0.3]))
-    prior = np.where(noise > 0, 0.25, 0.75) * (1 - r) ** -0.05
-    return r, noise, prior / prior.sum()
+_TOO_FEW = 14
+"""Blocks, up to which independent noise cannot be distinguished from a lower correlation: no noise is assumed."""
 
 
-_MODELS = _models()
+@lru_cache(maxsize=64)
+def _models(count: int) -> tuple[Array, Array, Array]:
+    """Return k models of `count` blocks, each (k,): the correlation of successive blocks, the share of independent
+    noise in their variance, and the prior probability.
+
+    The prior of the correlation r is (1 - r)^-0.5 (1 + r)^-0.75. It is close to the reference prior, (1 - r²)^-0.5
+    (Berger & Yang 1994, "Noninformative priors and Bayesian testing for the AR(1) model", Econometric Theory 10). The
+    exponents make the coverage nearly the same at correlations of 0 to 0.7, even with 14 blocks: as in Müller & Norets
+    (2016, "Credibility of confidence sets in nonstandard econometric problems", Econometrica 84). With a uniform prior
+    the intervals of 14 blocks cover 98% at 0, and 90% at 0.7."""
+    r, noise = (grid.ravel() for grid in np.meshgrid(np.arange(-0.9, 0.91, 0.1), [0.0, 0.3, 0.6]))
+    noisy = 0.3 * max(1 - _TOO_FEW / count, 0.0)
+    prior = np.where(noise > 0, noisy / 2, 1 - noisy) * (1 - r) ** -0.5 * (1 + r) ** -0.75
+    kept = prior > 0
+    return r[kept], noise[kept], prior[kept] / prior.sum()
+
+
 _DRAWS, _CANDIDATES = 1000, 64
 _LONGEST = 2.0
 """Half widths that an interval reaches at most. Without a limit intervals of skewed days are 1.6 times as long, for one
@@ -54,26 +64,31 @@ def half_width(influence: Array, coverage: float = COVERAGE, successive: bool = 
     if not len(series) and size > 1:
         return 0.0
     if not successive and len(series) > 1:
-        width = _quantile(len(series) - 1, coverage) * float(series.std(ddof=1)) / sqrt(len(series))
+        width = student_quantile(len(series) - 1, coverage) * float(series.std(ddof=1)) / sqrt(len(series))
         return width * len(series) / size
     return float(half_widths(series[:, None], coverage)[0]) * len(series) / size
 
 
-def sides(influence: Array, coverage: float = COVERAGE, successive: bool = True) -> tuple[float, float]:
+def sides(
+    influence: Array, coverage: float = COVERAGE, successive: bool = True, curvature: float = 0.0
+) -> tuple[float, float]:
     """Compute how far the interval reaches below and above the value: farther to the side of the longer tail.
 
     Days are skewed: a model gains a little on most days, and much on a few stormy ones. Without a correction such days
     would widen the interval on the side where there is nothing. The quantiles are those of Hall's transformation (1992,
     "On the removal of skewness by transformation", JRSS B 54), with the skewness of the mean of correlated blocks.
-    Independent blocks keep symmetric intervals."""
+    `curvature`: -g''/g' at the value, for an interval on a scale g such as the logarithm. To second order it adds
+    curvature * error * quantile² / 2 to the studentized estimate, as much as a skewness of -1.5 * curvature * error
+    does (Cornish-Fisher). Independent blocks keep symmetric intervals."""
     half, series = half_width(influence, coverage, successive), influence[influence != 0]
     if not half > 0 or len(series) < 3 or not successive:
         return half, half
     count, spread = len(series), float(series.std())
-    quantile = _quantile(count - 1, coverage)
+    quantile = student_quantile(count - 1, coverage)
     error = half / quantile
     skewness = float(((series - series.mean()) ** 3).mean()) / spread**3 * sqrt(count * (count - 1)) / (count - 2)
     of_mean = skewness * (error * len(influence) / count) / (spread * sqrt(count / (count - 1)))
+    of_mean -= 1.5 * curvature * error
     below, above = error * _unskewed(quantile, of_mean), -error * _unskewed(-quantile, of_mean)
     return min(below, _LONGEST * half), min(above, _LONGEST * half)
 
@@ -97,8 +112,8 @@ def _posterior(off: Array) -> tuple[Array, Array, Array]:
     """Compute for columns of deviations (n, m) the posterior of each of k models: its probability, and the centre and
     scale of the mean's t distribution; (k, m) each."""
     gain, spread, regressor, log_spread = _filter(len(off))
-    r, information = _MODELS[0][:, None], (regressor**2 / spread).sum(axis=0)[:, None]
-    squares = np.zeros((len(r), off.shape[1]))
+    (r, _, prior), information = _models(len(off)), (regressor**2 / spread).sum(axis=0)[:, None]
+    r, squares = r[:, None], np.zeros((len(r), off.shape[1]))
     cross, expected = squares.copy(), squares.copy()
     for place, now in enumerate(off):
         innovation = now - expected
@@ -108,7 +123,7 @@ def _posterior(off: Array) -> tuple[Array, Array, Array]:
     residual = np.maximum(squares - cross**2 / information, 0)
     with np.errstate(divide="ignore"):
         likelihood = -log_spread[:, None] / 2 - np.log(information) / 2 - (len(off) - 1) / 2 * np.log(residual)
-    likelihood = np.where(np.isfinite(likelihood), likelihood, 0.0) + np.log(_MODELS[2])[:, None]
+    likelihood = np.where(np.isfinite(likelihood), likelihood, 0.0) + np.log(prior)[:, None]
     weight = np.exp(likelihood - likelihood.max(axis=0))
     return weight / weight.sum(axis=0), cross / information, np.sqrt(residual / (len(off) - 1) / information)
 
@@ -119,7 +134,7 @@ def _filter(count: int) -> tuple[Array, Array, Array, Array]:
 
     Returns (count, k) gains, variances of the innovations, and innovations of a constant 1; and (k,) sums of the
     variances' logarithms."""
-    r, noise, _ = _MODELS
+    r, noise, _ = _models(count)
     gains, spreads, regressors = (np.empty((count, len(r))) for _ in range(3))
     uncertain, constant = 1 - noise, np.zeros(len(r))
     for place in range(count):
@@ -138,7 +153,7 @@ def _reach(weight: Array, centre: Array, scale: Array, freedom: int, coverage: f
     weight, constant = weight / weight.sum(axis=0), ~scale.any(axis=0)
     scale = np.where(scale > 0, scale, np.finfo(float).tiny)
     # Newton's method from below the solution: the probability is concave in r, so that it converges from below.
-    reach = np.where(weight > 0, scale, np.inf).min(axis=0) * _quantile(freedom, coverage)
+    reach = np.where(weight > 0, scale, np.inf).min(axis=0) * student_quantile(freedom, coverage)
     for _ in range(50):
         ends = (reach - centre) / scale, (-reach - centre) / scale
         within = (weight * (stdtr(freedom, ends[0]) - stdtr(freedom, ends[1]))).sum(axis=0)
@@ -161,7 +176,8 @@ def _norm(freedom: int) -> float:
 
 
 @lru_cache(maxsize=512)
-def _quantile(freedom: int, coverage: float) -> float:
+def student_quantile(freedom: int, coverage: float) -> float:
+    """Return the t for which Student's t with `freedom` degrees lies in [-t, t] with probability `coverage`."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + coverage) / 2))
@@ -172,21 +188,24 @@ def estimate(
 ) -> Estimate:
     """Build an estimate with its interval from its value and influence series.
 
-    `scale`: "positive" intervals are symmetric on the logarithm, those of a "share" on the log-odds, so that both stay
-    within their bounds; "plain" ones are corrected for skewness."""
+    `scale`: "positive" intervals are computed on the logarithm, those of a "share" on the log-odds, so that both stay
+    within their bounds."""
     if not np.isfinite(value):
         return UNDEFINED
-    half = half_width(influence, coverage, successive) if np.isfinite(influence).all() else float("nan")
-    if not np.isfinite(half):
+    positive, share = scale == "positive" and value > 0, scale == "share" and 0 < value < 1
+    # The derivatives of the scale g, log(value) or log(value / (1 - value)), at the value: g' and -g''/g'.
+    slope = 1 / value if positive else 1 / (value * (1 - value)) if share else 1.0
+    curvature = slope if positive else (1 - 2 * value) * slope if share else 0.0
+    usable = np.isfinite(influence).all()
+    below, above = sides(influence, coverage, successive, curvature) if usable else (float("nan"), float("nan"))
+    if not np.isfinite([below, above]).all():
         return {"value": float(value), "low": None, "high": None}
-    if scale == "positive" and value > 0:
-        factor = exp(min(half / value, _FAR))
-        low, high = value / factor, value * factor
-    elif scale == "share" and 0 < value < 1:
-        factor = exp(min(half / (value * (1 - value)), _FAR))
-        low, high = (value * by / (1 - value + value * by) for by in (1 / factor, factor))
+    factors = [exp(min(side * slope, _FAR)) for side in (below, above)]
+    if positive:
+        low, high = value / factors[0], value * factors[1]
+    elif share:
+        low, high = (value * by / (1 - value + value * by) for by in (1 / factors[0], factors[1]))
     else:
-        below, above = sides(influence, coverage, successive)
         low, high = value - below, value + above
     return {"value": float(value), "low": float(low), "high": float(high)}
 
@@ -219,7 +238,7 @@ def simultaneous(values: Array, *influences: Array) -> list[Estimate]:
         drawn += random.standard_normal((_DRAWS, side.shape[1])) @ scaled.T
         errors += (scaled**2).sum(axis=1)
     largest = np.max(np.abs(drawn) / np.where(errors > 0, np.sqrt(errors), np.inf), axis=1)
-    widened = halves * max(float(np.quantile(largest, COVERAGE)) / _quantile(10**6, COVERAGE), 1.0)
+    widened = halves * max(float(np.quantile(largest, COVERAGE)) / student_quantile(10**6, COVERAGE), 1.0)
     return [
         {"value": float(value), "low": float(value - half), "high": float(value + half)}
         if np.isfinite([value, half]).all()
@@ -276,4 +295,4 @@ def _noise(influence: Array) -> Array | None:
         return None
     drawn = np.random.default_rng(0).standard_normal((_DRAWS, len(axes)))
     drawn = (drawn - drawn.mean(axis=0)) / drawn.std(axis=0)
-    return np.asarray((drawn * halves / _quantile(10**6, COVERAGE)) @ axes)
+    return np.asarray((drawn * halves / student_quantile(10**6, COVERAGE)) @ axes)

@@ -10,7 +10,8 @@ must also exceed the largest past change by FINDING_FACTOR.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, Literal
 
 import numpy as np
@@ -66,11 +67,14 @@ class Days:
 @dataclass(frozen=True)
 class WindowTestResult:
     """Evidence by column: for the column itself, and for its relation to the other columns. Empty with too little data;
-    then `missing` names what is needed."""
+    then `missing` names what is needed.
+
+    `past`: first and last day of the past windows whose changes the window's is compared with."""
 
     columns: dict[str, Evidence]
     relations: dict[str, Evidence]
     missing: str = ""
+    past: tuple[date, date] | None = None
 
 
 def reference_days(past: int, window: int) -> int:
@@ -100,7 +104,9 @@ def compare_windows(past: Days, now: Days, threshold: float, rate: float) -> Win
     aspects = [_share_aspect(past, now, ends, before, window)]
     if past.moments is not None and now.moments is not None:
         aspects += _moment_aspects(past, now, ends, before, window)
-    return _collect_evidence(past.histograms, aspects, (last - before) / window, threshold, rate)
+    tested = _collect_evidence(past.histograms, aspects, (last - before) / window, threshold, rate)
+    first_day, last_day = (past.histograms.days[place].astype("datetime64[D]").item() for place in (before, last - 1))
+    return replace(tested, past=(first_day, last_day))
 
 
 @dataclass(frozen=True)

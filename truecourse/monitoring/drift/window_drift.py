@@ -247,6 +247,9 @@ def _finding(result: DriftResult, column: ColumnDrift, cause: Cause) -> Finding:
         figures |= {"aspect": evidence.aspect, "z": round(evidence.z, 2), "times": round(min(evidence.times, 1e6), 2)}
         figures |= {"size": round(evidence.size, 4), "p_value": evidence.p_value}
         extent = f"{min(evidence.times, 99):.1f} times the largest past change"
+        if result.tested is not None and result.tested.past is not None:
+            figures |= {"past": [str(day) for day in result.tested.past]}
+            extent += " of {} to {}".format(*result.tested.past)
         text = f"{name} drifted: the change of its {evidence.aspect} is {extent}"
         if evidence.aspect in JOINT:
             cause = RELATION

@@ -10,6 +10,7 @@ from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.quality.cohorts import Cohort
 from truecourse.problem import Problem
+from truecourse.statistics.intervals import half_width, student_quantile
 from truecourse.wording import counted_of
 
 _OWN_DAYS = 7
@@ -128,9 +129,9 @@ def coverage_difference(
 
     (days, bins): decisions and labels by rising score. `usual`: the same of the reference's days, whose labelled shares
     by score are expected; without it none is usual. The standard error is the one between days or the binomial one of
-    the rows, whichever is larger."""
-    place = np.cumsum(decided.sum(axis=0)) - decided.sum(axis=0) / 2
-    sides = (place <= place[-1] / 3, place >= 2 * place[-1] / 3)
+    the rows, whichever is larger. The one between days allows for the correlation of days, as the reference's days show
+    it: a change within the window would look like correlation too."""
+    sides = _outer_thirds(decided)
     total, labels = (np.column_stack([part[:, mask].sum(axis=1) for mask in sides]) for part in (decided, labelled))
     if not total.sum(axis=0).all() or 1 < len(decided) < _FEWEST:
         return float("nan"), float("nan"), float("inf")
@@ -146,15 +147,37 @@ def coverage_difference(
         weights = decided.sum(axis=0) * (sides[0] / total.sum(axis=0)[0] - sides[1] / total.sum(axis=0)[1])
     usual_shares = expected.sum(axis=0) / total.sum(axis=0)
     off = ((labels - expected - (shares - usual_shares) * total) / total.sum(axis=0)) @ np.array([1, -1])
-    error = max(binomial, _error_between(off))
+    error = max(binomial, _error_between(off) * (1.0 if usual is None else _inflation(*usual)))
     if usual is not None:
         error = float(np.hypot(error, _rate_error(*usual, weights)))
     return share, float(usual_shares[0] - usual_shares[1]), error
 
 
+def _outer_thirds(decided: Array) -> tuple[Array, Array]:
+    """Return which bins hold the lowest third of the scores, and which the highest; (bins,) each."""
+    place = np.cumsum(decided.sum(axis=0)) - decided.sum(axis=0) / 2
+    return place <= place[-1] / 3, place >= 2 * place[-1] / 3
+
+
 def _error_between(off: Array) -> float:
-    """The standard error of a sum of days' deviations (n,)."""
+    """The standard error of a sum of days' deviations (n,), for independent days."""
     return float(np.sqrt((off**2).sum() * len(off) / (len(off) - 1)))
+
+
+def _correlated_error(off: Array) -> float:
+    """The standard error of a sum of days' deviations (n,), for days in order of time, which may be correlated."""
+    central = 0.68  # the long-run standard deviation, without the far tails of its own uncertainty
+    half = half_width(off * len(off), central)
+    return half / student_quantile(len(off) - 1, central) if np.isfinite(half) else _error_between(off)
+
+
+def _inflation(decided: Array, labelled: Array) -> float:
+    """Return by what factor the correlation of the days raises the standard error of the difference between the sides,
+    at least 1; (days, bins): the reference's decisions and labels."""
+    low, high = (side / max(decided[:, side].sum(), 1) for side in _outer_thirds(decided))
+    off = (labelled - decided * _labelled_rates(decided, labelled)) @ (low - high)
+    independent = _error_between(off)
+    return max(_correlated_error(off) / independent, 1.0) if independent > 0 else 1.0
 
 
 def _groups(bins: int) -> Array:
@@ -171,11 +194,11 @@ def _labelled_rates(decided: Array, labelled: Array) -> Array:
 
 
 def _rate_error(decided: Array, labelled: Array, weights: Array) -> float:
-    """Return the standard error of `weights` @ _labelled_rates(): that between days or the binomial one."""
+    """Return the standard error of `weights` @ _labelled_rates(): that between correlated days or the binomial one."""
     group = _groups(decided.shape[1])
     rates, decisions = _labelled_rates(decided, labelled), np.bincount(group, decided.sum(axis=0))
     per_decision = np.bincount(group, weights)[group] / np.maximum(decisions, 1)[group]
-    between = _error_between((labelled - decided * rates) @ per_decision)
+    between = _correlated_error((labelled - decided * rates) @ per_decision)
     return max(between, float(np.sqrt((decided.sum(axis=0) * per_decision**2 * rates * (1 - rates)).sum())))
 
 

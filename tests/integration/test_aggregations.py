@@ -188,6 +188,24 @@ def test_online_equals_brute_force_and_events_expire_without_a_load(folder: Path
     assert set(load(problem, tables).values()) == {0}
 
 
+def test_before_the_first_load_values_are_missing_and_not_zero(folder: Path, store: str) -> None:
+    """Another view is loaded, so that the store exists. After the load a customer without orders has counts of 0."""
+    from feature_repo.online_loading import load_online
+
+    problem, tables = load_problem(), Tables()
+    computed(problem, tables)
+    until = newest_event(problem, tables)
+    load_online(problem, tables, "shipments", until)
+    decisions = pd.DataFrame({"customer": ["c000", "c999"], "t": np.repeat(np.datetime64(until, "us"), 2)})
+    orders = problem.view("orders").features
+    found = online(problem, decisions)
+    assert {value for name in orders for value in found[name]} == {None}
+    load_online(problem, tables, "orders", until)
+    known, unknown = online(problem, decisions)["orders_90d"]
+    assert unknown == 0
+    assert known > 0
+
+
 def test_a_load_of_an_earlier_moment_holds_what_was_known_then(folder: Path, store: str) -> None:
     problem, tables = load_problem(), Tables()
     deliver_more(folder)

@@ -1,4 +1,4 @@
-"""Test data of `make bench-serve`: two Bentos of a model with 30 features and 300 trees, and their online store."""
+"""Test data of `make bench-serve`: Bentos of models with 300 trees and 30 features or more, and their online store."""
 
 import json
 import shutil
@@ -6,19 +6,20 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow.dataset import dataset
 
 from truecourse.arrays import Array
 from truecourse.deployment.bento import REQUIREMENTS, bento_code
 from truecourse.deployment.inference_config import INFERENCE_FILE, Environment, InferenceConfig, feature_sources
 from truecourse.hashing import sha256
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.problem import Problem
+from truecourse.problem import Aggregations, Problem
 from truecourse.problem.loader import load_problem, problem_digest, problem_document
 from truecourse.problem.schema import Boolean, Integer, Text
 from truecourse.serving.contract import Contract
@@ -26,7 +27,9 @@ from truecourse.serving.log_shipping import spool_folder
 from truecourse.settings import REPOSITORY, child_environment, get_settings
 
 PROBLEMS = Path(__file__).parent / "problems"
-TREES, ROWS, KEYS = 300, 20_000, 200
+LOOKED_UP = ("looked_up", "aggregated")
+"""The problems with features in the online store."""
+TREES, ROWS, KEYS, EVENTS = 300, 20_000, 200, 100
 KINDS = tuple(f"kind {i}" for i in range(20))
 
 
@@ -129,14 +132,19 @@ def _bento(name: str, context: Path, place: Path) -> None:
     subprocess.run(command, cwd=context, env=environment, check=True, capture_output=True)  # noqa: S603
 
 
-def fill_online() -> None:
+def fill_online(name: str) -> None:
     """Write the values of every key into the online store of the settings."""
+    from feature_repo.aggregation_steps import encoded_keys
     from feature_repo.online_loading import Target
     from truecourse.features.asof import EVENT
 
-    problem = load_problem("looked_up", PROBLEMS)
+    problem = load_problem(name, PROBLEMS)
     now, random = datetime.now(UTC), np.random.default_rng(5)
     for view in problem.views:
+        if isinstance(view, Aggregations):
+            for part in encoded_keys(problem, view, _events(view, now), None, now):
+                Target(problem, view).write_keys(part, now)
+            continue
         keys: Mapping[str, list[Any]] = {
             "customer": [f"customer {i}" for i in range(KEYS)], "shop": list(range(KEYS))
         }  # fmt: skip
@@ -150,5 +158,25 @@ def fill_online() -> None:
         Target(problem, view).write(pa.RecordBatch.from_pydict(columns), now)
 
 
+def _events(view: Aggregations, now: datetime) -> Any:
+    """The feature table of the aggregations: EVENTS a customer in the 200 days before `now`."""
+    from truecourse.data.sql import ROW
+    from truecourse.features.aggregates.stored_rows import UNTIL
+    from truecourse.features.asof import CREATED, EVENT
+
+    random, count = np.random.default_rng(6), KEYS * EVENTS
+    ages = random.integers(0, 200 * 86_400, count)
+    times = pa.array([now - timedelta(seconds=int(age)) for age in ages], pa.timestamp("us", tz="UTC"))
+    columns: dict[str, Any] = {
+        "customer": [f"customer {i % KEYS}" for i in range(count)], EVENT: times, CREATED: times,
+        UNTIL: pa.nulls(count, pa.timestamp("us", tz="UTC")), ROW: range(count),
+    }  # fmt: skip
+    for name, each in view.inputs.items():
+        text = each.expression == "kind_0"
+        columns[name] = random.choice(KINDS, count) if text else random.normal(size=count)
+    return dataset(pa.table(columns))
+
+
 if __name__ == "__main__":
-    fill_online()
+    for each in LOOKED_UP:
+        fill_online(each)

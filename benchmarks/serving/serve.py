@@ -1,6 +1,7 @@
 """CPU time and latency of the endpoint compared with other servers: one worker each, all running, loaded in turn.
 
-The model has 30 features and 300 trees. All features are sent, or 25 of them are looked up in five views.
+The model has 30 features and 300 trees. All features are sent, or 25 of them are looked up in five views. A third model
+has 12 features more, windows of a customer's events.
 """
 
 import json
@@ -51,7 +52,7 @@ class Case:
 
 def rows(quick: bool) -> list[Row]:
     rounds = 2 if quick else 6
-    for name in ("bare", "looked_up"):
+    for name in ("bare", *prepared_models.LOOKED_UP):
         prepared_models.build(name)
     bare, inside = measure_bare(rounds), {what: measure(f"benchmarks.serving.serve:{what}").result for what in INSIDE}
     sqlite = measure_looked_up(rounds, "sqlite")
@@ -77,7 +78,8 @@ def measure_looked_up(rounds: int, store: str) -> Results:
     command = [sys.executable, "-m", "benchmarks.serving.prepared_models"]
     subprocess.run(command, env=child_environment(**environment), check=True)  # noqa: S603
     with ExitStack() as stack:
-        makers = (ours("looked_up", **environment), fastapi("looked_up", **environment))
+        makers = [ours(name, **environment) for name in prepared_models.LOOKED_UP]
+        makers.append(fastapi("looked_up", **environment))
         servers = [stack.enter_context(running(server)) for server in makers]
         return load_in_turn(servers, "looked_up", [Case(1, clients, 400) for clients in CLIENTS], rounds)
 
@@ -124,7 +126,7 @@ def _start(name: str, command: list[str], environment: dict[str, str], port: int
 
 def ours(problem: str, **environment: str) -> Callable[[], Server]:
     folder, port = prepared_models.folder_of(problem) / "bento", free_port(HOST)
-    name = "ours" if problem == "bare" else "ours, looked up"
+    name = {"bare": "ours", "looked_up": "ours, looked up", "aggregated": "ours, looked up and aggregated"}[problem]
     settings = endpoint_process.environment(folder, port, pinned=True) | environment
     settings |= {"TRUECOURSE_MAX_DELAY": "0"}  # no limit of the queue, as in the other servers
     return lambda: _start(name, endpoint_process.command(folder, port), settings, port)
@@ -251,6 +253,10 @@ def report(bare: Results, inside: dict[str, float], sqlite: Results, valkey: Res
         *cpu("100 rows", bare, "ours", "mlflow", 100, None, "mlflow models serve"),
         *cpu("five views, sqlite", sqlite, "ours, looked up", "fastapi, looked up", 1, None, feast),
         *cpu("five views, Valkey", valkey, "ours, looked up", "fastapi, looked up", 1, 0.50, feast),
+        *cpu("five views and 12 windows, sqlite", sqlite, "ours, looked up and aggregated", "ours, looked up", 1, 1.15,
+             "five views"),
+        *cpu("five views and 12 windows, Valkey", valkey, "ours, looked up and aggregated", "ours, looked up", 1, 1.15,
+             "five views"),
         Row(what="an explanation over HTTP", value=bare["explain", 1, 1].cpu_ms, unit="CPU ms",
             reference=inside["bare_contributions"], reference_is="bare pred_contribs", limit=1.2),
         Row(what="100 rows over HTTP", value=bare["ours", 100, 1].cpu_ms, unit="CPU ms",

@@ -1,0 +1,1 @@
+SELECT 'the benchmark writes the online store itself' AS never_run

@@ -157,7 +157,7 @@ def test_intervals_of_skewed_days_err_on_both_sides_alike() -> None:
 
 
 def test_intervals_of_losses_of_two_weeks_cover_the_truth() -> None:
-    """500 trials of 14 log-normal days with a correlation of .7. A uniform prior, and symmetric intervals, cover 91%."""
+    """500 trials of 14 log-normal days with a correlation of .7. Uniform prior and symmetric intervals cover 91%."""
     draw, held = np.random.default_rng(8), 0
     for _ in range(500):
         state = draw.normal(0, 1, 14)

@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cleaned import write_clean
+from tests.conftest import existing
 from tests.simulated_deliveries import deliveries, install
 from truecourse.errors import FeatureError
+from truecourse.features.computation_cost import load_costs
 from truecourse.features.feature_tables import compute_view, newest_event
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
@@ -57,6 +59,31 @@ def test_first_versions_are_known_at_their_event_and_rerun_writes_nothing(start:
     assert (rows["created_timestamp"] == rows["event_timestamp"]).all()
     assert last_commit(tables, version)["rows"] == len(rows)
     assert compute_view(problem, tables, "courier_history") == version
+
+
+def test_the_cost_of_each_computation_is_recorded(start: Start) -> None:
+    first = deliveries(days=20, a_day=20)
+    problem, tables = start(first)
+    full = compute_view(problem, tables, "depot_history")
+    costs = existing(load_costs(tables, full))
+    assert costs.last == costs.full
+    assert (costs.last.mode, costs.last.rows, costs.last.version) == ("full", len(rows_of(tables, full)), full.version)
+    assert costs.last.bytes == size_of(tables, tables.files(full))
+    assert 0 < costs.last.cpu_seconds < 60
+    late = first.iloc[[100]].assign(delivery=9999, took=600, ordered_at="2024-01-06T12:00:00Z")
+    write_clean(problem, tables, "deliveries", late)
+    part = compute_view(problem, tables, "depot_history")
+    after = existing(load_costs(tables, part))
+    assert (after.full, after.last.mode, after.last.version) == (costs.full, "incremental", part.version)
+    assert after.last.bytes == size_of(tables, sorted({*tables.files(part)} - {*tables.files(full)}))
+    assert after.last.bytes > 0
+    assert load_costs(tables, full) is None
+    compute_view(problem, tables, "depot_history")  # nothing is computed
+    assert load_costs(tables, part) == after
+
+
+def size_of(tables: Tables, keys: list[str]) -> int:
+    return sum(len(tables.store.get(key)) for key in keys)
 
 
 def test_a_late_row_adds_versions_and_keeps_the_old_ones(start: Start) -> None:

@@ -20,6 +20,7 @@ from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.aggregation_rows import AggregationRows
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.columns_read import view_columns_read
+from truecourse.features.computation_cost import Stopwatch, record_cost
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import used_tables
 from truecourse.features.view_versions import HISTORY, History, reach
@@ -36,8 +37,9 @@ def compute_view(problem: Problem, tables: Tables, name: str, *, run: str = "", 
     """Update a view's feature table to the newest clean tables; write nothing if it is up to date.
 
     Only time ranges that new, late or corrected rows can affect are computed, unless `full` is set, or the view's SQL
-    or declaration changed. Raises FeatureError with the SQL file, and NotFound if a table was never validated."""
-    view = problem.view(name)
+    or declaration changed. Its cost is recorded (truecourse/features/computation_cost.py).
+    Raises FeatureError with the SQL file, and NotFound if a table was never validated."""
+    view, watch = problem.view(name), Stopwatch()
     current = sql.clean_versions(problem, tables)
     with sql.connect() as connection:
         used = used_tables(problem, view)
@@ -58,7 +60,9 @@ def compute_view(problem: Problem, tables: Tables, name: str, *, run: str = "", 
             history = AggregationRows(connection, problem, tables, view, current)
         else:
             history = History(connection, problem, tables, view, current, used)
-        return _write(history, ranges, commit)
+        computed = _write(history, ranges, commit)
+    record_cost(tables, version, computed, watch)
+    return computed
 
 
 def newest_event(problem: Problem, tables: Tables) -> datetime:

@@ -328,10 +328,23 @@ class Tables:
     def bounds(self, reference: TableVersion, column: str) -> list[tuple[str, Any, Any]]:
         """The names of a version's files, each with the column's minimum and maximum from file statistics (None if
         there are none). No rows are read."""
-        added = pa.table(self.open(reference.name, reference.version).get_add_actions(flatten=True))
+        added = self._files(reference)
         known, none = f"min.{column}" in added.column_names, [None] * len(added)
         limits = [added[f"{end}.{column}"].to_pylist() if known else none for end in ("min", "max")]
         return list(zip(added["path"].to_pylist(), *limits, strict=True))
+
+    def added_bytes(self, old: TableVersion | None, new: TableVersion) -> int:
+        """The bytes of the Parquet files that `new` has and `old` does not have; of all files if `old` is None."""
+        before = set(self._files(old)["path"].to_pylist()) if old else set()
+        files = self._files(new)
+        sizes = zip(files["path"].to_pylist(), files["size_bytes"].to_pylist(), strict=True)
+        return sum(size for path, size in sizes if path not in before)
+
+    def _files(self, reference: TableVersion) -> pa.Table:
+        """The path, size and statistics of each file of a version."""
+        table = self.open(reference.name, reference.version)
+        with self._errors(reference.name):
+            return pa.table(table.get_add_actions(flatten=True))
 
     def digests(self, reference: TableVersion) -> dict[str, str]:
         """SHA-256 of every Parquet file of a version, by key. Raises NotFound if a file is missing."""

@@ -44,7 +44,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
 
     Returns the report, with the `sha256` of report.json:
     {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...], "rows": {...},
-    "champion": version compared with or None, "page": key}."""
+    "contributions": {feature: mean absolute SHAP value}, "champion": version compared with or None, "page": key}."""
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report = _report(test, test.predictions, run, store) | {"page": page_key(run)}
@@ -83,6 +83,7 @@ def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, st
         "slices": parts,
         "gates": results,
         "rows": load_manifest(store, run.snapshot).rows,
+        "contributions": test.contributions,
         "champion": champion.version if champion else None,
     }
     loss = metrics["model"][test.problem.metric]["value"]

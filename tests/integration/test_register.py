@@ -21,6 +21,7 @@ from truecourse.errors import ModelError
 from truecourse.html import remove_breadcrumbs
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import rows_of
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.registry import aliases, mlflow_runs
 from truecourse.registry import versions as registry
@@ -188,6 +189,9 @@ def test_the_report_is_of_the_test_rows_alone(problems: Path) -> None:
     assert report["metrics"]["constant"]["rmse"]["value"] == pytest.approx(expected, rel=1e-5)
     assert report["metrics"]["linear"]["rmse"]["value"] < expected
     assert report["rows"]["test"] == len(test)
+    shap = model.contributions(model.vocabulary.encode(columns_of(test, model.vocabulary.features)))
+    means = {name: float(np.abs(shap[:, at]).mean()) for at, name in enumerate(model.vocabulary.features)}
+    assert report["contributions"] == pytest.approx(means)
     logged = mlflow_runs.connect_mlflow().get_run(run.run_id).data.metrics
     assert logged["test_rmse"] == pytest.approx(figures["rmse"]["value"])
     plots = [item.path for item in mlflow_runs.connect_mlflow().list_artifacts(run.run_id, "plots")]
@@ -211,4 +215,6 @@ def test_a_multiclass_model_is_evaluated_with_multiclass_metrics(
     report = json.loads(registry.artifact(version.run_id, "report.json"))
     assert set(report["metrics"]["model"]) == {"log_loss", "accuracy", "macro_f1", "auc", "calibration_error"}
     assert report["metrics"]["model"]["accuracy"]["value"] > 0.9
+    assert set(report["contributions"]) == set(load_problem("wine").features)
+    assert all(mean >= 0 for mean in report["contributions"].values())
     assert [gate["passed"] for gate in report["gates"]] == [True, True]

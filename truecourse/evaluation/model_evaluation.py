@@ -21,6 +21,7 @@ from truecourse.statistics.intervals import Estimate
 from truecourse.statistics.metrics import blocks_of, loss, measure, paired_difference
 
 Metrics = dict[str, dict[str, Estimate]]
+_EXPLAINED = 1000
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,15 @@ class HeldOut:
         return self.core_predictions | {
             "linear": baselines.predict_linear(self.problem.kind, vocabulary, matrix, labels, self.matrix)
         }
+
+    @cached_property
+    def contributions(self) -> dict[str, float]:
+        """The mean absolute SHAP value of each feature over at most 1,000 evenly spaced rows, of a multiclass model
+        over its classes too. Units: those of the margin (log-odds, or the label's)."""
+        chosen = np.unique(np.linspace(0, len(self.matrix) - 1, _EXPLAINED).astype(int))
+        values = np.abs(self.model.contributions(self.matrix[chosen])[..., :-1])
+        means = values.reshape(-1, values.shape[-1]).mean(axis=0)
+        return {name: float(mean) for name, mean in zip(self.model.vocabulary.features, means, strict=True)}
 
     def difference(self, baseline: str) -> Estimate:
         """Compute the model's loss minus that of "constant" or "linear", paired by row."""

@@ -93,6 +93,7 @@ COMMANDS = _loaders(
         "release": "cli.commands.release:release",
         "trace": "",
         "reproduce": "cli.commands.inspect:reproduce",
+        "features": "cli.commands.features:features",
         "diff": "cli.commands.diff:diff",
         "replay": "cli.commands.replay:replay",
     }

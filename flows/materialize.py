@@ -6,6 +6,7 @@ from prefect import flow
 
 from tasks.features.compute_features import compute_view
 from tasks.features.load_online import apply_definitions, load_for_models, load_view
+from tasks.monitoring.publish_features import publish_features
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
 from tasks.process import note_process
@@ -39,4 +40,5 @@ def materialize(
         for view in spec.views:
             load_view(spec.name, view.name, moment)
         load_for_models(spec.name, moment)
+    publish_features(spec.name)
     return versions

@@ -3,6 +3,7 @@
 from prefect import flow
 
 from tasks.monitoring.publish_control_page import publish_control
+from tasks.monitoring.publish_features import publish_features
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
 from tasks.process import note_process
@@ -29,5 +30,6 @@ def register(problem: str | None = None, run_id: str | None = None) -> ModelVers
     version = find_registered(run)
     if version is None:
         version = register_model(run, evaluate_model(name, run))
+        publish_features(name)
         publish_control(name)
     return version

@@ -34,9 +34,15 @@ def render(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(**context)
 
 
-def remove_breadcrumbs(html: str) -> str:
-    """Remove the navigation links to sibling pages, for a copy that is stored without them."""
-    return re.sub(r'<nav class="crumb".*?</nav>', "", html, count=1, flags=re.S)
+def remove_page_links(html: str) -> str:
+    """Remove the breadcrumbs and the links to sibling pages, for a copy that is stored without them."""
+    html = re.sub(r'<nav class="crumb".*?</nav>', "", html, count=1, flags=re.S)
+    return re.sub(r'<a href="\.\./features\.html[^"]*">(.*?)</a>', r"\1", html, flags=re.S)
+
+
+def feature_anchor(problem: str, group: str = "", feature: str = "") -> str:
+    """The place of a problem, group or feature in the catalogue page: an id without spaces, `late.weather.temp`."""
+    return re.sub(r"\s+", "_", ".".join(part for part in (problem, group, feature) if part))
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from cli.terminal.tables import table
+from truecourse.catalogue.records import PAGE
 from truecourse.data.validation_report import standing_refusals
 from truecourse.features.definition_digests import feature_table
 from truecourse.monitoring.dashboard import index
@@ -88,15 +89,15 @@ def pages(problem: str) -> list[Path]:
     wanted = {f"{prefix}{name}.html" for name in ("control", "validation", "drift", "quality", "skew", "health")}
     for entry in index.entries(store):  # the index links to pages of other problems
         wanted |= {f"reports/{entry.problem}/{file}" for file in ("control.html", *entry.pages.values())}
-    wanted |= {index.INDEX}
+    wanted |= {index.INDEX, PAGE}
     champion = registry.champion(problem) or registry.challenger(problem)
     if champion is not None:
         wanted.add(f"{prefix}model-{champion.run_id}.html")
-    files = {key: _copy_page(key) for key in sorted(wanted) if store.exists(key)}
-    return [path for key, path in files.items() if key.startswith(prefix)]
+    files = {key: copy_page(key) for key in sorted(wanted) if store.exists(key)}
+    return [path for key, path in files.items() if key.startswith(prefix) or key == PAGE]
 
 
-def _copy_page(key: str) -> Path:
+def copy_page(key: str) -> Path:
     """Copy a page from storage to the home; the file."""
     store = open_store()
     path = get_settings().home / key

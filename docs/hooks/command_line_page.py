@@ -43,6 +43,7 @@ GUIDES = {
     "schedules": "how-to/schedule.md",
     "trace": "explanation/lineage.md",
     "reproduce": "explanation/lineage.md#reproduction",
+    "features": "reference/features.md",
     "diff": "explanation/lineage.md#what-differs-truecourse-diff",
     "replay": "explanation/replay.md",
     "run ship": "explanation/prediction-log.md",

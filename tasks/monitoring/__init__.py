@@ -11,5 +11,6 @@ __all__ = [
     "check_skew",
     "clean_up",
     "publish_control_page",
+    "publish_features",
     "summarize",
 ]

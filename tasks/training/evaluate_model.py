@@ -19,7 +19,7 @@ from truecourse.evaluation.model_evaluation import HeldOut, collect_evidence
 from truecourse.evaluation.multiple_comparisons import try_number
 from truecourse.evaluation.paired_comparison import Champion
 from truecourse.hashing import SEAL, seal, sha256
-from truecourse.html import remove_breadcrumbs
+from truecourse.html import remove_page_links
 from truecourse.modeling.snapshot import load_frame, load_manifest
 from truecourse.modeling.training import rows_of
 from truecourse.monitoring.dashboard import control_page
@@ -53,7 +53,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     store.put(page_key(run), page)
     control_page.require_page(store, spec)
     files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
-    _save(run, report, files | {"model.html": remove_breadcrumbs(page.decode()).encode()})
+    _save(run, report, files | {"model.html": remove_page_links(page.decode()).encode()})
     show_page(page_key(run), "model", run.problem, "The model's evaluation")
     return report
 

@@ -18,7 +18,7 @@ from tests.frames import store_diabetes, store_wine
 from tests.unevaluated_versions import set_champion
 from truecourse.arrays import columns_of
 from truecourse.errors import ModelError
-from truecourse.html import remove_breadcrumbs
+from truecourse.html import remove_page_links
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import rows_of
 from truecourse.problem.loader import load_problem
@@ -197,7 +197,7 @@ def test_the_report_is_of_the_test_rows_alone(problems: Path) -> None:
     plots = [item.path for item in mlflow_runs.connect_mlflow().list_artifacts(run.run_id, "plots")]
     assert {"plots/calibration.png", "plots/contributions.png", "plots/predicted.png"} <= set(plots)
     page = open_store().get(page_key(run)).decode()
-    assert remove_breadcrumbs(page) == registry.artifact(run.run_id, "model.html").decode()
+    assert remove_page_links(page) == registry.artifact(run.run_id, "model.html").decode()
     assert run.model_sha256 in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""

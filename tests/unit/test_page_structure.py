@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from truecourse.html import remove_breadcrumbs, render
+from truecourse.html import remove_page_links, render
 from truecourse.storage.object_store import LocalStore
 
 TEMPLATES = REPOSITORY / "truecourse" / "templates"
@@ -75,7 +75,7 @@ def test_a_report_links_to_its_problem_and_the_index(name: str) -> None:
     if page:
         assert 'href="../../control.html"' in page
         assert 'href="../../../index.html"' in page
-        assert "href" not in remove_breadcrumbs(page).split("<main>")[0].split("<header>")[1]
+        assert "href" not in remove_page_links(page).split("<main>")[0].split("<header>")[1]
 
 
 def test_no_page_loads_anything() -> None:

@@ -4,17 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from markupsafe import Markup
 
+from truecourse.catalogue.distributions import Distribution, Part
+from truecourse.catalogue.page import render_page as catalogue_page
+from truecourse.catalogue.records import Catalogue, Feature, Group, Kind, Use
 from truecourse.data.deliveries import Delivery
 from truecourse.data.validation_report import Counts, Example, Outcome, ValidationResult
 from truecourse.data.validation_report import render_page as page_of_validation
 from truecourse.errors import NotFound
+from truecourse.features.computation_cost import ComputationCosts, Cost
 from truecourse.html import marked, render
 from truecourse.monitoring import report_store
 from truecourse.monitoring.dashboard import control_page, index
@@ -241,10 +245,43 @@ def problems(store: LocalStore, most: bool) -> str:
     return index.page(store)
 
 
+def features(store: LocalStore, most: bool) -> str:
+    """All kinds of groups, with every figure unknown and with every figure known."""
+    part = Part(start="2024-01-01", rows=9, missing=4, quantiles=(1.0, 2.0, 3.0, 4.0, 5e9))
+    parts = tuple(part.model_copy(update={"start": f"2024-{month:02d}-01"}) for month in range(1, 13))
+    numbers = Distribution(form="number", total=part, period="month", periods=(*parts[:5], Part(start="2024-06-01",
+                           rows=0, missing=0), *parts[6:]))  # fmt: skip
+    share = part.model_copy(update={"quantiles": (), "shares": (0.5, 0.25)})
+    words = Distribution(form="category", total=share, categories=(LONG, ""))
+    use = Use(problem=LONG, version=3, role="champion", definition="earlier", contribution=0.5, rank=1, features=2)
+    cost = Cost(version=1, at=NOW, mode="full", rows=5, cpu_seconds=0.5, seconds=1.0, bytes=5_400_000)
+    known: dict[str, Any] = {
+        "description": LONG, "unit": LONG, "origins": (LONG, "b"), "function": "Sum", "value": LONG, "where": LONG,
+        "window": 86400.0, "described": LONG, "uses": (use,) * 20,
+    }  # fmt: skip
+    facts: dict[str, Any] = {
+        "description": LONG, "owner": LONG, "tags": ("a", "b"), "entity": LONG, "keys": (LONG,), "ttl": 3600.0,
+        "tables": (LONG,), "file": LONG, "code": LONG, "table": LONG, "rows": 9, "newest": NOW, "computed": NOW,
+        "cost": ComputationCosts(last=cost, full=cost.model_copy(update={"version": 0})),
+    }  # fmt: skip
+    groups = []
+    for number, kind in enumerate(get_args(Kind)):
+        own = [Feature(name=f"{LONG}{number}", type="float", **known, distribution=numbers, private=number == 3),
+               Feature(name=f"w{number}", type="text", **known, distribution=words)]  # fmt: skip
+        bare = [Feature(name="x", type="float")]
+        groups.append(
+            Group(name=f"g{number}", kind=kind, features=tuple(own if most else bare), **facts if most else {})
+        )
+    one = Catalogue(problem=LONG, description=LONG, owner=LONG, at=NOW, contribution_unit="log-odds", versions=30,
+                    listed=(3, 2), unread=(2,), groups=tuple(groups))  # fmt: skip
+    least = Catalogue(problem="p", description="", owner="", at=NOW, contribution_unit="log-odds", groups=one.groups)
+    return catalogue_page([one] * 3 if most else [least])
+
+
 PAGES: dict[str, Callable[[LocalStore, bool], str]] = {
     "health.html": health, "quality.html": quality, "skew.html": skew, "drift.html": drift_page_of,
     "control.html": full_control_page, "trace.html": trace, "refused.html": refused,
-    "validation.html": validation, "index.html": problems,
+    "validation.html": validation, "index.html": problems, "features.html": features,
 }  # fmt: skip
 ELSEWHERE = {
     "model.html": "tests/integration/test_register.py",
@@ -267,6 +304,17 @@ def test_a_page_is_complete_html(page: Callable[[LocalStore, bool], str], most: 
     assert LONG not in html  # as text alone, never as tags
     if most and page is not unchecked_health:
         assert str(Markup.escape("a <very> long & windy name")) in html
+
+
+def test_the_catalogue_calls_what_is_not_known_unknown(store: LocalStore) -> None:
+    html = features(store, False)
+    assert html.count("unknown") > 10
+    assert "0.0%" not in html
+    assert "0 rows" not in html
+    assert "rows unknown" in html
+    assert "not declared" in html
+    assert "values are private" in features(store, True)
+    assert "No feature is catalogued yet" in catalogue_page([])
 
 
 def test_every_template_is_rendered_somewhere() -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from truecourse.evaluation.plots import Images
+from truecourse.html import feature_anchor, svg
 from truecourse.html import render as render_page
-from truecourse.html import svg
 from truecourse.modeling.snapshot import Manifest
 from truecourse.problem import Problem
 from truecourse.references import TrainedRun
@@ -53,6 +53,9 @@ def render(
         tiles=[tile(name, report["metrics"], problem.label_unit) for name in _MAIN[problem.kind]],
         rows=[(label, report["rows"][name]) for name, label in _ROWS.items() if report["rows"].get(name)],
         metrics=[(name, _direction(name)) for name in report["metrics"]["model"]],
+        features=_features(problem, report["contributions"]),
+        unit=problem.contribution_unit,
+        anchor=feature_anchor,
         parts=_by_column(report["slices"], _MAIN[problem.kind][0]),
         main=_MAIN[problem.kind],
         plots=[(title, svg(figure, title)) for title, figure in images.values()],
@@ -70,6 +73,13 @@ def _direction(name: str) -> str:
     if name in _NEUTRAL:
         return ""
     return "higher is better" if name in HIGHER_IS_BETTER else "lower is better"
+
+
+def _features(problem: Problem, contributions: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    """Return (feature, its group in the catalogue, mean absolute SHAP value), the largest first."""
+    groups = problem.feature_groups
+    largest = sorted(contributions.items(), key=lambda item: -item[1])
+    return [(name, groups.get(name, ""), mean) for name, mean in largest]
 
 
 def _by_column(slices: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ __all__ = [
     "asof",
     "clock",
     "columns_read",
+    "computation_cost",
     "definition_digests",
     "feature_tables",
     "frame",

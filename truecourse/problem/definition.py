@@ -30,6 +30,8 @@ from truecourse.problem.schema import (
 from truecourse.problem.training import RandomSplit, TimeSplit, XGBoost
 
 Kind = Literal["binary", "multiclass", "regression"]
+REQUEST, REQUEST_FEATURES = "request", "request_features"
+"""The names of the groups of features that belong to no view."""
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -288,6 +290,13 @@ class Problem:
         direct = {n: c for n, c in self.request_fields.items() if c.feature and not isinstance(c, Time)}
         computed = dict(self.request_features.features) if self.request_features else {}
         return direct | computed | {n: c for view in self.views for n, c in self.view_columns(view).items()}
+
+    @property
+    def feature_groups(self) -> dict[str, str]:
+        """The group of each feature by name: its view, REQUEST or REQUEST_FEATURES."""
+        computed = self.request_features.features if self.request_features else {}
+        groups = dict.fromkeys(self.features, REQUEST) | dict.fromkeys(computed, REQUEST_FEATURES)
+        return groups | {name: view.name for view in self.views for name in self.view_columns(view)}
 
     @property
     def needed_fields(self) -> frozenset[str]:

@@ -2,8 +2,10 @@
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
+from urllib.parse import quote
 
-from truecourse.html import render
+from truecourse.catalogue.records import PAGE
+from truecourse.html import feature_anchor, render
 from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.dashboard import index
@@ -52,6 +54,7 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
         "events": [_event(event) for event in reversed(alerts.recent[-_EVENTS:])] if alerts else [],
         "endpoints": figures.get("endpoint", {}).get("endpoints", {}),
         "flows": figures.get("pipelines", {}).get("flows", []),
+        "features": store.exists(PAGE),
         "pages": _pages(store, problem.name, now.champion.run_id if now.champion else None),
     }
 
@@ -154,6 +157,7 @@ def _page(
         moment=_moment,
         metric_label=metric_label,
         unit=problem.label_unit,
+        features_url=f"{'/reports' if served else '..'}/features.html#{quote(feature_anchor(problem.name))}",
     )
 
 

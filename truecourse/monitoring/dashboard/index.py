@@ -2,6 +2,7 @@
 
 from pydantic import ValidationError
 
+from truecourse.catalogue.records import PAGE
 from truecourse.errors import NotFound
 from truecourse.html import render
 from truecourse.references import StoredRecord
@@ -27,7 +28,7 @@ class Entry(StoredRecord):
 def add_entry(store: ObjectStore, entry: Entry) -> None:
     """Add or replace a problem's entry, and write the index page."""
     store.put(f"{_ENTRIES}{entry.problem}.json", entry.model_dump_json(indent=1).encode())
-    store.put(INDEX, page(store).encode())
+    publish(store)
 
 
 def entries(store: ObjectStore) -> list[Entry]:
@@ -41,5 +42,10 @@ def entries(store: ObjectStore) -> list[Entry]:
     return valid
 
 
+def publish(store: ObjectStore) -> None:
+    """Write the index page."""
+    store.put(INDEX, page(store).encode())
+
+
 def page(store: ObjectStore) -> str:
-    return render("index.html", problems=entries(store))
+    return render("index.html", problems=entries(store), features=store.exists(PAGE))

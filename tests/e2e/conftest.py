@@ -1,5 +1,8 @@
-"""The lifecycle of the shipped problem, run once for all end-to-end tests, in its own home."""
+"""The lifecycle of the shipped problem, run once for all end-to-end tests and all worker processes of pytest."""
 
+import fcntl
+import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +22,29 @@ class FinishedRun:
 
 
 @pytest.fixture(scope="session")
-def _finished(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> FinishedRun:
+def _finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, prefect_server: str) -> FinishedRun:
+    """A copy, for this worker process, of the home that the first of them fills."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "finished"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "summary").exists():
+            (shared / "summary").write_bytes(pickle.dumps(_run_lifecycle(shared / "home")))
+    home = tmp_path_factory.mktemp("finished-copy") / ".truecourse"
+    shutil.copytree(shared / "home", home)
+    return FinishedRun(home, pickle.loads((shared / "summary").read_bytes()))
+
+
+def _run_lifecycle(home: Path) -> dict[str, Any]:
     from flows.lifecycle import lifecycle
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRUECOURSE_HOME", str(tmp_path_factory.mktemp("finished") / ".truecourse"))
+        patch.setenv("TRUECOURSE_HOME", str(home))
         get_settings.cache_clear()
-        summary = lifecycle("flight_delays")
-        home = get_settings().home
+        summary: dict[str, Any] = lifecycle("flight_delays")
     get_settings.cache_clear()
-    return FinishedRun(home, summary)
+    return summary
 
 
 @pytest.fixture

@@ -123,6 +123,27 @@ def test_mlflows_tables_and_their_columns_of_paths(home: Path, configure: Config
     assert not (home / "other.db").exists()
 
 
+@pytest.mark.parametrize("skipped", ["", "great_expectations_import"])
+def test_great_expectations_imports_altair_and_scipys_tests_when_they_are_used(skipped: str) -> None:
+    code = """if True:
+        import importlib, inspect, sys
+        from truecourse.compat import great_expectations_import
+        great_expectations_import.import_library()
+        inspect.getmodule(inspect.stack)
+        name = "great_expectations.expectations.core.expect_column_kl_divergence_to_be_less_than"
+        print(*(part in sys.modules for part in ("altair.vegalite", "scipy.stats._stats_py")))
+        divergence = importlib.import_module(name)
+        print(float(divergence.stats.entropy([1, 1], base=2)), divergence.alt.Chart.__name__)
+        import altair
+        from scipy.stats import norm
+        print(norm.cdf(0), altair.Chart is divergence.alt.Chart)
+    """
+    environment = child_environment(TRUECOURSE_SKIPPED_PATCHES=skipped)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    imported = "True True" if skipped else "False False"
+    assert done.stdout.splitlines() == [imported, "1.0 Chart", "0.5 True"], done.stderr
+
+
 def test_xgboosts_library_has_the_functions_that_are_called() -> None:
     import xgboost
 

@@ -8,6 +8,7 @@ __all__ = [
     "bento_image",
     "duckdb_exit",
     "evidently_results",
+    "great_expectations_import",
     "library_database",
     "mlflow_tables",
     "patch",

@@ -11,6 +11,7 @@ OPTIONAL = (
     "bentoml_build",
     "bentoml_swagger_ui",
     "duckdb_exit",
+    "great_expectations_import",
     "mlflow_tables",
     "prefect_logging",
     "prefect_tables",

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from truecourse.compat import great_expectations_import
 from truecourse.data.parsing import LINE, UNREADABLE, unreadable_texts
 from truecourse.errors import ValidationFailed
 from truecourse.problem.schema import AnyColumn, Severity, Table
@@ -164,8 +165,7 @@ class Suite:
 
     def __init__(self, table: Table, expectations: list[Expectation]) -> None:
         quiet_environment()
-        import great_expectations as gx
-
+        gx = great_expectations_import.import_library()
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
         asset = context.data_sources.add_pandas("chunks").add_dataframe_asset(table.name)

@@ -88,6 +88,7 @@ COMMANDS = _loaders(
         "canary": "",
         "gc": "cli.commands.gc:gc",
         "migrate": "cli.commands.migrate:migrate",
+        "forget": "cli.commands.forget:forget",
         "mirror": "",
         "schedules": "",
         "release": "cli.commands.release:release",

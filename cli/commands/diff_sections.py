@@ -47,6 +47,13 @@ def _column_changes(columns: Mapping[str, Any]) -> str:
     return "; ".join([*parts, *([f"changed: {', '.join(changed)}"] if changed else [])])
 
 
+def _redactions(found: Mapping[str, Any]) -> dict[str, str]:
+    """Which side lacks the rows of a forgotten subject."""
+    sides = zip(("from", "to"), found["redacted"], strict=True)
+    texts = [f"{side} redacted on {day}: a subject was forgotten" for side, day in sides if day]
+    return {"redacted": "; ".join(texts)} if texts else {}
+
+
 def snapshot_sections(found: Mapping[str, Any]) -> Iterator[Section]:
     rows = found["rows"]
     sides = [", ".join(f"{count:,} {side}" for side, count in split.items()) for split in found["split"]]
@@ -57,6 +64,7 @@ def snapshot_sections(found: Mapping[str, Any]) -> Iterator[Section]:
             "rows": f"{rows['added']['count']:,} added, {rows['removed']['count']:,} removed",
             "moved": ", ".join(f"{count:,} {move}" for move, count in rows["moved"].items()) or "none",
             "columns": _column_changes(found["columns"]) or "the same",
+            **_redactions(found),
         }
     )
     if found["inputs"]:
@@ -84,6 +92,7 @@ def model_sections(found: Mapping[str, Any]) -> Iterator[Section]:
             "features": names,
             "code": ", ".join(found["code"]) or "the same",
             "libraries": ", ".join(f"{n} {a} → {b}" for n, (a, b) in found["libraries"].items()) or "the same",
+            **_redactions(found),
         }
     )
     if found["parameters"]:

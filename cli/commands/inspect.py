@@ -17,7 +17,7 @@ from cli.commands.status_report import history_view, pages, quality, refusals, t
 from cli.platform.endpoint import endpoint_url, is_ours, served_model
 from cli.terminal.origins import origins_view
 from cli.terminal.output import Answer, Json, ProblemName, command, command_without_storage
-from cli.terminal.tables import links_view, pairs, table
+from cli.terminal.tables import links_view, pairs, rebuilt_view, table
 from services.process import platform_state
 from truecourse.authoring.data_check import DataCheck, check_frame, check_source
 from truecourse.errors import FeatureError, NotFound, ProblemError, RequestError, SettingsError, StorageError
@@ -380,8 +380,8 @@ def reproduce(
         )
     rebuilt = reproducing.reproduce(_recorded_problem(problem), version, start)  # type: ignore[arg-type]
     same, state = bool(rebuilt["identical"]), rebuilt["state"]
-    result = Text("identical, byte for byte", "bold green") if same else Text("different", "bold red")
-    shown = {"recorded": rebuilt["recorded_sha256"], "rebuilt": rebuilt["rebuilt_sha256"]}
+    result = rebuilt_view(rebuilt)
+    shown = {"recorded": rebuilt["recorded_sha256"], "rebuilt": rebuilt["rebuilt_sha256"] or "not rebuilt"}
     shown |= {name: f"{then} then, {now} now" for name, (then, now) in rebuilt["environment"].items()}
     parts: list[RenderableType] = [result, pairs(shown)]
     if state != "verified":

@@ -117,7 +117,7 @@ def _bar(share: float) -> Text:
     return Text.assemble((left, "blue"), "│", (right, "dark_orange"))
 
 
-_MARKS = {"verified": Text("✓", "green"), "unknown": Text("?", "bold yellow")}
+_MARKS = {"verified": Text("✓", "green"), "unknown": Text("?", "bold yellow"), "redacted": Text("–", "bold yellow")}
 
 
 def links_view(traced: Mapping[str, Any]) -> RenderableType:
@@ -127,6 +127,14 @@ def links_view(traced: Mapping[str, Any]) -> RenderableType:
     ]
     end = {
         "verified": Text("every link verified", "bold green"),
+        "redacted": Text("a subject was forgotten; nothing else was changed", "bold yellow"),
         "unknown": Text("nothing was changed, but not every link can be verified", "bold yellow"),
     }.get(traced["state"], Text("the lineage is broken", "bold red"))
     return Group(table("", "link", "id", "what was verified", rows=rows), end)
+
+
+def rebuilt_view(rebuilt: Mapping[str, Any]) -> Text:
+    """Whether a rebuilt version is the recorded one."""
+    if rebuilt["rebuilt_sha256"] is None:
+        return Text("not rebuilt: a subject that it learned from was forgotten", "bold yellow")
+    return Text("identical, byte for byte", "bold green") if rebuilt["identical"] else Text("different", "bold red")

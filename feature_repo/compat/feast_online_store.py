@@ -9,10 +9,11 @@ The layout is specified, for every language that reads it:
 https://github.com/feast-dev/feast/blob/HEAD/docs/specs/online_store_format.md
 """
 
+import struct
 from datetime import UTC, datetime
 from typing import Any
 
-from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3, compute_table_id, get_online_store_from_config
 
 from truecourse.compat.patch import Patch
@@ -22,6 +23,7 @@ __all__ = [
     "SQLITE_COLUMNS",
     "clear_view",
     "key_bytes",
+    "key_values",
     "online_store",
     "redis_client",
     "redis_fields",
@@ -62,6 +64,16 @@ def redis_fields(view: str, features: list[str]) -> list[bytes]:
 def key_bytes(key: Any, version: int) -> bytes:
     """The bytes of an EntityKey in the store, in this version of the serialization."""
     return bytes(serialize_entity_key(key, version))
+
+
+def key_values(key: bytes) -> dict[str, Any]:
+    """The values of a stored key by column; empty for bytes that are no key."""
+    try:
+        read = deserialize_entity_key(key, 3)
+    except (ValueError, struct.error):
+        return {}
+    pairs = zip(read.join_keys, read.entity_values, strict=False)
+    return {name: getattr(value, value.WhichOneof("val") or "null_val") for name, value in pairs}
 
 
 def online_store(config: Any) -> Any:

@@ -21,6 +21,7 @@ from truecourse.registry import aliases
 from truecourse.settings import child_environment, get_settings
 from truecourse.storage.format import refuse_newer_format
 from truecourse.storage.object_store import open_store
+from truecourse.storage.redactions import is_changed
 
 NAME = "the endpoint"
 """Name of the endpoint's process in messages."""
@@ -59,7 +60,7 @@ def unpack(reference: ArtifactRef, version: ModelVersion) -> Path:
     with tempfile.TemporaryDirectory(dir=place, prefix=".unpacking-") as temporary:
         archive, contents = Path(temporary) / "bento", Path(temporary) / "folder"
         open_store().download(reference.key, archive)
-        if sha256_file(archive) != reference.sha256:
+        if is_changed(open_store(), reference.key, reference.sha256, sha256_file(archive)):
             hint = f"restore it, or delete it and run `truecourse run package --problem {version.problem}`"
             raise IntegrityError("the Bento's bytes were changed", where=reference.key, hint=hint)
         with tarfile.open(archive, "r:xz") as tar:

@@ -294,6 +294,13 @@ def write_note(run_id: str) -> None:
     (notes_folder() / run_id).write_text(f"{os.getpid()} {processes.started_at(os.getpid())}")
 
 
+def noted_processes() -> set[int]:
+    """The pids of other running processes on this machine that run, or ran, a flow of this home."""
+    folder = notes_folder()
+    runs = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return {pid for run in runs if (pid := _noted_pid(run)) is not None and pid != os.getpid()}
+
+
 def _remove_notes(held: set[str]) -> None:
     """Remove the notes of dead processes, except those of runs that are still to be marked."""
     for file in notes_folder().glob("*"):

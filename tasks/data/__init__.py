@@ -3,4 +3,4 @@
 Depends on `truecourse.data`.
 """
 
-__all__ = ["ingest", "validate"]
+__all__ = ["forget_subject", "ingest", "validate"]

@@ -18,6 +18,7 @@ from truecourse.data.readers import absent_columns, new_columns, read_batches
 from truecourse.data.reread import edit_raw, raw_commit, raw_schema, read_numbered, write_ipc
 from truecourse.data.sources import Located, locate, scratch
 from truecourse.data.validation_report import refused_numbers
+from truecourse.erasure.refusal import RefusedRows
 from truecourse.errors import SourceError
 from truecourse.hashing import sha256_file
 from truecourse.problem import Problem
@@ -142,11 +143,13 @@ def _parse(
 ) -> Staged:
     newly_archived = deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
     optional = () if table.on_missing_column == "fail" else table.columns
+    refused = RefusedRows(problem, table, tables.store)
     try:
-        rows = write_ipc(path, read_batches(one, table, optional), batch_schema(table.columns))
-        warnings = tuple(_column_warnings(table, one, rows))
+        rows = write_ipc(path, refused.without(read_batches(one, table, optional)), batch_schema(table.columns))
+        warnings = (*refused.warnings(one.uri), *_column_warnings(table, one, rows))
     except SourceError as error:
         return Staged(one, place, error=error)
+    refused.clean_archive(one)
     if sha256_file(one.path) != one.sha256:
         if newly_archived:  # the archived bytes may mix both contents
             tables.store.delete(deliveries.archive_key(problem.name, table.name, one.sha256))

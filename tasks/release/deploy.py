@@ -20,7 +20,8 @@ from truecourse.errors import ModelError, PlatformError, TruecourseError
 from truecourse.references import ArtifactRef, Deployment, ModelVersion
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
-from truecourse.storage.object_store import get_artifact, open_store
+from truecourse.storage.object_store import open_store
+from truecourse.storage.redactions import get_artifact
 
 log = logging.getLogger("truecourse.deploy")
 Target = Callable[[DeploymentConfig, ModelVersion, ArtifactRef, Path], str]

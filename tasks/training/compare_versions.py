@@ -18,7 +18,7 @@ from truecourse.lineage.snapshot_diff import text_diff
 from truecourse.lineage.source_rows import FIRST
 from truecourse.modeling.model import Model
 from truecourse.modeling.prediction import predicted_label
-from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.snapshot import load_frame, snapshot_redacted_at
 from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
@@ -31,13 +31,16 @@ from truecourse.storage.object_store import open_store
 
 
 def compare_versions(problem: str, one: int, other: int) -> dict[str, Any]:
-    """Compare two versions: {"kind": "model", "from", "to", "parameters", "features", "code", "snapshots", "recorded",
-    "test"}. Differences are the second minus the first.
+    """Compare two versions: {"kind": "model", "from", "to", "parameters", "features", "code", "snapshots", "redacted",
+    "recorded", "test"}. Differences are the second minus the first.
 
-    `code`: a unified diff of the archived folders, by file. `recorded`: each version's metrics when it was evaluated.
-    `test`: see compare_on_test_rows(). Raises ModelError for an unknown version."""
+    `redacted`: as in diff_snapshots(). `code`: a unified diff of the archived folders, by file. `recorded`: each
+    version's metrics when it was evaluated. `test`: see compare_on_test_rows(). Raises ModelError for an unknown
+    version."""
     before, after = registry.version(problem, one), registry.version(problem, other)
     accounts = [json.loads(runs.artifact(version.run_id, "training.json")) for version in (before, after)]
+    snapshots = [runs.trained_run(problem, version.run_id).snapshot for version in (before, after)]
+    redacted = [snapshot_redacted_at(open_store(), one) for one in snapshots]
     return {
         "kind": "model",
         "from": before.model_dump(),
@@ -47,7 +50,8 @@ def compare_versions(problem: str, one: int, other: int) -> dict[str, Any]:
         "libraries": _changed(*(account["versions"] for account in accounts)),
         "features": _features(before, after),
         "code": code_diff(before, after),
-        "snapshots": [runs.trained_run(problem, v.run_id).snapshot.sha256 for v in (before, after)],
+        "snapshots": [one.sha256 for one in snapshots],
+        "redacted": [at.date().isoformat() if at else None for at in redacted],
         "recorded": [evaluation(version).get("metrics", {}).get("model", {}) for version in (before, after)],
         "test": compare_on_test_rows(before, after),
     }

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -44,17 +44,20 @@ class TrainingRecord:
 
 
 def reproduce(problem: str, number: int, start: Start = "features") -> dict[str, Any]:
-    """Verify the lineage of a version, rebuild it from `start` on, and compare.
+    """Verify the lineage of a version, rebuild it from `start` on, and compare. A version that learned from a
+    forgotten subject is not rebuilt: its inputs are not what they were.
 
     The problem comes from the run's archive, so later changes of its folder do not matter. Returns
-    {"state": "verified", "changed" or "unknown", "identical": whether snapshot and model are byte for byte the recorded
-    ones, "start", "recorded_sha256", "rebuilt_sha256", "snapshot": {"identical", "recorded_sha256", "rebuilt_sha256"},
+    {"state": that of trace_model(), "identical": whether snapshot and model are byte for byte the recorded ones,
+    "start", "recorded_sha256", "rebuilt_sha256", "snapshot": {"identical", "recorded_sha256", "rebuilt_sha256"},
     "links": those of trace_model() and one for each rebuilt step, "environment": {name: [then, now]} for differences}.
     Raises ModelError if there is no such version, if it has no archive, or if it cannot be rebuilt."""
     tables = Tables()
     traced = trace_model(problem, number)
     version = registry.version(problem, number)
     recorded = _load_record(problem, version, tables)
+    if _is_redacted(traced["links"]):
+        return _not_rebuilt(recorded, traced, start)
     with scratch() as home:
         rebuilt = _rebuild(recorded, tables, home, start)
         assert rebuilt.snapshot is not None
@@ -73,6 +76,27 @@ def reproduce(problem: str, number: int, start: Start = "features") -> dict[str,
         "snapshot": {"identical": now == was, "recorded_sha256": was, "rebuilt_sha256": now},
         "links": links,
         "environment": _environment_differences(recorded, rebuilt),
+    }
+
+
+def _is_redacted(links: Sequence[Link]) -> bool:
+    return any(one["state"] == "redacted" and one["link"] in ("snapshot", "clean table") for one in links)
+
+
+def _not_rebuilt(recorded: TrainingRecord, traced: Mapping[str, Any], start: Start) -> dict[str, Any]:
+    """The result for a version whose inputs were redacted."""
+    reason = next(one["detail"] for one in traced["links"] if one["state"] == "redacted")
+    steps = [link(f"rebuilt {what}", "", "redacted", f"not rebuilt: {reason}") for what in ("snapshot", "model")]
+    was = recorded.run.snapshot.sha256
+    return {
+        "state": combined_state(traced["links"]),
+        "identical": False,
+        "start": start,
+        "recorded_sha256": recorded.version.model_sha256,
+        "rebuilt_sha256": None,
+        "snapshot": {"identical": False, "recorded_sha256": was, "rebuilt_sha256": None},
+        "links": [*traced["links"], *steps],
+        "environment": {},
     }
 
 

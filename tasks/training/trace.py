@@ -24,7 +24,7 @@ from truecourse.storage.lineage_links import Link, combined_state, unknown_link,
 def trace_model(problem: str, number: int) -> dict[str, Any]:
     """Verify the lineage of a version, from the version to its sources.
 
-    Returns {"model": ..., "state": "verified", "changed" or "unknown", "verified": bool, "links":
+    Returns {"model": ..., "state": "verified", "changed", "redacted" or "unknown", "verified": bool, "links":
     [truecourse.storage.lineage_links.Link]}. A broken link does not end the trace if the next one can be found. Raises
     ModelError if there is no such version."""
     version, tables = registry.version(problem, number), Tables()

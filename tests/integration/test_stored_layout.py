@@ -15,6 +15,7 @@ ELSEWHERE = {
     "deployments/<environment>/", "keys/<number>.json", "rejected/<problem>/",
     "checked/<problem>/drift.json", "health/<problem>/endpoint-<name>-<digest>.json",
     "backup/format-1/",  # nothing was migrated
+    "forgotten/entries/<number>.json", "forgotten/salt", "forgotten/open/<hash>.json", "forgotten/objects/",  # nobody
     "alarms/<problem>.json", "alarms/<problem>/<number>.json",  # the only alarm may be one of a busy machine
     "endpoints/<port>.json", "flow-deployments.json", "flowruns/<run>", "up.json",  # `truecourse up` does not run
     "replay/<problem>/", "benchmarks/<name>.json", "logs/", "tmp/",

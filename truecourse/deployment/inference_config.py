@@ -18,7 +18,8 @@ from truecourse.references import ArtifactRef, ModelVersion, Reference, StoredRe
 from truecourse.registry import runs
 from truecourse.registry import versions as registry
 from truecourse.registry.run_archive import requirements
-from truecourse.storage.object_store import ObjectStore, get_artifact, put_artifact
+from truecourse.storage.object_store import ObjectStore, put_artifact
+from truecourse.storage.redactions import get_artifact
 
 INFERENCE_SHA256, INFERENCE_FILE = "truecourse.inference_sha256", "inference.json"
 MODEL_FILES = ("model.ubj", "vocabulary.json", "contract.json", "problem.json")

@@ -10,7 +10,7 @@ import polars as pl
 
 from truecourse.errors import NotFound
 from truecourse.lineage.source_rows import FIRST
-from truecourse.modeling.snapshot import Manifest, load_frame, load_manifest
+from truecourse.modeling.snapshot import Manifest, load_frame, load_manifest, snapshot_redacted_at
 from truecourse.references import Snapshot
 from truecourse.storage.object_store import ObjectStore
 
@@ -35,10 +35,12 @@ def find_snapshot(store: ObjectStore, problem: str, digest: str) -> Snapshot:
 def diff_snapshots(store: ObjectStore, before: Snapshot, after: Snapshot) -> dict[str, Any]:
     """Compare two snapshots: {"kind": "snapshot", "from", "to", "inputs", "columns", "definition", "split", "rows"}.
 
-    `rows`: decisions by id that were added, removed, that moved to another side of the split, or have another label or
-    other features; the values of features count as equal within a relative 1e-9. `definition`: a unified diff."""
+    `redacted`: the day on which a forgotten subject's rows were last removed from each, or None. `rows`: decisions by
+    id that were added, removed, that moved to another side of the split, or have another label or other features; the
+    values of features count as equal within a relative 1e-9. `definition`: a unified diff."""
     manifests = [load_manifest(store, one) for one in (before, after)]
     frames = [pl.DataFrame(load_frame(store, one)) for one in (before, after)]
+    redacted = [snapshot_redacted_at(store, one) for one in (before, after)]
     documents = [json.dumps(one.document, indent=1, sort_keys=True).splitlines() for one in manifests]
     return {
         "kind": "snapshot",
@@ -49,6 +51,7 @@ def diff_snapshots(store: ObjectStore, before: Snapshot, after: Snapshot) -> dic
         "columns": _columns(manifests[0].columns, manifests[1].columns),
         "split": [dict(Counter(frame["split"])) for frame in frames],
         "counts": [one.rows for one in manifests],
+        "redacted": [at.date().isoformat() if at else None for at in redacted],
         "definition": text_diff("problem", *documents),
         "rows": _rows(*frames),
     }

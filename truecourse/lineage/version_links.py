@@ -16,7 +16,7 @@ from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
 from truecourse.storage.ledger import Ledger
-from truecourse.storage.lineage_links import Link, link, unknown_link, unreadable_link, verify_object
+from truecourse.storage.lineage_links import Link, link, redacted_link, unknown_link, unreadable_link, verify_object
 from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
@@ -77,7 +77,12 @@ def gate_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
     if report is None:
         yield link("gate report", key, False, "its bytes do not match the SHA-256 in it")
         return
-    if recorded is not None and sha256(data) not in recorded:
+    now = sha256(data)
+    found = (redacted_link(store, "gate report", key, key, then, now) for then in recorded or ())
+    redacted = next((one for one in found if one is not None), None)
+    if redacted is not None:
+        yield redacted
+    elif recorded is not None and sha256(data) not in recorded:
         yield unknown_link("gate report", key, "the gate results name another report")
     else:
         yield link("gate report", key, True, f"SHA-256 {sha256(data)}, as in the gate results")

@@ -1,17 +1,19 @@
 """Snapshots: immutable training frames named by the SHA-256 of their Parquet bytes, with a manifest of every input."""
 
 import json
+from datetime import datetime
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from truecourse.errors import AlreadyExists, IntegrityError
+from truecourse.errors import AlreadyExists, IntegrityError, NotFound
 from truecourse.hashing import sha256
 from truecourse.problem import RandomSplit, TimeSplit
 from truecourse.references import Snapshot, StoredRecord, TableVersion
 from truecourse.storage.object_store import ObjectStore
+from truecourse.storage.redactions import is_changed, redacted_at
 from truecourse.wording import counted
 
 
@@ -117,16 +119,25 @@ def load_unlabelled(store: ObjectStore, snapshot: Snapshot) -> pa.Table | None:
 
 
 def load_frame(store: ObjectStore, snapshot: Snapshot) -> pa.Table:
-    """Load the frame and verify its SHA-256. Raises IntegrityError when its bytes have changed."""
+    """Load the frame and verify its SHA-256; a forgotten subject's rows are missing. Raises IntegrityError when its
+    bytes have changed otherwise."""
     return _read(store, snapshot.frame_key, snapshot.sha256)
 
 
 def _read(store: ObjectStore, key: str, digest: str) -> pa.Table:
     data = store.get(key)
-    if sha256(data) != digest:
+    if is_changed(store, key, digest, sha256(data)):
         hint = "restore the object from a backup, or build the snapshot again with `truecourse run train`"
         raise IntegrityError("the snapshot's bytes were changed", where=key, hint=hint)
     return pq.read_table(pa.BufferReader(data))
+
+
+def snapshot_redacted_at(store: ObjectStore, snapshot: Snapshot) -> datetime | None:
+    """When a subject's rows were last removed from the frame; None if its bytes are as recorded."""
+    try:
+        return redacted_at(store, snapshot.frame_key, snapshot.sha256, store.digest(snapshot.frame_key))
+    except NotFound:
+        return None
 
 
 def load_manifest(store: ObjectStore, snapshot: Snapshot) -> Manifest:

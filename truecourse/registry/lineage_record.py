@@ -14,8 +14,9 @@ from truecourse.modeling.snapshot import Manifest
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, quarantine_table
-from truecourse.storage.lineage_links import Link, link, unreadable_link, verify_object
+from truecourse.storage.lineage_links import Link, link, redacted_link, unreadable_link, verify_object
 from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.storage.redactions import redacted_at
 from truecourse.wording import counted
 
 
@@ -115,6 +116,13 @@ def _verify_table(tables: Tables, reference: TableVersion, recorded: Mapping[str
         found = tables.digests_of(wanted)
     except TruecourseError as error:
         return unreadable_link(kind, str(reference), error)
+    differing = {key: (digest, found.get(key, "")) for key, digest in wanted.items() if found.get(key) != digest}
+    redacted = {key: redacted_at(tables.store, key, *pair) for key, pair in differing.items()}
+    if differing and all(redacted.values()):
+        at = max(moment for moment in redacted.values() if moment is not None)
+        detail = f"redacted on {at:%Y-%m-%d}: a subject was forgotten, in {counted(len(differing), 'file')}"
+        return link(kind, str(reference), "redacted", detail)
+    wanted = {key: digest for key, digest in wanted.items() if not redacted.get(key)}
     if lost := sorted(wanted.keys() - found.keys()):
         return link(kind, str(reference), "missing", f"{counted(len(lost), 'file')} lost: {lost[0]}")
     if changed := [key for key, digest in wanted.items() if found[key] != digest]:
@@ -133,7 +141,7 @@ def verify_validation(tables: Tables, recorded: Mapping[str, Any]) -> Iterator[L
         validated = [d for _, commit in table["commits"] for d in commit.get("deliveries", ()) if "result_sha256" in d]
         kind, problem, of = "validation report", path[1], path[3]
         found = [_report(tables.store, problem, of, d["number"], d["result_sha256"]) for d in validated]
-        broken = [one for one in found if one is not None]
+        broken = sorted((one for one in found if one is not None), key=lambda one: one["state"] == "redacted")
         if validated:
             yield broken[0] if broken else link(kind, name, True, f"{counted(len(validated), 'report')} hashed again")
 
@@ -144,6 +152,8 @@ def _report(store: ObjectStore, problem: str, table: str, number: int, expected:
     links = [verify_object(store, "validation report", key, expected) for key in keys]
     if any(item["verified"] for item in links):
         return None
+    if redacted := [item for item in links if item["state"] == "redacted"]:
+        return redacted[0]
     key = result_keys(problem, table, number, expected)[0]
     return links[0] if links else link("validation report", key, "missing", "the report is gone")
 
@@ -154,7 +164,10 @@ def verify_sources(problem: str, tables: Tables, recorded: Mapping[str, Any]) ->
     kept = [tables.store.exists(key) for key, _ in found]
     reachable = {} if all(kept) else _reachable(problem)
     return [
-        _verify_kept(tables, key, delivery) if there else _verify_place(delivery, reachable.get(delivery.uri))
+        _verify_kept(tables, key, delivery)
+        if there
+        else redacted_link(tables.store, "source", delivery.uri, key, delivery.sha256, "")
+        or _verify_place(delivery, reachable.get(delivery.uri))
         for there, (key, delivery) in zip(kept, found, strict=True)
     ]
 
@@ -174,6 +187,9 @@ def _reachable(name: str) -> dict[str, str]:
 def _verify_kept(tables: Tables, key: str, delivery: Delivery) -> Link:
     actual = tables.store.digest(key)
     same = actual == delivery.sha256
+    redacted = redacted_link(tables.store, "source", delivery.uri, key, delivery.sha256, actual)
+    if redacted is not None:
+        return redacted
     detail = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, archived as {key}"
     return link("source", delivery.uri, same, detail if same else f"SHA-256 of {key} is {actual}: it was changed")
 

@@ -53,7 +53,9 @@ class Masks:
 
     def _feature(self, name: str, kept: str | list[Any]) -> str | list[Any]:
         """Mask a feature's values. A string is its kind: the requests then hold the values."""
-        return kept if isinstance(kept, str) or name not in self.marks else [self._hash(name, value) for value in kept]
+        if isinstance(kept, str) or name not in self.marks:
+            return kept
+        return [self.hash_value(name, value) for value in kept]
 
     def _answer(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
         """Drop contributions of private features, which include the value."""
@@ -67,9 +69,9 @@ class Masks:
 
     def _values(self, values: Mapping[str, Any]) -> dict[str, Any]:
         kept = self._kept(values)
-        return {name: self._hash(name, value) if name in self.marks else value for name, value in kept}
+        return {name: self.hash_value(name, value) if name in self.marks else value for name, value in kept}
 
-    def _hash(self, name: str, value: Any) -> str | None:
+    def hash_value(self, name: str, value: Any) -> str | None:
         """Hash a value with its field's name, so that equal values of different fields differ."""
         if value is None:
             return None

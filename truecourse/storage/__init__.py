@@ -12,5 +12,6 @@ __all__ = [
     "lineage_links",
     "locks",
     "object_store",
+    "redactions",
     "table_files",
 ]

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from truecourse.errors import AlreadyExists, NotFound, TruecourseError
 from truecourse.hashing import seal, sha256, unseal
 from truecourse.storage.fsync import LOG
-from truecourse.storage.lineage_links import Link, link, unknown_link, unreadable_link
+from truecourse.storage.lineage_links import Link, link, redacted_link, unknown_link, unreadable_link
 from truecourse.storage.object_store import ObjectStore
 from truecourse.stored_format import numbered
 
@@ -90,6 +90,12 @@ def verify(store: ObjectStore, file: str) -> Link:
         commit = store.digest(document["commit"]) if store.exists(document["commit"]) else document["commit_sha256"]
     except TruecourseError as error:
         return unreadable_link(kind, file, error)
+    for place, then, now in (
+        (file, document["file_sha256"], actual),
+        (document["commit"], document["commit_sha256"], commit),
+    ):
+        if now != then and (redacted := redacted_link(store, kind, file, place, then, now)) is not None:
+            return redacted
     if actual != document["file_sha256"]:
         return link(kind, file, False, f"SHA-256 is {actual}, recorded {document['file_sha256']}")
     if commit != document["commit_sha256"]:

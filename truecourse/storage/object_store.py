@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from truecourse.addresses import is_loopback_name
-from truecourse.errors import AccessDenied, AlreadyExists, IntegrityError, NotFound, SettingsError, StorageError
+from truecourse.errors import AccessDenied, AlreadyExists, NotFound, SettingsError, StorageError
 from truecourse.hashing import sha256, sha256_file
 from truecourse.references import ArtifactRef
 from truecourse.settings import Settings, get_settings
@@ -285,13 +285,3 @@ def put_artifact(store: ObjectStore, key: str, data: bytes) -> ArtifactRef:
 def upload_artifact(store: ObjectStore, key: str, path: Path) -> ArtifactRef:
     store.upload(key, path)
     return ArtifactRef(key=key, sha256=sha256_file(path), bytes=path.stat().st_size)
-
-
-def get_artifact(store: ObjectStore, reference: ArtifactRef) -> bytes:
-    """Read an object's bytes. Raises IntegrityError if their SHA-256 differs from the recorded one."""
-    data = store.get(reference.key)
-    if sha256(data) != reference.sha256:
-        raise IntegrityError(
-            f"SHA-256 is not {reference.sha256}", where=reference.key, hint="restore or rebuild the object"
-        )
-    return data

@@ -50,7 +50,7 @@ def _view(document: dict[str, Any]) -> Group:
     verb = "would be removed" if document["dry_run"] else "removed"
     parts: list[Any] = []
     if kept:
-        parts.append(table("kept", "because", "reproduces from it", rows=kept))
+        parts.append(table("kept", "because", "old data that it reproduces from", rows=kept))
     if removed:
         parts.append(table("kind", "number", "bytes", "why nothing needs them", rows=removed))
     parts.append(Text(f"{size_text(document['bytes'])} {verb}" if removed else f"nothing {verb}"))
@@ -61,7 +61,7 @@ def _needs(kept: dict[str, Any]) -> str:
     from truecourse.wording import counted
 
     parts = [counted(count, kind) for kind, count in sorted(kept["needs"].items())]
-    return f"{', '.join(parts)}: {size_text(kept['bytes'])}" if parts else "nothing beyond the retention"
+    return f"{', '.join(parts)}: {size_text(kept['bytes'])}" if parts else "none"
 
 
 def size_text(size: int) -> str:

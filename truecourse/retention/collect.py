@@ -1,7 +1,7 @@
 """Retention: removal of what nothing needs under the retention settings, by hand (`truecourse gc`) and once a day.
 
-Every step may be interrupted and repeated: what is unneeded is found anew from what is stored, and an object is deleted
-before what refers to it, or is never found again.
+Every step may be interrupted and repeated: what is unneeded is found anew from what is stored. A version's entry is
+deleted after its objects. A run's record is deleted before its files, which are then those of an interrupted training.
 """
 
 import logging

@@ -22,6 +22,7 @@ _STEP = 1e-4
 _GROUPS = 200
 """The number of random blocks for rows without time."""
 _EPSILON = 1e-7
+_FARTHEST = 1e70
 _BINS = 10
 HIGHER_IS_BETTER = frozenset({"auc", "average_precision", "accuracy", "macro_f1", "r2"})
 _IN_LABEL_UNITS = frozenset({"rmse", "mae", "bias"})
@@ -41,6 +42,12 @@ def unit_of(metric: str, label_unit: str) -> str:
 def metric_label(metric: str, label_unit: str) -> str:
     """Return a metric's name for pages, with its unit: "log loss, nats"."""
     return with_unit(metric.replace("_", " "), unit_of(metric, label_unit))
+
+
+def bounded(values: Array) -> Array:
+    """Return values of a label or prediction as float64, those beyond ±1e70 as that: the sums of the fourth powers of
+    any number of them are doubles too."""
+    return np.clip(values.astype(np.float64), -_FARTHEST, _FARTHEST)
 
 
 def blocks_of(frame: pa.Table) -> Array:
@@ -65,7 +72,8 @@ def weightings(blocks: Array) -> Array:
 
 def influence(samples: Array) -> Array:
     """Compute the influence (..., n) of each block from samples (..., n + 1); its mean is the estimate's error."""
-    change = (samples[..., 1:] - samples[..., :1]) * (samples.shape[-1] - 1) / _STEP
+    with np.errstate(invalid="ignore"):  # of an infinite metric, such as the R² of constant labels, it is undefined
+        change = (samples[..., 1:] - samples[..., :1]) * (samples.shape[-1] - 1) / _STEP
     # Differences within rounding errors are no influence.
     tiny = 1e-9 * (1 + np.abs(samples[..., :1])) * (samples.shape[-1] - 1)
     return np.where(np.abs(change) > tiny, change, 0.0)
@@ -76,7 +84,7 @@ def measure(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dic
 
     `labels` (n,): 0/1, class codes, or values. `predictions`: P(last class) (n,), P(class) (n, k), or values (n,).
     """
-    labels, predictions = labels.astype(np.float64), predictions.astype(np.float64)
+    labels, predictions = bounded(labels), bounded(predictions)
     blocks = np.unique(blocks, return_inverse=True)[1]  # in a slice, not every day has rows
     metrics = {name: summary(values, name) for name, values in samples(kind, labels, predictions, blocks).items()}
     if kind == "regression":
@@ -91,14 +99,14 @@ def samples(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dic
     """Compute samples of all metrics but the calibration error, which is not smooth in the weights."""
     function = {"binary": _binary, "multiclass": _multiclass, "regression": _regression}[kind]
     with np.errstate(divide="ignore", invalid="ignore"):  # with one class only, the AUC is NaN
-        return function(labels, predictions, blocks, weightings(blocks))
+        return function(bounded(labels), bounded(predictions), blocks, weightings(blocks))
 
 
 def losses(kind: Kind, labels: Array, predictions: Array) -> Array:
     """Compute each row's loss (n,): log loss, or the squared error."""
-    predictions = predictions.astype(np.float64)
+    predictions = bounded(predictions)
     if kind == "regression":
-        return np.asarray((labels - predictions) ** 2)
+        return np.asarray((bounded(labels) - predictions) ** 2)
     if kind == "binary":
         predictions = np.column_stack([1 - predictions, predictions])
     chosen = np.take_along_axis(predictions, labels.astype(np.int64)[:, None], axis=1)[:, 0]
@@ -156,7 +164,7 @@ def gaps(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> tuple[
     The absolute gaps add up to the expected calibration error over ten equally filled bins (Naeini et al. 2015) of the
     probability of the last class (multiclass: of the predicted class). A regression has one bin: its gap is the
     bias."""
-    labels, predictions = labels.astype(np.float64), predictions.astype(np.float64)
+    labels, predictions = bounded(labels), bounded(predictions)
     if kind == "multiclass":
         labels, predictions = (labels == predictions.argmax(axis=1)).astype(np.float64), predictions.max(axis=1)
     cuts = np.linspace(0, 1, _BINS + 1)[1:-1] if kind != "regression" else np.zeros(0)

@@ -92,7 +92,8 @@ def _learn(values: pa.ChunkedArray, bins: int) -> Bins:
     sample = np.sort(found[:: len(found) // _SAMPLE + 1])
     edges = np.unique(sample[np.linspace(0, len(sample) - 1, bins + 1).astype(np.int64)[1:-1]])
     # Many rows share the lowest value: values below it are new and get a bin of their own.
-    low = [np.nextafter(edges[0], -np.inf)] if edges[0] == found.min() else []
+    with np.errstate(over="ignore"):  # nothing lies below the smallest double
+        low = [np.nextafter(edges[0], -np.inf)] if edges[0] == found.min() else []
     return Bins("number", np.concatenate([low, edges]))
 
 

@@ -146,7 +146,8 @@ def _scale(values: Array) -> tuple[float, float]:
     present = values[np.isfinite(values)]
     if not len(present):
         return 0.0, 1.0
-    with np.errstate(over="ignore"):  # beyond the range of a double, the other of the two scales is taken
+    # Beyond the range of a double, the other of the two scales is taken.
+    with np.errstate(over="ignore", invalid="ignore"):
         low, middle, high = np.quantile(present, [0.1, 0.5, 0.9]).tolist()
         scale = max((one for one in ((high - low) / 2.563, float(present.std()) / 3) if np.isfinite(one)), default=0.0)
     return middle, scale if scale > 0 else 1.0

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from truecourse.arrays import Array
 
 CONVERSIONS: dict[str, tuple[float, float]] = {
@@ -30,7 +32,8 @@ class UnitChange:
     offset: float
 
     def __call__(self, values: Array) -> Array:
-        return values * self.factor + self.offset
+        with np.errstate(over="ignore"):  # beyond the range of a double it is infinite
+            return np.asarray(values * self.factor + self.offset)
 
 
 def parse_change(text: str) -> UnitChange | None:

@@ -14,7 +14,7 @@ from truecourse.evaluation.slices import parts_of
 from truecourse.problem.definition import Kind, midnight
 from truecourse.references import StoredRecord, UtcTime
 from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate, sum_of_absolutes
-from truecourse.statistics.metrics import gaps_of, losses
+from truecourse.statistics.metrics import bounded, gaps_of, losses
 from truecourse.stored_format import renamed
 
 BINS = 40
@@ -86,7 +86,7 @@ class ScoredRows:
         loss = losses(kind, labels, output)
         if kind == "regression":
             nothing = np.zeros(len(labels))
-            return cls(output, labels.astype(np.float64), loss, nothing, nothing)
+            return cls(bounded(output), bounded(labels), loss, nothing, nothing)
         both = np.column_stack([1 - output, output]) if kind == "binary" else output
         clipped = np.clip(both, _TINY, 1)
         expected = -(clipped * np.log(clipped)).sum(axis=1)

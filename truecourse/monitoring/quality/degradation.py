@@ -15,6 +15,7 @@ from truecourse.arrays import Array
 from truecourse.monitoring.quality.cohorts import Cohort
 from truecourse.monitoring.quality.e_detector import DailyVariation, Series, e_detector, e_values, mean_e_values
 from truecourse.problem.monitoring import QualityWatch
+from truecourse.statistics.metrics import bounded
 
 RECENT = 28
 """Days whose median is the level of label residuals: the season changes it, which is no new label rule."""
@@ -28,6 +29,9 @@ such as a storm lasts two and is no drift. 4: two days, for a class's labels wit
 model accounts for such events. 5: one day, where more labels are flipped than any event explains."""
 _ONE_DAY_FACTOR = 2.5
 """A flipped share of this many times `labels_turned` is detected in one day."""
+_LEAST_UNIT = 1e-70
+"""The least standard deviation of labels, and the least loss, by which figures can be divided: a model without errors
+in its baseline has no usual error to compare with."""
 _MIN_SLOPE_DAYS = 14
 """Days needed to estimate the slope of loss on outcomes."""
 
@@ -156,7 +160,7 @@ def _of_scores(
 ) -> Iterator[Stream]:
     """Yield the streams of outcomes above and below the scores, and of loss."""
     reference = [one for one in reference if one.labelled]
-    if scale <= 0 or loss <= 0 or not reference:
+    if min(scale, loss) < _LEAST_UNIT or not reference:
         return
     outcomes = [_series(side, lambda one: one.residual / one.labelled / scale, 1.0) for side in (reference, days)]
     for sign in (1, -1):
@@ -180,6 +184,8 @@ def _of_labels(
     if not days or not usual or not all(one.label_residuals is not None and one.turned for one in days):
         return
     unit = 1.0 if classes else scale
+    if unit < _LEAST_UNIT:
+        return
     place = int(classes == 2)  # two classes: the signed difference; otherwise the distance
     rows = float(sum(one.labelled for one in usual))
     squares = float(sum(one.label_residual_squares[place] for one in usual))
@@ -204,7 +210,7 @@ def _mean_residual(one: Cohort, place: int) -> float:
 def _series(days: Sequence[Cohort], value: Callable[[Cohort], float], noise: float) -> Series:
     """Return the daily means of `value`. `noise`: the variance of a row."""
     rows = np.array([one.labelled for one in days], dtype=np.float64)
-    return Series(_day_numbers(days), np.array([value(one) for one in days]), noise / rows)
+    return Series(_day_numbers(days), bounded(np.array([value(one) for one in days])), bounded(noise / rows))
 
 
 def _flip_series(days: Sequence[Cohort], place: int, unit: float, noise: float | None) -> Series:
@@ -214,7 +220,7 @@ def _flip_series(days: Sequence[Cohort], place: int, unit: float, noise: float |
     sums = np.array([one.turned[place] for one in days]).reshape(-1, 2)
     information = np.where(sums[:, 1] >= 1, sums[:, 1], np.nan)
     chance = np.nan_to_num((1.0 if noise is None else noise / unit**2) / information, nan=np.inf)
-    return Series(_day_numbers(days), sums[:, 0] / information / unit, chance)
+    return Series(_day_numbers(days), bounded(sums[:, 0] / information / unit), chance)
 
 
 def _day_numbers(days: Sequence[Cohort]) -> Array:

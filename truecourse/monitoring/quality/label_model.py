@@ -15,6 +15,7 @@ from truecourse.arrays import Array
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.monitoring.predictions.labels import label_delay_hours
 from truecourse.problem.definition import Kind
+from truecourse.statistics.metrics import bounded
 
 ROWS = 20_000
 _ROUNDS = 60
@@ -96,7 +97,7 @@ _OBJECTIVES = {"binary": "binary:logistic", "multiclass": "multi:softprob", "reg
 def label_residuals(kind: Kind, predicted: Array, labels: Array) -> LabelResiduals:
     """Compare n labels with the label model's predictions. `predicted`: (n,), or (n, classes) for several classes."""
     if kind == "regression":
-        difference = labels - predicted
+        difference = bounded(labels) - bounded(predicted)
         one = np.ones(len(predicted))
         flips = np.stack([np.column_stack([difference, one]), np.column_stack([-difference, one])], axis=1)
         return LabelResiduals(np.abs(difference), difference, flips)

@@ -16,6 +16,7 @@ from cli.terminal.tables import pairs, table
 from truecourse.catalogue import page, texts
 from truecourse.catalogue.build import build_catalogue
 from truecourse.catalogue.records import PAGE, Catalogue, Feature, Group
+from truecourse.catalogue.shared_tables import with_uses_of_others
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.html import share
 from truecourse.problem.loader import load_problem, problem_names
@@ -79,7 +80,9 @@ def _catalogues(name: str | None) -> tuple[list[Catalogue], list[dict[str, str]]
             if name:
                 raise
             invalid.append({"problem": each, "what": error.what, "hint": error.hint})
-    return found, invalid
+    names = {one.problem for one in found}
+    others = [one for one in page.load_entries(tables.store) if one.problem not in names]
+    return with_uses_of_others(found, [*found, *others]), invalid
 
 
 def _select(every: list[Listed], name: str) -> tuple[list[Listed], bool]:
@@ -171,14 +174,14 @@ def _over_time(feature: Feature) -> Iterator[RenderableType]:
 
 
 def _uses(one: Listed) -> Iterator[RenderableType]:
-    uses, unit = one.feature.uses, one.catalogue.contribution_unit
+    uses = one.feature.uses
     if not uses:
         yield Text("no version uses it" if one.catalogue.versions else "no version is registered")
         return
     if one.group.kind == "label":
         yield table("predicted by", rows=[[texts.use_text(use)] for use in uses])
         return
-    rows = [[texts.use_text(use), texts.contribution_text(use, unit)] for use in uses]
+    rows = [[texts.use_text(use), texts.contribution_text(use)] for use in uses]
     yield table("used by", "mean absolute SHAP value", rows=rows)
 
 

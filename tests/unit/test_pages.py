@@ -14,6 +14,7 @@ from markupsafe import Markup
 from truecourse.catalogue.distributions import Distribution, Part
 from truecourse.catalogue.page import render_page as catalogue_page
 from truecourse.catalogue.records import Catalogue, Feature, Group, Kind, Use
+from truecourse.catalogue.shared_tables import with_uses_of_others
 from truecourse.data.deliveries import Delivery
 from truecourse.data.validation_report import Counts, Example, Outcome, ValidationResult
 from truecourse.data.validation_report import render_page as page_of_validation
@@ -304,6 +305,24 @@ def test_a_page_is_complete_html(page: Callable[[LocalStore, bool], str], most: 
     assert LONG not in html  # as text alone, never as tags
     if most and page is not unchecked_health:
         assert str(Markup.escape("a <very> long & windy name")) in html
+
+
+def test_a_feature_table_of_two_problems_is_used_by_the_versions_of_both() -> None:
+    def catalogue(problem: str, table: str) -> Catalogue:
+        use = Use(problem=problem, version=1, role="champion", definition="same", contribution=2.0, unit=f"{problem} s",
+                  rank=1, features=1)  # fmt: skip
+        features = (Feature(name="x", type="text", uses=(use,)),)
+        group = Group(name="v", kind="view feature", table=table, features=features)
+        request = group.model_copy(update={"name": "request", "kind": "request field", "table": "training frame 1"})
+        groups = (group, request)
+        return Catalogue(problem=problem, description="", owner="", at=NOW, contribution_unit="", groups=groups)
+
+    tables = {"a": "features/area/v.1@3", "b": "features/area/v.1@4", "c": "features/c/v.1@1"}
+    every = [catalogue(problem, table) for problem, table in tables.items()]
+    found = with_uses_of_others(every, every)
+    assert [[use.problem for use in one.groups[0].features[0].uses] for one in found] == [["a", "b"], ["b", "a"], ["c"]]
+    assert [[use.problem for use in one.groups[1].features[0].uses] for one in found] == [["a"], ["b"], ["c"]]
+    assert "2 b s, rank 1 of 1" in catalogue_page(found[:1])
 
 
 def test_the_catalogue_calls_what_is_not_known_unknown(store: LocalStore) -> None:

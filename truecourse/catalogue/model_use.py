@@ -66,7 +66,7 @@ def model_use(problem: Problem, definitions: Definitions) -> ModelUse:
     unread = []
     for version in listed:
         try:
-            found = list(_uses(version, definitions, roles.get(version.version, "")))
+            found = list(_uses(version, definitions, roles.get(version.version, ""), problem.contribution_unit))
         except NotFound:
             unread.append(version.version)
             continue
@@ -75,12 +75,18 @@ def model_use(problem: Problem, definitions: Definitions) -> ModelUse:
     return ModelUse(uses, len(every), tuple(version.version for version in listed), tuple(unread))
 
 
-def _uses(version: ModelVersion, definitions: Definitions, role: str) -> Iterator[tuple[str, Use]]:
+def _uses(version: ModelVersion, definitions: Definitions, role: str, unit: str) -> Iterator[tuple[str, Use]]:
     """The use of each input of a version, and of the label. Raises NotFound if its files are gone."""
     contract = Contract.from_json(registry.artifact(version.run_id, "model/contract.json"))
     inputs = Vocabulary.from_json(registry.artifact(version.run_id, "model/vocabulary.json")).features
     contributions = _contributions(version)
-    common = {"problem": version.problem, "version": version.version, "role": role, "features": len(inputs)}
+    common = {
+        "problem": version.problem,
+        "version": version.version,
+        "role": role,
+        "features": len(inputs),
+        "unit": unit,
+    }
     for name in inputs:
         own = contributions.get(name)
         rank = None if own is None else 1 + sum(other > own for other in contributions.values())

@@ -6,6 +6,7 @@ from truecourse.catalogue import texts
 from truecourse.catalogue.build import build_catalogue
 from truecourse.catalogue.chart import chart
 from truecourse.catalogue.records import PAGE, Catalogue, Feature, Group
+from truecourse.catalogue.shared_tables import with_uses_of_others
 from truecourse.errors import FormatError, NotFound
 from truecourse.html import PALETTE, feature_anchor, render
 from truecourse.problem import Problem
@@ -36,10 +37,16 @@ def publish(tables: Tables, problem: Problem) -> str:
     return PAGE
 
 
-def page(store: ObjectStore) -> str:
-    """Render the page from the stored catalogues, in order of the problems' names."""
+def load_entries(store: ObjectStore) -> list[Catalogue]:
+    """The stored catalogues, in order of the problems' names."""
     names = [key.removeprefix(_ENTRIES).removesuffix(".json") for key in sorted(store.list(_ENTRIES))]
-    return render_page([one for name in names if (one := load_entry(store, name)) is not None])
+    return [one for name in names if (one := load_entry(store, name)) is not None]
+
+
+def page(store: ObjectStore) -> str:
+    """Render the page from the stored catalogues."""
+    entries = load_entries(store)
+    return render_page(with_uses_of_others(entries, entries))
 
 
 def render_page(catalogues: list[Catalogue]) -> str:

@@ -15,14 +15,15 @@ class Use(Reference):
     """A model version that reads a feature, or predicts the label.
 
     `role`: champion, challenger, or empty. `definition`: whether it was trained on today's definition of the feature.
-    `contribution`: the mean absolute SHAP value on test rows, in the problem's `contribution_unit`; None if it was not
-    recorded. `rank`: its place among the version's `features`, from 1."""
+    `contribution`: the mean absolute SHAP value on test rows; None if it was not recorded. `unit`: of contributions.
+    `rank`: its place among the version's `features`, from 1."""
 
     problem: str
     version: int
     role: Literal["champion", "challenger", ""]
     definition: Literal["same", "earlier", "unknown"]
     contribution: float | None = None
+    unit: str = ""
     rank: int | None = None
     features: int
 

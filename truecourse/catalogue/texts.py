@@ -151,8 +151,8 @@ def use_text(use: Use) -> str:
     return f"{use.problem} version {use.version}{role}{definition[use.definition]}"
 
 
-def contribution_text(use: Use, unit: str) -> str:
+def contribution_text(use: Use) -> str:
     """The mean absolute SHAP value and its rank."""
     if use.contribution is None:
         return UNKNOWN
-    return f"{use.contribution:.3g} {unit}, rank {use.rank} of {use.features}"
+    return f"{use.contribution:.3g} {use.unit}, rank {use.rank} of {use.features}"

@@ -3,7 +3,10 @@
 import ast
 import dataclasses
 import inspect
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +15,6 @@ from typing import Any, get_args, get_type_hints
 import jsonschema
 import pytest
 import typer
-from prometheus_client import CollectorRegistry
 
 import truecourse.problem as problem_api
 from cli.main import COMMANDS, app
@@ -22,7 +24,7 @@ from docs.hooks.problem_page import FieldDoc, field_docs, member
 from services.http.authentication import OPEN
 from services.http.refusals import Refusal
 from services.http.routes import METHODS
-from services.telemetry.prometheus_metrics import LABELS, REASONS, Metrics
+from services.telemetry.prometheus_metrics import LABELS, REASONS
 from tests.conftest import REPOSITORY
 from truecourse.monitoring.finding_causes import CAUSES, ROLLBACKS, STATES, SUBJECTS, Cause, RollbackCause
 from truecourse.monitoring.findings import BROKEN, PREREQUISITES, Check, State
@@ -259,9 +261,15 @@ def test_the_causes_of_retraining_exist() -> None:
     assert {*policy.causes, *policy.blockers} <= set(get_args(Cause))
 
 
-def test_every_metric_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)  # importing Feast sets it
-    exposed = Metrics(["/predict"], CollectorRegistry()).exposition().decode()
+def test_every_metric_is_explained() -> None:
+    code = "print(Metrics(['/predict'], CollectorRegistry()).exposition().decode())"
+    imports = (
+        "from prometheus_client import CollectorRegistry; from services.telemetry.prometheus_metrics import Metrics"
+    )
+    # In a process of its own: importing Feast makes the metrics those of several processes.
+    environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    command = [sys.executable, "-c", f"{imports}; {code}"]
+    exposed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", exposed, re.MULTILINE))
     # A single process also exports the times of creation; the workers of an endpoint do not.
     wanted = {name: kind for name, kind in types.items() if not name.endswith("_created")}

@@ -262,13 +262,13 @@ def test_the_causes_of_retraining_exist() -> None:
 
 
 def test_every_metric_is_explained() -> None:
-    code = "print(Metrics(['/predict'], CollectorRegistry()).exposition().decode())"
-    imports = (
-        "from prometheus_client import CollectorRegistry; from services.telemetry.prometheus_metrics import Metrics"
+    code = (
+        "from prometheus_client import CollectorRegistry; from services.telemetry.prometheus_metrics import Metrics; "
+        "print(Metrics(['/predict'], CollectorRegistry()).exposition().decode())"
     )
     # In a process of its own: importing Feast makes the metrics those of several processes.
     environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
-    command = [sys.executable, "-c", f"{imports}; {code}"]
+    command = [sys.executable, "-c", code]
     exposed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", exposed, re.MULTILINE))
     # A single process also exports the times of creation; the workers of an endpoint do not.

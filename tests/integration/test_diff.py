@@ -234,7 +234,7 @@ def test_problems(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str])
     assert "sql.features/depot_history.sql" in [one["field"] for one in edited["declared"]]
     page = Path(edited["page"]).read_text()
     assert "depot_history.sql" in page
-    assert '<span class="added">+-- edited</span>' in page
+    assert "<ins>+-- edited</ins>" in page
     assert answer(capsys, "problem:1", "problem:nowhere", status=1)["error"]
     assert answer(capsys, "problem:7", "problem:1", status=1)["error"]
 

@@ -288,6 +288,7 @@ ELSEWHERE = {
     "model.html": "tests/integration/test_register.py",
     "endpoint.html": "tests/integration/test_service.py",
     "replay.html": "tests/integration/test_replay.py",
+    "sections.html": "tests/integration/test_diff.py",
 }
 """Templates that need a trained model or a server, and the tests that render them."""
 

@@ -74,7 +74,7 @@ COMMANDS = _loaders(
         "demo": "cli.commands.demo:demo",
         "up": "cli.commands.up:up",
         "init": "cli.commands.inspect:init",
-        "check": "cli.commands.inspect:check",
+        "check": "cli.commands.check:check",
         "run": "",
         "deploy": "cli.commands.deploy:deploy",
         "serve": "cli.commands.predict:serve",

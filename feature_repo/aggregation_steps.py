@@ -20,7 +20,8 @@ from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.aggregation_rows import stored_columns
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import key_columns
-from truecourse.problem import Aggregations, Problem
+from truecourse.problem import Aggregations
+from truecourse.problem.namespace import Namespace
 
 _HEAD = struct.Struct("<qq")
 """Before the steps: the time from which they hold, and that of the load, in microseconds since 1970 UTC."""
@@ -46,7 +47,7 @@ def split_head(stored: bytes) -> tuple[int, int, memoryview]:
 
 
 def encoded_keys(
-    problem: Problem, view: Aggregations, rows: ds.Dataset, changed: Sequence[Any] | None, until: datetime
+    problem: Namespace, view: Aggregations, rows: ds.Dataset, changed: Sequence[Any] | None, until: datetime
 ) -> Iterator[list[StoredKey]]:
     """The keys as of `until` (UTC), in parts. `rows`: the feature table. `changed`: datasets with the keys to encode;
     None for all keys. A changed key without rows is encoded without events."""

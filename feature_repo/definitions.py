@@ -1,12 +1,14 @@
-"""The objects that `feast apply` registers: entities and views of the settings' problem, as module-level names.
+"""The objects that `feast apply` registers: entities and views of the settings' problem, or of the feature area that
+TRUECOURSE_AREA names, as module-level names.
 
 Feast collects module-level objects only; it silently ignores objects in a list or a dict.
 """
 
 from pathlib import Path
+from typing import Any
 
-from feature_repo.feast_objects import feast_objects
-from truecourse.problem.loader import load_problem
+from feature_repo.feast_objects import feast_area, feast_objects
+from truecourse.problem.loader import load_area, load_problem
 from truecourse.settings import Settings, get_settings
 
 _HERE = Path(__file__).resolve().parent
@@ -20,4 +22,11 @@ def _settings() -> Settings:
     return settings
 
 
-globals().update(feast_objects(load_problem(_settings().problem), _settings()))
+def _objects(settings: Settings) -> dict[str, Any]:
+    if not settings.area:
+        return feast_objects(load_problem(settings.problem), settings)
+    area = load_area(settings.area)
+    return {"project": feast_area(area), **feast_objects(area, settings)}
+
+
+globals().update(_objects(_settings()))

@@ -6,27 +6,30 @@ from feature_repo.aggregation_tags import tags_of
 from truecourse.errors import Fault, ProblemError
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definition_digests import feature_table
-from truecourse.problem import Aggregations, Problem
-from truecourse.problem.definition import AnyView
+from truecourse.problem import Aggregations
+from truecourse.problem.namespace import AnyView, FeatureArea, Namespace
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 from truecourse.settings import Settings
 
 
-def feast_objects(problem: Problem, settings: Settings) -> dict[str, Any]:
+def feast_objects(problem: Namespace, settings: Settings) -> dict[str, Any]:
     """Feast objects by Python name: an entity for each join key, a source and a feature view for each view."""
-    entities = {key: _entity(problem, key) for view in problem.views for key in join_keys(problem, view)}
+    entities = {key: _entity(problem, key) for view in problem.own_views for key in problem.join_keys(view)}
     objects = {f"entity_{key}": entity for key, entity in entities.items()}
-    for view in problem.views:
+    for view in problem.own_views:
         source = _source(problem, view, settings)
         objects |= {f"source_{view.name}": source, f"view_{view.name}": _view(problem, view, entities, source)}
     return objects
 
 
-def join_keys(problem: Problem, view: AnyView) -> tuple[str, ...]:
-    return problem.entity(view.entity).join_keys
+def feast_area(area: FeatureArea) -> Any:
+    """A feature area as Feast's project."""
+    from feast import Project
+
+    return Project(name=area.name, description=area.description, tags=_area_tags(area), owner=area.owner)
 
 
-def key_column(problem: Problem, key: str) -> AnyColumn:
+def key_column(problem: Namespace, key: str) -> AnyColumn:
     """The declared column of an entity's key. Raises ProblemError if the request has no such field."""
     column = problem.request_fields.get(key)
     if column is None:
@@ -45,7 +48,7 @@ def _dtype(column: AnyColumn) -> Any:
     return types.UnixTimestamp
 
 
-def _entity(problem: Problem, key: str) -> Any:
+def _entity(problem: Namespace, key: str) -> Any:
     from feast import Entity
 
     column = key_column(problem, key)
@@ -55,10 +58,11 @@ def _entity(problem: Problem, key: str) -> Any:
         value_type=_dtype(column).to_value_type(),
         description=column.description or key,
         owner=problem.owner,
+        tags=_area_tags(problem),
     )
 
 
-def _source(problem: Problem, view: AnyView, settings: Settings) -> Any:
+def _source(problem: Namespace, view: AnyView, settings: Settings) -> Any:
     from feast import FileSource
     from feast.data_format import DeltaFormat
 
@@ -75,16 +79,20 @@ def _source(problem: Problem, view: AnyView, settings: Settings) -> Any:
     )
 
 
-def _tags(problem: Problem, view: AnyView) -> dict[str, str]:
+def _tags(problem: Namespace, view: AnyView) -> dict[str, str]:
     """Tags of Feast's source and view: those that are declared, each with the value "true", and Truecourse's own."""
     own = tags_of(view, problem.view_columns(view)) if isinstance(view, Aggregations) else {}
-    return dict.fromkeys(view.tags, "true") | own
+    return _area_tags(problem) | dict.fromkeys(view.tags, "true") | own
 
 
-def _view(problem: Problem, view: AnyView, entities: dict[str, Any], source: Any) -> Any:
+def _area_tags(problem: Namespace) -> dict[str, str]:
+    return dict.fromkeys(problem.tags, "true") if isinstance(problem, FeatureArea) else {}
+
+
+def _view(problem: Namespace, view: AnyView, entities: dict[str, Any], source: Any) -> Any:
     from feast import FeatureView, Field
 
-    keys = join_keys(problem, view)
+    keys = problem.join_keys(view)
     columns = {key: key_column(problem, key) for key in keys} | problem.view_columns(view)
     return FeatureView(
         name=view.name,

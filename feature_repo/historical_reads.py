@@ -13,7 +13,7 @@ from truecourse.features.aggregation_lookup import longest_window
 from truecourse.features.asof import EVENT, AsOfIndex
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Aggregations, Problem
-from truecourse.problem.definition import AnyView
+from truecourse.problem.namespace import AnyView
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Limit, Tables
 

@@ -17,13 +17,13 @@ from feature_repo.compat import feast_online_store
 from feature_repo.online_location import loaded_marks
 from feature_repo.online_reader import Stored, store_reader
 from feature_repo.protos import STEPS, entity_keys, value_field
-from feature_repo.store import repo_config
+from feature_repo.store import KEY_VERSION, repo_config
 from truecourse.arrays import Values
 from truecourse.errors import PlatformError, StorageError
 from truecourse.features.aggregates.online_steps import Decoder
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Aggregations, Problem
-from truecourse.problem.definition import AnyView
+from truecourse.problem.namespace import AnyView
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1), timedelta(microseconds=1)
@@ -71,10 +71,10 @@ class OnlineReader:
     """Reads a problem's online store. Thread-safe."""
 
     def __init__(self, problem: Problem, watch: ReadObserver | None = None) -> None:
-        config = repo_config(problem)
+        configs = {view.name: repo_config(problem.namespace_of(view.name)) for view in problem.views}
         self._problem = problem
         self._observer = watch
-        self._reader = store_reader(config, problem)
+        self._reader = store_reader(configs, problem)
         self._paused_until = 0.0
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
         self._entities: dict[tuple[str, ...], str] = {}
@@ -86,7 +86,7 @@ class OnlineReader:
         self._loaded: tuple[float, frozenset[str]] = (-math.inf, frozenset())
         """When the loaded views were last read (monotonic seconds), and their names."""
         self._decoders = {view.name: Decoder(view) for view in problem.views if isinstance(view, Aggregations)}
-        self._serialize = lru_cache(_CACHED_KEYS)(partial(_serialize, self._keys, config))
+        self._serialize = lru_cache(_CACHED_KEYS)(partial(_serialize, self._keys))
 
     def read(self, columns: Mapping[str, Values], decision_times: Values | None, rows: int) -> OnlineFeatures:
         """Read every view feature for `rows` requests.
@@ -256,11 +256,11 @@ def _microseconds(times: Values) -> list[int]:
     return [(time - _EPOCH) // _MICROSECOND for time in times]
 
 
-def _serialize(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: str, key: tuple[Any, ...]) -> bytes:
+def _serialize(keys: Mapping[str, Mapping[str, AnyColumn]], view: str, key: tuple[Any, ...]) -> bytes:
     """The bytes of a key in the store, the same for all views of an entity."""
     fields = [value_field(column) for column in keys[view].values()]
     (message,) = entity_keys(list(keys[view]), fields, [key])
-    return feast_online_store.key_bytes(message, config.entity_key_serialization_version)
+    return feast_online_store.key_bytes(message, KEY_VERSION)
 
 
 def plain_keys(column: AnyColumn, values: Values) -> Sequence[Any]:

@@ -20,29 +20,39 @@ from truecourse.errors import NotFound, StorageError
 from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definition_digests import feature_table, view_digest
+from truecourse.features.feature_tables import PATIENCE
 from truecourse.features.view_sql import key_columns
-from truecourse.problem import Aggregations, Problem, View
-from truecourse.problem.definition import AnyView
+from truecourse.problem import Aggregations, View
+from truecourse.problem.namespace import AnyView, FeatureArea, Namespace
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
+from truecourse.storage.locks import locked
 
 _CHUNK = 4096
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def load_online(problem: Problem, tables: Tables, view: str, until: datetime) -> int:
+def load_online(problem: Namespace, tables: Tables, view: str, until: datetime) -> int:
     """Write a view's values as of `until` (UTC) to the online store; returns the number of keys written. With the
     values of aggregations, it writes how they change afterwards as events leave their windows.
 
     A key is written if one of its rows was added, superseded, or became known since the last load, however old the
     row's event is. An earlier `until` than the last load's rewrites all keys. Raises NotFound for a view that was never
     computed, StorageError for a store that cannot be written."""
-    spec = problem.view(view)
     version = tables.version(feature_table(problem, view))
     if version is None:
         hint = f"truecourse run materialize --problem {problem.name}"
         raise NotFound("the view was never computed", where=f"{problem.name}.{view}", hint=hint)
     until = until.astimezone(UTC) if until.tzinfo else until.replace(tzinfo=UTC)
+    owner = problem.namespace_of(view)
+    if not isinstance(owner, FeatureArea):
+        return _load(owner, tables, version, view, until)
+    with locked(tables.store, f"online/{owner.name}/{view}", patience=PATIENCE):  # several problems may load it
+        return _load(owner, tables, version, view, until)
+
+
+def _load(problem: Namespace, tables: Tables, version: TableVersion, view: str, until: datetime) -> int:
+    spec = problem.view(view)
     target = Target(problem, spec)
     now = {"version": version.version, "until": until.isoformat(), "digest": view_digest(problem, spec)}
     last = target.read_mark()
@@ -96,7 +106,7 @@ def _select_files(tables: Tables, version: TableVersion, keys: set[str]) -> list
     return [ds.FileSystemDataset(chosen, dataset.schema, chosen[0].format, chosen[0].filesystem)] if chosen else []
 
 
-def _newest_rows(problem: Problem, view: View, rows: ds.Dataset, changed: list[Any] | None, until: datetime) -> Any:
+def _newest_rows(problem: Namespace, view: View, rows: ds.Dataset, changed: list[Any] | None, until: datetime) -> Any:
     """Batches with one row per key: the newest row known at `until`; nulls for a changed key without one."""
     keys = ", ".join(sql.quote(key) for key in key_columns(problem, view))
     features = ", ".join(sql.quote(name) for name in view.features)
@@ -120,7 +130,7 @@ class Target:
 
     The mark is stored in the online store itself, so emptying the store removes both."""
 
-    def __init__(self, problem: Problem, view: AnyView) -> None:
+    def __init__(self, problem: Namespace, view: AnyView) -> None:
         store = open_feature_store(problem)
         self._config = store.config
         self._feast_view = store.get_feature_view(view.name)

@@ -10,23 +10,23 @@ from urllib.parse import urlsplit
 
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.features.definition_digests import views_digest
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.settings import Settings, get_settings
 
 
-def feast_project(problem: Problem) -> str:
-    """The Feast project of a problem's current view definitions.
+def feast_project(problem: Namespace) -> str:
+    """The Feast project of the current definitions of a problem's own views, or of one view of an area.
 
     Each set of definitions has its own registry and online values, so that a running model reads the features it was
     trained on while those of another model are loaded."""
     return f"{problem.name}_{views_digest(problem)[:12]}"
 
 
-def feast_folder(problem: Problem) -> Path:
+def feast_folder(problem: Namespace) -> Path:
     return get_settings().home / "feast" / problem.name / views_digest(problem)[:12]
 
 
-def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
+def online_config(problem: Namespace, settings: Settings) -> dict[str, Any]:
     """Feast's configuration of the online store in the settings. Raises SettingsError for an unsupported store."""
     url = settings.online_store.get_secret_value()
     if url == "sqlite":
@@ -44,20 +44,26 @@ def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
     return {"type": "redis", "connection_string": ",".join(texts), "skip_dedup": True}
 
 
-def mark_name(problem: Problem, view: str) -> str:
+def mark_name(problem: Namespace, view: str) -> str:
     """The key, in the online store, of the mark of a view's last load."""
     return f"truecourse:loaded:{feast_project(problem)}:{view}"
 
 
-def loaded_marks(problem: Problem) -> dict[str, dict[str, Any]]:
+def loaded_marks(problem: Namespace) -> dict[str, dict[str, Any]]:
     """The mark of each loaded view: the `version` of its feature table, and the time `until` (ISO 8601, UTC).
 
     Raises PlatformError if the store does not answer."""
-    names = [mark_name(problem, view.name) for view in problem.views]
     settings = get_settings()
-    config = online_config(problem, settings)
-    texts = _read_sqlite(Path(config["path"]), names) if config["type"] == "sqlite" else _read_redis(settings, names)
-    return {view.name: json.loads(text) for view, text in zip(problem.views, texts, strict=True) if text}
+    names = {view.name: mark_name(problem.namespace_of(view.name), view.name) for view in problem.views}
+    if settings.online_store.get_secret_value() != "sqlite":
+        texts = dict(zip(names, _read_redis(settings, list(names.values())), strict=True))
+    else:
+        texts = {}
+        for owner in problem.view_owners:
+            own = [view.name for view in owner.own_views]
+            path = Path(online_config(owner, settings)["path"])
+            texts |= dict(zip(own, _read_sqlite(path, [names[view] for view in own]), strict=True))
+    return {view: json.loads(text) for view in names if (text := texts[view])}
 
 
 def _read_sqlite(path: Path, names: Sequence[str]) -> list[str | None]:

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from feature_repo.compat import feast_online_store, redis_connection
 from feature_repo.protos import EXACT_EVENT, LATER, STEPS, value_decoder, value_field
 from truecourse.problem import Aggregations, Problem
-from truecourse.problem.definition import AnyView
+from truecourse.problem.namespace import AnyView
 
 Key = bytes
 """An entity key, serialized by Feast."""
@@ -37,19 +37,22 @@ class StoreReader(Protocol):
         """The later steps of aggregations for one key; None if the key has none."""
 
 
-def store_reader(config: Any, problem: Problem) -> StoreReader:
-    kind = _Redis if config.online_store.type == "redis" else _Sqlite
-    return kind(config, problem)
+def store_reader(configs: Mapping[str, Any], problem: Problem) -> StoreReader:
+    """The reader of a problem's views. `configs`: Feast's configuration by view."""
+    kind = next(iter(configs.values())).online_store.type
+    return _Redis(configs, problem) if kind == "redis" else _Sqlite(configs, problem)
 
 
 class _Sqlite:
     """Reads Feast's sqlite store: one table per view, one row per value.
 
-    Each thread has its own connection: a shared one returns wrong results."""
+    Each thread has its own connections: a shared one returns wrong results."""
 
-    def __init__(self, config: Any, problem: Problem) -> None:
-        self._path = config.online_store.path
-        self._tables = {view.name: feast_online_store.sqlite_table(config.project, view) for view in problem.views}
+    def __init__(self, configs: Mapping[str, Any], problem: Problem) -> None:
+        self._paths = {view: config.online_store.path for view, config in configs.items()}
+        self._tables = {
+            view.name: feast_online_store.sqlite_table(configs[view.name].project, view) for view in problem.views
+        }
         self._readers = {view.name: _value_decoders(problem, view) for view in problem.views}
         self._conditions = {
             view.name: f" AND feature_name = '{STEPS}'" if isinstance(view, Aggregations) else ""
@@ -69,7 +72,7 @@ class _Sqlite:
             columns = feast_online_store.SQLITE_COLUMNS
             query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
             query += self._conditions[view]
-            for key, name, value, event in self._connection.execute(query, part):
+            for key, name, value, event in self._connection(view).execute(query, part):
                 values, _ = rows.setdefault(key, ({}, event))
                 if name in readers:  # the table may have features that are no longer declared
                     values[name] = readers[name](value)
@@ -80,23 +83,25 @@ class _Sqlite:
 
     def fetch_later(self, view: str, key: Key) -> bytes | None:
         query = f'SELECT value FROM "{self._tables[view]}" WHERE entity_key = ? AND feature_name = ?'  # noqa: S608
-        found = self._connection.execute(query, [key, LATER]).fetchone()
+        found = self._connection(view).execute(query, [key, LATER]).fetchone()
         return _decode_bytes(found[0]) if found else None
 
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        if not hasattr(self._local, "connection"):
-            self._local.connection = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)
-        connection: sqlite3.Connection = self._local.connection
-        return connection
+    def _connection(self, view: str) -> sqlite3.Connection:
+        if not hasattr(self._local, "connections"):
+            self._local.connections = {}
+        connections: dict[str, sqlite3.Connection] = self._local.connections
+        path = self._paths[view]
+        if path not in connections:
+            connections[path] = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        return connections[path]
 
 
 class _Redis:
-    """Reads Feast's Redis store: one hash per key, with the values of all views of its entity."""
+    """Reads Feast's Redis store: one hash per key and project, with the values of all views of its entity."""
 
-    def __init__(self, config: Any, problem: Problem) -> None:
-        self._project = config.project.encode()
-        self._send = redis_connection.sender(_redis_client(config.online_store))
+    def __init__(self, configs: Mapping[str, Any], problem: Problem) -> None:
+        self._projects = {view: config.project.encode() for view, config in configs.items()}
+        self._send = redis_connection.sender(_redis_client(next(iter(configs.values())).online_store))
         self._readers = {view.name: list(_value_decoders(problem, view).items()) for view in problem.views}
         self._fields = {
             view: feast_online_store.redis_fields(view, [name for name, _ in readers])
@@ -105,17 +110,18 @@ class _Redis:
         self._cached_fields = lru_cache(len(problem.views) + 1)(self._field_names)
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
-        views_of: dict[Key, list[str]] = {}
+        views_of: dict[tuple[Key, bytes], list[str]] = {}
         for view, keys in wanted.items():
+            project = self._projects[view]
             for key in keys:
-                views_of.setdefault(key, []).append(view)
+                views_of.setdefault((key, project), []).append(view)
         if not views_of:
             return {view: {} for view in wanted}
         responses = self._send(
-            [("HMGET", key + self._project, *self._cached_fields(tuple(views))) for key, views in views_of.items()]
+            [("HMGET", key + project, *self._cached_fields(tuple(views))) for (key, project), views in views_of.items()]
         )
         stored: dict[str, dict[Key, Stored]] = {view: {} for view in wanted}
-        for (key, views), response in zip(views_of.items(), responses, strict=True):
+        for ((key, _), views), response in zip(views_of.items(), responses, strict=True):
             start = 0
             for view in views:
                 *values, moment = response[start : start + len(self._fields[view])]
@@ -128,7 +134,7 @@ class _Redis:
 
     def fetch_later(self, view: str, key: Key) -> bytes | None:
         field, _ = feast_online_store.redis_fields(view, [LATER])
-        ((value,),) = self._send([("HMGET", key + self._project, field)])
+        ((value,),) = self._send([("HMGET", key + self._projects[view], field)])
         return None if value is None else _decode_bytes(value)
 
     def _field_names(self, views: tuple[str, ...]) -> list[bytes]:

@@ -13,12 +13,16 @@ from truecourse.features.asof import EVENT, NO_TIME
 from truecourse.features.definition_digests import view_digest
 from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 
+KEY_VERSION = 3
+"""Feast's version of the serialization of entity keys."""
 
-def repo_config(problem: Problem, versions: Mapping[str, TableVersion] | None = None) -> Any:
+
+def repo_config(problem: Namespace, versions: Mapping[str, TableVersion] | None = None) -> Any:
     """Feast's configuration; `versions` pins feature tables by view."""
     from feast import RepoConfig
 
@@ -33,13 +37,13 @@ def repo_config(problem: Problem, versions: Mapping[str, TableVersion] | None = 
             "versions": {view: version.version for view, version in (versions or {}).items()},
         },
         online_store=online_config(problem, settings),
-        entity_key_serialization_version=3,
+        entity_key_serialization_version=KEY_VERSION,
         coerce_tz_aware=False,
         repo_path=folder,
     )
 
 
-def open_feature_store(problem: Problem, versions: Mapping[str, TableVersion] | None = None) -> Any:
+def open_feature_store(problem: Namespace, versions: Mapping[str, TableVersion] | None = None) -> Any:
     """A feast.FeatureStore whose registry has the problem's current definitions."""
     from feast import FeatureStore
 
@@ -48,15 +52,16 @@ def open_feature_store(problem: Problem, versions: Mapping[str, TableVersion] | 
     return store
 
 
-def apply(problem: Problem) -> None:
+def apply(problem: Namespace) -> None:
     """Register the problem's entities and views, unless they are registered."""
-    open_feature_store(problem)
+    for owner in problem.view_owners:
+        open_feature_store(owner)
 
 
-def _apply(problem: Problem, store: Any) -> None:
+def _apply(problem: Namespace, store: Any) -> None:
     settings, folder = get_settings(), feast_folder(problem)
     where = [settings.storage_root, settings.s3_endpoint, sha256_json(settings.online_store.get_secret_value())]
-    digest = sha256_json([where, [[view.name, view_digest(problem, view)] for view in problem.views]])
+    digest = sha256_json([where, [[view.name, view_digest(problem, view)] for view in problem.own_views]])
     mark = folder / "applied"
     if mark.is_file() and (folder / "registry.db").is_file() and mark.read_text() == digest:
         return
@@ -75,21 +80,24 @@ def historical_features(
     Raises FeatureError if the spine lacks a join key, or if a view has no table."""
     import pandas as pd
 
-    keys = {key: None for view in problem.views for key in problem.entity(view.entity).join_keys}
+    keys = {key: None for view in problem.views for key in problem.join_keys(view)}
     absent = [key for key in keys if key not in spine.column_names]
     if absent:
         raise FeatureError(f"has no column {', '.join(absent)}", where="the spine", hint="these are entity keys")
     entities = spine.select(list(keys))
     times = spine["decision_time"] if "decision_time" in spine.column_names else _no_time(len(spine))
     entities = entities.append_column(EVENT, times.cast(UTC_TIME))
-    store = open_feature_store(problem, versions)
+    entity_df = entities.to_pandas(types_mapper=pd.ArrowDtype)
+    joined: dict[str, pa.ChunkedArray] = {}
+    for owner in problem.view_owners:
+        job = open_feature_store(owner, versions).get_historical_features(
+            entity_df=entity_df,
+            features=[f"{view.name}:{name}" for view in owner.own_views for name in view.features],
+            filter_by_created_timestamp=True,
+        )
+        table = job.to_arrow()
+        joined |= {name: table[name] for view in owner.own_views for name in view.features}
     features = {name: column for view in problem.views for name, column in problem.view_columns(view).items()}
-    job = store.get_historical_features(
-        entity_df=entities.to_pandas(types_mapper=pd.ArrowDtype),
-        features=[f"{view.name}:{name}" for view in problem.views for name in view.features],
-        filter_by_created_timestamp=True,
-    )
-    joined = job.to_arrow()
     for name, column in features.items():
         spine = spine.append_column(name, joined[name].cast(arrow_type(column)))
     return spine

@@ -20,7 +20,7 @@ def run_name() -> str:
 
 def format_run_name(flow: str, parameters: Mapping[str, Any], at: datetime) -> str:
     """`train wine 2024-05-06 07:08 UTC`, followed by the parameters in SHOWN_PARAMETERS that are set."""
-    problem = parameters.get("problem") or get_settings().problem
+    problem = parameters.get("area") or parameters.get("problem") or get_settings().problem
     shown = [f"{name} {_short(parameters[name])}" for name in SHOWN_PARAMETERS if parameters.get(name) is not None]
     return ", ".join([f"{flow} {problem} {at:%Y-%m-%d %H:%M} UTC", *shown])
 

@@ -15,7 +15,12 @@ from truecourse.storage.delta_tables import Tables, clean_table, quarantine_tabl
 def current_state(problem: Problem) -> dict[str, Any]:
     """Table versions, training runs, model versions with their packages, aliases, and the last online loads."""
     tables, name = Tables(), problem.name
-    names = [kind(name, table.name) for table in problem.tables for kind in (raw_table, clean_table, quarantine_table)]
+    names = [
+        kind(owner.name, table.name)
+        for owner in problem.namespaces
+        for table in owner.tables
+        for kind in (raw_table, clean_table, quarantine_table)
+    ]
     names += [*(feature_table(problem, view.name) for view in problem.views), predictions_table(name)]
     return {
         "tables": [str(tables.version(table)) for table in names],

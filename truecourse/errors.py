@@ -4,6 +4,7 @@ TruecourseError
 ├── SettingsError          invalid settings or environment
 ├── FaultsError            an invalid definition; carries all its faults
 │   ├── ProblemError       invalid problem definition
+│   │   └── AreaError      invalid definition of a feature area
 │   ├── DeploymentError    invalid deployment configuration
 │   └── ReplayError        invalid definition of a replay, or of a fault to inject in it
 ├── SourceError            a source cannot be read
@@ -82,6 +83,10 @@ class FaultsError(TruecourseError):
 
 class ProblemError(FaultsError):
     subject = "problem"
+
+
+class AreaError(ProblemError):
+    subject = "feature area"
 
 
 class DeploymentError(FaultsError):

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
 
     home: AbsolutePath = Field(Path(".truecourse"), description="the only folder that Truecourse writes to")
     problem: str = Field("flight_delays", description="default problem; if absent, the only existing one")
+    area: str = Field("", description="the feature area of `feast` commands in feature_repo/ (area_store.yaml)")
     problems: AbsolutePath = Field(REPOSITORY / "problems", description="the folder of problem folders")
     deployments: AbsolutePath = Field(REPOSITORY / "deployments", description="the folder of deployment configurations")
     admission: AbsolutePath | None = Field(None, description="folder of the rollout gate, set by `truecourse deploy`")

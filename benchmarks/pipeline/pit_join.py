@@ -71,7 +71,7 @@ def spine_of(problem: Problem, tables: Tables) -> pa.Table:
 
 
 def _keys(problem: Problem) -> list[str]:
-    return list(dict.fromkeys(key for view in problem.views for key in problem.entity(view.entity).join_keys))
+    return list(dict.fromkeys(key for view in problem.views for key in problem.join_keys(view)))
 
 
 def feature_versions(problem: Problem, tables: Tables) -> Versions:
@@ -106,7 +106,7 @@ def bare(problem: str, every: int) -> Callable[[], list[int]]:
     def run() -> list[int]:
         left: Any = pl.from_arrow(spine)
         for view in spec.views:
-            keys = list(spec.entity(view.entity).join_keys)
+            keys = list(spec.join_keys(view))
             table = tables.read(versions[view.name], [*keys, EVENT, *view.features])
             right: Any = pl.from_arrow(table)
             ttl: timedelta | None = view.ttl or None
@@ -160,7 +160,7 @@ def _on_parquet(problem: Problem, tables: Tables, folder: Path, objects: Mapping
         compiled, path = objects[f"view_{view.name}"], folder / f"{view.name}.parquet"
         pq.write_table(tables.read(feature_versions(problem, tables)[view.name]), path)
         source = FileSource(path=str(path), timestamp_field=EVENT, created_timestamp_column=CREATED)
-        entities = [compiled_objects[f"entity_{key}"] for key in problem.entity(view.entity).join_keys]
+        entities = [compiled_objects[f"entity_{key}"] for key in problem.join_keys(view)]
         compiled_objects[view.name] = FeatureView(
             name=view.name, entities=entities, ttl=view.ttl, schema=compiled.schema, source=source
         )

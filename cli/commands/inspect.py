@@ -1,13 +1,11 @@
-"""`status`, `summary`, `check`, `init`, `trace` and `reproduce`: state, checks and lineage of a problem."""
+"""`status`, `summary`, `init`, `trace` and `reproduce`: state, checks and lineage of a problem."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.text import Text
 
 from cli.commands.deploy import deployments_view, inference_config_of, inference_view, list_deployments
@@ -19,11 +17,9 @@ from cli.terminal.origins import origins_view
 from cli.terminal.output import Answer, Json, ProblemName, command, command_without_storage
 from cli.terminal.tables import links_view, pairs, rebuilt_view, table
 from services.process import platform_state
-from truecourse.authoring.data_check import DataCheck, check_frame, check_source
-from truecourse.errors import FeatureError, NotFound, ProblemError, RequestError, SettingsError, StorageError
+from truecourse.errors import ProblemError, RequestError, SettingsError
 from truecourse.monitoring import report_store
 from truecourse.monitoring.health import health_page as healthpage
-from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem, problem_names
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
@@ -230,74 +226,6 @@ def _write(path: Path, text: str) -> None:
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise SettingsError(what, where=str(path), hint="set --output to a writable file") from None
-
-
-@command_without_storage
-def check(
-    problem: ProblemName = None,
-    data: Annotated[
-        bool, typer.Option("--data", help="Check the rows too: suspected leakage, and values that do not parse.")
-    ] = False,
-    json: Json = False,
-) -> Answer:
-    """Check a problem's specification: every fault with place and hint, and what an edit changes in stored tables and
-    views; with --data, warnings about its rows too."""
-    from truecourse.authoring.checks.run_checks import require_valid
-
-    spec = load_problem(problem)
-    require_valid(spec)
-    parts = {"table": spec.tables, "view": spec.views, "feature": spec.features}
-    summary = f"{spec.name}: {', '.join(counted(len(part), noun) for noun, part in parts.items())}"
-    valid = f"[green]✓[/] no faults in {summary}"
-    changes, stored = _planned_changes(spec)
-    document: dict[str, Any] = {"problem": spec.name, "faults": [], "changes": changes}
-    if not data:
-        return Answer(document, "\n".join([valid, *stored]))
-    result = _check_data(spec)
-    warnings = result.warnings()
-    document |= {
-        "rows": result.rows,
-        "suspects": [{"columns": list(s.columns), "what": str(s)} for s in result.suspects],
-        "unreadable": result.unreadable,
-        "warnings": warnings,
-    }
-    lines = [f"[yellow]![/] {escape(line)}" for line in warnings]
-    clean = [] if warnings else [f"[green]✓[/] nothing suspicious in {counted(result.rows, 'row')}"]
-    return Answer(document, "\n".join([valid, *stored, *lines, *clean]))
-
-
-def _planned_changes(spec: Problem) -> tuple[dict[str, Any] | None, list[str]]:
-    """What the next run changes in stored tables and views, as document and lines; None if storage does not answer."""
-    from truecourse.authoring.table_changes import plan_changes
-    from truecourse.storage.delta_tables import Tables
-
-    try:
-        plan = plan_changes(spec, Tables())
-    except StorageError as error:
-        return None, [f"[yellow]![/] stored tables were not compared: {escape(error.what)}"]
-    return plan.document(), [f"[cyan]→[/] {escape(line)}" for line in plan.sentences()]
-
-
-def _check_data(spec: Problem) -> DataCheck:
-    """Check the source rows of a problem without a spine, and the decisions from clean tables and features of a problem
-    with a spine or views."""
-    if not spec.has_spine and not spec.views:
-        return check_source(spec)
-    prefect_environment()
-    from tasks.features.decision_frame import decision_frame, feature_versions
-    from truecourse.data.sql import clean_versions
-    from truecourse.storage.delta_tables import Tables
-
-    tables, source = Tables(), None if spec.has_spine else check_source(spec)
-    try:
-        clean = clean_versions(spec, tables)
-        features = feature_versions(spec, tables, clean)
-    except (NotFound, FeatureError) as error:
-        if source is None:
-            raise
-        return replace(source, unchecked=(f"features of views were not checked: {error.what}; {error.hint}",))
-    checked = check_frame(spec, decision_frame(spec, tables, clean, features))
-    return checked if source is None else replace(source, suspects=checked.suspects)
 
 
 @command_without_storage

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from cli.lazy import LIGHT, OPTIONS, declaration, with_name
-from cli.terminal.output import Answer, Json, command, complete_problem
+from cli.terminal.output import Answer, Json, command, complete_area, complete_problem
 from truecourse.settings import prefect_environment
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def run_flow(name: str, parameters: Mapping[str, Any], progress: "Progress") -> 
 
 def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
     from cli.terminal.progress import Progress
-    from truecourse.problem.loader import load_problem
+    from truecourse.problem.loader import load_problem_or_area
 
-    problem = load_problem(parameters.get("problem")).name  # fail before a server is started
+    problem = load_problem_or_area(parameters.get("problem"), parameters.get("area")).name  # before a server is started
     started = time.monotonic()
     with Progress(STEPS if name == "lifecycle" else [name]) as progress:
         result = run_flow(name, parameters, progress)
@@ -110,7 +110,7 @@ def flow_command(name: str) -> Any:
 
 
 def _annotation(parameter: inspect.Parameter, helps: Mapping[str, str]) -> Any:
-    completion = complete_problem if parameter.name == "problem" else None
+    completion = {"problem": complete_problem, "area": complete_area}.get(parameter.name)
     option = typer.Option(help=helps.get(parameter.name, ""), autocompletion=completion)
     return Annotated[parameter.annotation, option]
 

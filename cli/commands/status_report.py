@@ -26,7 +26,12 @@ _SHOWN = 5
 def table_states(problem: Problem) -> list[Document]:
     """The existing tables: name, version and number of rows."""
     tables = Tables()
-    names = [place(problem.name, t.name) for t in problem.tables for place in (clean_table, quarantine_table)]
+    names = [
+        place(owner.name, table.name)
+        for owner in problem.namespaces
+        for table in owner.tables
+        for place in (clean_table, quarantine_table)
+    ]
     names += [feature_table(problem, view.name) for view in problem.views]
     versions = [tables.version(name) for name in [*names, f"predictions/{problem.name}"]]
     return [
@@ -39,7 +44,12 @@ def table_states(problem: Problem) -> list[Document]:
 def refusals(problem: Problem) -> list[str]:
     """A sentence for every delivery that is refused."""
     tables = Tables()
-    return [one.sentence() for t in problem.tables for one in standing_refusals(tables, problem.name, t.name)]
+    return [
+        one.sentence()
+        for owner in problem.namespaces
+        for table in owner.tables
+        for one in standing_refusals(tables, owner.name, table.name)
+    ]
 
 
 def quality(metrics: Mapping[str, Any], label_unit: str) -> RenderableType:

@@ -6,7 +6,7 @@ from typing import Any
 
 from truecourse.evaluation import gates
 from truecourse.evaluation.gates import describe_gate
-from truecourse.problem.loader import load_problem
+from truecourse.problem.loader import load_namespace
 from truecourse.references import Aliases, ArtifactRef, Deployment, FileScores, ModelVersion, TableVersion, TrainedRun
 from truecourse.registry import runs
 from truecourse.registry import versions as registry
@@ -41,8 +41,9 @@ def _ingest(versions: Mapping[str, TableVersion]) -> str:
     from truecourse.storage.delta_tables import Tables
 
     tables, rows = Tables(), 0
-    for name, version in versions.items():
-        known, _ = deliveries.read_deliveries(tables, version.name.split("/")[1], name)
+    for version in versions.values():
+        _, owner, _, table = version.name.split("/")
+        known, _ = deliveries.read_deliveries(tables, owner, table)
         added = tables.commits(version.name)[-1][1]["combine"] == "append"
         rows += sum(d.rows for d in (known if added else deliveries.newest_contents(known)))
     return f"{counted(rows, 'row')} in {counted(len(versions), 'table')}"
@@ -54,11 +55,11 @@ def _validate(versions: Mapping[str, TableVersion]) -> str:
 
     tables, total = Tables(), dict[str, int]()
     refused = 0
-    for name, version in versions.items():
-        problem = version.name.split("/")[1]
+    for version in versions.values():
+        _, owner, _, table = version.name.split("/")
         for key, count in tables.commits(version.name)[-1][1]["rows"].items():
             total[key] = total.get(key, 0) + count
-        refused += len(validation_report.standing_refusals(tables, problem, name))
+        refused += len(validation_report.standing_refusals(tables, owner, table))
     parts = [f"{counted(total['in'] - total['quarantined'], 'row')} valid", f"{total['quarantined']:,} quarantined"]
     parts += [f"{total['corrected']:,} corrected"] if total["corrected"] else []
     parts += [f"{total['removed']:,} removed"] if total["removed"] else []
@@ -70,8 +71,9 @@ def _validate(versions: Mapping[str, TableVersion]) -> str:
 def _materialize(versions: Mapping[str, TableVersion]) -> str:
     if not versions:
         return "no views: features come from the request alone"
-    problem = load_problem(next(iter(versions.values())).name.split("/")[1])
-    features = sum(len(view.features) for view in problem.views)
+    names = {view: version.name.split("/")[1] for view, version in versions.items()}
+    owners = {name: load_namespace(name) for name in names.values()}
+    features = sum(len(owners[name].view(view).features) for view, name in names.items())
     return f"{counted(features, 'feature')} in {counted(len(versions), 'view')}"
 
 

@@ -34,6 +34,17 @@ def complete_problem(incomplete: str) -> list[str]:
     return [name for name in problem_names() if name.startswith(incomplete)]
 
 
+def complete_area(incomplete: str) -> list[str]:
+    """Shell completion: feature areas whose names start with the text."""
+    from truecourse.problem.loader import area_names
+
+    return [name for name in area_names() if name.startswith(incomplete)]
+
+
+AreaName = Annotated[
+    str | None,
+    typer.Option("--area", help="A folder of feature_views/, instead of a problem.", autocompletion=complete_area),
+]
 ProblemName = Annotated[
     str | None,
     typer.Option(help="A folder of problems/; the settings' default if not given.", autocompletion=complete_problem),

@@ -30,6 +30,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Tables and sources": ("Table", "Files", "PackageData", "Objects", "Sql", "Csv"),
     "Columns": ("Column", "Text", "Integer", "Float", "Boolean", "Time"),
     "Label and features": ("Label", "Entity", "View", "Aggregations", "RequestFeatures"),
+    "Feature areas": ("FeatureArea",),
     "Aggregate functions": (
         "Aggregate", "OfValues", "Count", "Sum", "Mean", "StandardDeviation", "Min", "Max", "First", "Last",
         "CountDistinct", "Share", "Age",

@@ -24,8 +24,8 @@ from truecourse.modeling import prediction
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
 from truecourse.problem import Problem
-from truecourse.problem.definition import AnyView
 from truecourse.problem.loader import former_problem_digest, load_problem, problem_digest
+from truecourse.problem.namespace import AnyView
 from truecourse.references import ModelVersion
 from truecourse.serving.contract import DECISION_TIME, ID, Contract
 from truecourse.serving.request_reader import RowReader

@@ -35,7 +35,7 @@ def traffic_position(problem: Problem, rows: Rows, i: int) -> float:
 
     It does not depend on the models: an entity below a traffic weight is below every larger one. The entity is all keys
     of the problem's entities; without keys it is the row's id, or else the whole row."""
-    keys = list(dict.fromkeys(key for entity in problem.entities for key in entity.join_keys))
+    keys = problem.entity_keys
     if keys:
         entity: Any = [exact_text(rows, key, i) for key in keys]
     else:

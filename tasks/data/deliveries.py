@@ -20,8 +20,8 @@ from truecourse.data.table_edits import Edit, find_edits, stored_document
 from truecourse.data.validation_report import Counts, ValidationResult
 from truecourse.errors import NotFound
 from truecourse.hashing import sha256_json
-from truecourse.problem import Problem
-from truecourse.problem.loader import problem_document
+from truecourse.problem.loader import declaration_document
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
@@ -42,15 +42,17 @@ class TableCheck:
     results: list[ValidationResult] = field(default_factory=list)
 
 
-def rules_digest(problem: Problem, table: Table, tables: Tables) -> str:
+def rules_digest(problem: Namespace, table: Table, tables: Tables) -> str:
     """The digest of the rules for a delivery: the table's declaration, and the versions of the tables it references."""
-    document = next(item for item in problem_document(problem)["tables"] if item["name"] == table.name)
+    document = declaration_document(table)
     others = {column.in_table for column in table.columns.values() if column.in_table}
     versions = {name: str(tables.version(clean_table(problem.name, name))) for name in sorted(others)}
     return sha256_json([document, versions])
 
 
-def pending_deliveries(problem: Problem, table: Table, tables: Tables, *, recheck: bool = False) -> PendingBatch | None:
+def pending_deliveries(
+    problem: Namespace, table: Table, tables: Tables, *, recheck: bool = False
+) -> PendingBatch | None:
     """The deliveries to check, or None if there are none.
 
     These are new deliveries, and refused ones that are still the newest of their place if the rules changed since. If
@@ -90,7 +92,7 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables, *, rechec
     )
 
 
-def clean_edits(problem: Problem, table: Table, tables: Tables, last: dict[str, Any]) -> tuple[Edit, ...]:
+def clean_edits(problem: Namespace, table: Table, tables: Tables, last: dict[str, Any]) -> tuple[Edit, ...]:
     """The edits of a table since its newest clean commit with deliveries, `last`."""
     if "declared" not in last and last["shape"] == deliveries.shape_digest(table):
         return ()
@@ -99,7 +101,7 @@ def clean_edits(problem: Problem, table: Table, tables: Tables, last: dict[str, 
 
 
 def check_deliveries(
-    connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: PendingBatch
+    connection: duckdb.DuckDBPyConnection, problem: Namespace, table: Table, tables: Tables, pending: PendingBatch
 ) -> TableCheck:
     """Check the pending deliveries in order.
 
@@ -155,7 +157,7 @@ def check_deliveries(
 
 
 def _bind(
-    connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: PendingBatch
+    connection: duckdb.DuckDBPyConnection, problem: Namespace, table: Table, tables: Tables, pending: PendingBatch
 ) -> None:
     """Create the relations `raw` (the whole table), `raw_rows` (the pending deliveries), `quarantined` (row numbers so
     far) and `quarantined_now` (empty)."""

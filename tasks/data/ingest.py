@@ -21,10 +21,11 @@ from truecourse.data.validation_report import refused_numbers
 from truecourse.erasure.refusal import RefusedRows
 from truecourse.errors import SourceError
 from truecourse.hashing import sha256_file
-from truecourse.problem import Problem
-from truecourse.problem.loader import load_problem
+from truecourse.problem.loader import load_namespace
+from truecourse.problem.namespace import FeatureArea, Namespace
 from truecourse.problem.schema import Sql, Table
 from truecourse.references import TableVersion
+from truecourse.storage.area_marks import mark_area
 from truecourse.storage.delta_tables import Tables, raw_table
 from truecourse.storage.locks import locked
 from truecourse.wording import counted, counted_of, plural
@@ -56,12 +57,14 @@ def ingest_table(problem: str, table: str) -> TableVersion:
 
     Raises SourceError for new sources that cannot be read, after ingesting all others. They are recorded as refused. If
     none can be read and the table does not exist yet, nothing is written."""
-    spec = load_problem(problem)
+    spec = load_namespace(problem)
     return ingest_sources(spec, spec.table(table), Tables())
 
 
-def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersion:
+def ingest_sources(problem: Namespace, table: Table, tables: Tables) -> TableVersion:
     name = raw_table(problem.name, table.name)
+    if isinstance(problem, FeatureArea):
+        mark_area(tables.store, problem.name)
     known = _read_deliveries(problem, table, tables)
     with scratch() as folder:
         after = deliveries.read_so_far(table, known, refused_numbers(tables, problem, table, known), datetime.now(UTC))
@@ -85,7 +88,7 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
     return version
 
 
-def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
+def _read_deliveries(problem: Namespace, table: Table, tables: Tables) -> list[Delivery]:
     """The deliveries so far; edits the stored table if its declaration changed."""
     name, declared_shape = raw_table(problem.name, table.name), deliveries.shape_digest(table)
     known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
@@ -101,7 +104,7 @@ def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Del
 
 
 def _stage(
-    problem: Problem, table: Table, tables: Tables, folder: Path, located: list[Located], known: list[Delivery]
+    problem: Namespace, table: Table, tables: Tables, folder: Path, located: list[Located], known: list[Delivery]
 ) -> list[Staged]:
     """Parse every new content of a place into an Arrow file, so that nothing is written before all were read."""
     newest = deliveries.newest_by_place(known)
@@ -139,7 +142,7 @@ def _stage(
 
 
 def _parse(
-    problem: Problem, table: Table, tables: Tables, one: Located, place: str, last: Delivery | None, path: Path
+    problem: Namespace, table: Table, tables: Tables, one: Located, place: str, last: Delivery | None, path: Path
 ) -> Staged:
     newly_archived = deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
     optional = () if table.on_missing_column == "fail" else table.columns
@@ -184,7 +187,7 @@ def _column_warnings(table: Table, one: Located, rows: int) -> Iterator[str]:
             yield f"{one.uri}: has no column {name!r}: {value} in {counted(rows, 'row')}"
 
 
-def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]) -> TableVersion:
+def _append(problem: Namespace, table: Table, tables: Tables, staged: list[Staged]) -> TableVersion:
     """Append the staged contents, except those that another run appended meanwhile. Needs the table's lock."""
     name = raw_table(problem.name, table.name)
     known, _ = deliveries.read_deliveries(tables, problem.name, table.name)

@@ -15,7 +15,7 @@ from tasks.data.deliveries import TableCheck, check_deliveries, pending_deliveri
 from tasks.retry import RETRY
 from truecourse.data import deliveries, merge, overlap, sql, validation_report
 from truecourse.data.pending_batch import PendingBatch
-from truecourse.data.sql import ROW
+from truecourse.data.sql import ROW, table_label
 from truecourse.data.table_edits import RULES, declared_document
 from truecourse.data.validation_report import TableResult, ValidationResult
 from truecourse.errors import ValidationFailed
@@ -23,7 +23,8 @@ from truecourse.features.clock import data_end
 from truecourse.hashing import sha256
 from truecourse.monitoring.dashboard import control_page
 from truecourse.problem import Problem
-from truecourse.problem.loader import load_problem
+from truecourse.problem.loader import load_namespace
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
@@ -46,14 +47,14 @@ def validate_table(problem: str, table: str, as_of: datetime | None = None, rech
     A delivery is refused if a critical expectation fails, too many of its rows are invalid or values unreadable, it
     removes too many rows, or the table would have too few or too many rows. A refusal raises nothing here: see
     validation_report.require_accepted()."""
-    spec, tables = load_problem(problem), Tables()
+    spec, tables = load_namespace(problem), Tables()
     moment = as_of or _now(spec, tables)
     moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     return validate_new(spec, spec.table(table), tables, moment, recheck=recheck)
 
 
-def _now(problem: Problem, tables: Tables) -> datetime:
-    if problem.clock == "wall":
+def _now(problem: Namespace, tables: Tables) -> datetime:
+    if not isinstance(problem, Problem) or problem.clock == "wall":
         return datetime.now(UTC)
     return data_end(problem, tables) or datetime(1970, 1, 1, tzinfo=UTC)  # no data yet: nothing is stale
 
@@ -65,36 +66,43 @@ def publish(problem: str) -> str:
 
 def publish_page(problem: str) -> str:
     """Write the page of every table's newest result, and attach it to the flow run; returns its key."""
-    tables, spec = Tables(), load_problem(problem)
+    tables, spec = Tables(), load_namespace(problem)
     key = validation_report.save_page(tables, spec)
-    control_page.require_page(tables.store, spec)
+    if isinstance(spec, Problem):
+        control_page.require_page(tables.store, spec)
     show_page(key, "validation", problem, "Validation results")
     return key
 
 
-def raw_versions(problem: Problem) -> dict[str, TableVersion]:
-    """The raw version of every table that has one."""
+def raw_versions(problem: Namespace) -> dict[str, TableVersion]:
+    """The raw version of every table that has one; tables of areas as `area.table`."""
     tables = Tables()
-    versions = {table.name: tables.version(raw_table(problem.name, table.name)) for table in problem.tables}
+    versions = {
+        table_label(problem, namespace, table): tables.version(raw_table(namespace.name, table.name))
+        for namespace in problem.namespaces
+        for table in namespace.tables
+    }
     return {name: version for name, version in versions.items() if version is not None}
 
 
-def accepted_versions(problem: Problem, refused: ValidationFailed) -> dict[str, TableVersion]:
+def accepted_versions(problem: Namespace, refused: ValidationFailed) -> dict[str, TableVersion]:
     """The clean version of every table, after a run that refused a delivery.
 
     Raises `refused` if the lifecycle cannot continue: a table has no accepted delivery, or none under its current
     declaration."""
     tables, versions = Tables(), dict[str, TableVersion]()
-    for table in problem.tables:
-        _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
-        if last is None or last["shape"] != deliveries.shape_digest(table):
-            raise refused
-        versions[table.name] = TableVersion(name=clean_table(problem.name, table.name), version=last["version"])
+    for namespace in problem.namespaces:
+        for table in namespace.tables:
+            _, last = deliveries.accepted_deliveries(tables, namespace.name, table.name)
+            if last is None or last["shape"] != deliveries.shape_digest(table):
+                raise refused
+            version = TableVersion(name=clean_table(namespace.name, table.name), version=last["version"])
+            versions[table_label(problem, namespace, table)] = version
     return versions
 
 
 def validate_new(
-    problem: Problem, table: Table, tables: Tables, as_of: datetime, *, recheck: bool = False
+    problem: Namespace, table: Table, tables: Tables, as_of: datetime, *, recheck: bool = False
 ) -> TableResult:
     """validate_table() for loaded objects. `as_of`: naive UTC. Raises NotFound for a table that was never ingested."""
     name = clean_table(problem.name, table.name)
@@ -123,7 +131,7 @@ def validate_new(
     )
 
 
-def check_and_write(problem: Problem, table: Table, tables: Tables, pending: PendingBatch) -> list[ValidationResult]:
+def check_and_write(problem: Namespace, table: Table, tables: Tables, pending: PendingBatch) -> list[ValidationResult]:
     """Check the pending deliveries, save the results, then commit the accepted rows.
 
     A run that stops before its commit checks the deliveries again."""
@@ -166,7 +174,7 @@ def _warn_of_overlaps(
     ]
 
 
-def _require_kept(problem: Problem, table: Table, tables: Tables, pending: PendingBatch, outcome: TableCheck) -> None:
+def _require_kept(problem: Namespace, table: Table, tables: Tables, pending: PendingBatch, outcome: TableCheck) -> None:
     """Require that deliveries accepted before pass the table's changed declaration.
 
     Raises ValidationFailed otherwise; nothing is written then."""
@@ -191,7 +199,7 @@ def _only_rules_change(connection: duckdb.DuckDBPyConnection, pending: PendingBa
 
 def _quarantine(
     connection: duckdb.DuckDBPyConnection,
-    problem: Problem,
+    problem: Namespace,
     table: Table,
     tables: Tables,
     pending: PendingBatch,

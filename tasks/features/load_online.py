@@ -16,7 +16,7 @@ from truecourse.errors import TruecourseError
 from truecourse.features.definition_digests import redefined_features
 from truecourse.features.feature_tables import compute_view
 from truecourse.problem import Problem
-from truecourse.problem.loader import load_problem
+from truecourse.problem.loader import load_namespace, load_problem
 from truecourse.references import ModelVersion
 from truecourse.registry import aliases
 from truecourse.storage.delta_tables import Tables
@@ -29,7 +29,7 @@ def apply_definitions(problem: str) -> None:
     """Register the problem's entities and views with Feast."""
     from feature_repo.store import apply
 
-    apply(load_problem(problem))
+    apply(load_namespace(problem))
 
 
 @task(name="load view", task_run_name="load {view}", **RETRY)
@@ -37,7 +37,7 @@ def load_view(problem: str, view: str, until: datetime) -> int:
     """Write the values as of `until` (UTC) for keys that changed since the last load; returns the number of keys."""
     from feature_repo.online_loading import load_online
 
-    rows = load_online(load_problem(problem), Tables(), view, until)
+    rows = load_online(load_namespace(problem), Tables(), view, until)
     log.info("%s: %s keys as of %s", view, f"{rows:,}", until)
     return rows
 

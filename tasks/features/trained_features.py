@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from tasks.features.decision_frame import with_view_features
 from truecourse.data.sources import scratch
 from truecourse.data.sql import clean_versions
-from truecourse.errors import ModelError, TruecourseError
+from truecourse.errors import ModelError, ProblemError, TruecourseError
 from truecourse.evaluation.paired_comparison import FeatureLookup
 from truecourse.features import frame as frames
 from truecourse.features.columns_read import columns_read, parsing_of_column, view_columns_read
@@ -20,6 +20,8 @@ from truecourse.features.definition_digests import is_label_redefined, redefined
 from truecourse.features.feature_tables import compute_view
 from truecourse.lineage.prediction_links import archived_problem
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_area
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import ModelVersion, TrainedRun, Window, naive_utc
 from truecourse.registry import runs
@@ -81,17 +83,38 @@ def archived_problem_of(version: ModelVersion | TrainedRun) -> Iterator[Problem]
 
 def features_of_reparsed_tables(problem: Problem, own: Problem, names: Sequence[str]) -> list[str]:
     """The features that read columns which were removed or parsed again since: their earlier values are gone."""
-    now = {table.name: table for table in problem.tables}
+    stored = {namespace.name: namespace for namespace in _stored_namespaces(problem, own)}
     other = {
-        table.name: {name for name in table.columns if not _is_stored(table, name, now.get(table.name))}
-        for table in own.tables
+        (owner.name, table.name): _changed_columns(table, stored.get(owner.name))
+        for owner in own.namespaces
+        for table in owner.tables
     }
     if not any(other.values()):
         return []
     fields = frozenset(own.request_fields)
     spine = columns_read(own, own.spine) if own.spine else {own.label_table.name: fields}
-    read = {name: view_columns_read(own, view) for view in own.views for name in view.features}
-    return [name for name in names if any(other[t] & columns for t, columns in read.get(name, spine).items())]
+    read = {
+        name: {(owner.name, table): columns for table, columns in view_columns_read(owner, view).items()}
+        for owner in own.view_owners
+        for view in owner.own_views
+        for name in view.features
+    }
+    by_table = {(own.name, table): columns for table, columns in spine.items()}
+    return [name for name in names if any(other[t] & columns for t, columns in read.get(name, by_table).items())]
+
+
+def _stored_namespaces(problem: Problem, own: Problem) -> Iterator[Namespace]:
+    """The problem and the areas of its earlier version, as they are declared now. Areas may be gone."""
+    yield problem
+    for name in own.areas:
+        with suppress(ProblemError):
+            yield load_area(name)
+
+
+def _changed_columns(table: Table, owner: Namespace | None) -> set[str]:
+    """The columns whose earlier values are not stored in the namespace's table any more."""
+    now = {one.name: one for one in owner.tables} if owner is not None else {}
+    return {name for name in table.columns if not _is_stored(table, name, now.get(table.name))}
 
 
 def _is_stored(table: Table, name: str, now: Table | None) -> bool:

@@ -18,7 +18,7 @@ from tasks.training.build_snapshot import build_snapshot
 from truecourse.data.deliveries import Delivery, accepted_deliveries
 from truecourse.data.pending_batch import PendingBatch
 from truecourse.data.reread import restore
-from truecourse.data.sql import clean_versions
+from truecourse.data.sql import clean_versions, table_label
 from truecourse.errors import SourceError, TruecourseError
 from truecourse.features.feature_tables import compute_view
 from truecourse.hashing import sha256
@@ -93,19 +93,20 @@ def rebuild(plan: Plan) -> RebuildResult:
 
 def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
     """Read the deliveries again, and validate them in their original order."""
-    raw = {
-        name: restore(problem, problem.table(name), tables, list(table_deliveries))
-        for name, table_deliveries in plan.deliveries.items()
+    owned = {
+        table_label(problem, owner, table): (owner, table) for owner in problem.namespaces for table in owner.tables
     }
+    raw = {name: restore(*owned[name], tables, list(known)) for name, known in plan.deliveries.items()}
     for commit in plan.validations:
         known = plan.deliveries[commit.table]
-        accepted, _ = accepted_deliveries(tables, problem.name, commit.table)
+        owner, table = owned[commit.table]
+        accepted, _ = accepted_deliveries(tables, owner.name, table.name)
         selected = tuple(d for d in known if d.number in commit.deliveries)
         kept = {number: frozenset(rows) for number, rows in plan.quarantined.get(commit.table, {}).items()}
         pending = PendingBatch(
             raw[commit.table], selected, known, frozenset(accepted), revalidates_all=False, kept=kept
         )
-        for result in check_and_write(problem, problem.table(commit.table), tables, pending):
+        for result in check_and_write(owner, table, tables, pending):
             if result.refused:
                 raise SourceError(result.sentence(), where=f"table {commit.table}")
 

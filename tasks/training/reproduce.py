@@ -25,7 +25,7 @@ from truecourse.references import ModelVersion, TableVersion, TrainedRun
 from truecourse.registry import run_archive, runs
 from truecourse.registry import versions as registry
 from truecourse.settings import REPOSITORY, Settings, child_environment
-from truecourse.storage.delta_tables import Tables, clean_table, raw_table
+from truecourse.storage.delta_tables import Tables, raw_table
 from truecourse.storage.lineage_links import Link, combined_state, link, unknown_link
 from truecourse.storage.object_store import LocalStore
 from truecourse.wording import counted
@@ -178,8 +178,8 @@ def _copy_table(
     """Copy the rows of a table version into the rebuild's home, as the table's first version there."""
     commit: dict[str, Any] = {"flow": "rebuild"}
     if features:
-        problem, used = recorded.manifest.problem, _source_tables(recorded, reference)
-        clean = [clean_table(problem, name) for name in recorded.manifest.versions("clean")]
+        used = _source_tables(recorded, reference)
+        clean = [version.name for version in recorded.manifest.versions("clean").values()]
         commit["inputs"] = [{"name": name, "version": 0} for name in clean if name in used]
     dataset = tables.dataset(reference)
     rows = pa.RecordBatchReader.from_batches(dataset.schema, dataset.scanner().to_batches())
@@ -194,14 +194,15 @@ def _source_tables(recorded: TrainingRecord, reference: TableVersion) -> set[str
 
 def _copy_deliveries(recorded: TrainingRecord, tables: Tables, rebuilt_tables: Tables) -> dict[str, Any]:
     """Copy the bytes of a version's deliveries into the rebuild's home; returns them and their order of validation."""
-    problem, deliveries_by_table, validations = recorded.manifest.problem, dict[str, tuple[Delivery, ...]](), []
+    deliveries_by_table, validations = dict[str, tuple[Delivery, ...]](), []
     quarantined: dict[str, dict[int, tuple[int, ...]]] = {}
     for name, clean in recorded.manifest.versions("clean").items():
-        raw = _commits(recorded, raw_table(problem, name))
+        owner, table = clean.name.split("/")[1::2]
+        raw = _commits(recorded, raw_table(owner, table))
         known, _ = deliveries.parse_commits(raw)
         deliveries_by_table[name] = tuple(known)
         for sha in {d.sha256 for d in known if d.copy_of is None and not d.fault}:
-            key = archive_key(problem, name, sha)
+            key = archive_key(owner, table, sha)
             with scratch() as folder:
                 tables.store.download(key, folder / "bytes")
                 LocalStore(Path(rebuilt_tables.store.root)).upload(key, folder / "bytes")
@@ -218,7 +219,7 @@ def _copy_deliveries(recorded: TrainingRecord, tables: Tables, rebuilt_tables: T
                 commits.append((moments[version], ValidatedDeliveries(table=name, deliveries=numbers)))
         validations += commits
         if any(commit.get("edits") for _, commit in _commits(recorded, clean.name)):
-            quarantined[name] = _quarantined(recorded, tables, clean, name)
+            quarantined[name] = _quarantined(recorded, tables, clean)
     return {
         "deliveries": deliveries_by_table,
         "quarantined": quarantined,
@@ -226,14 +227,13 @@ def _copy_deliveries(recorded: TrainingRecord, tables: Tables, rebuilt_tables: T
     }
 
 
-def _quarantined(
-    recorded: TrainingRecord, tables: Tables, clean: TableVersion, name: str
-) -> dict[int, tuple[int, ...]]:
+def _quarantined(recorded: TrainingRecord, tables: Tables, clean: TableVersion) -> dict[int, tuple[int, ...]]:
     """The quarantined rows of every delivery of an edited table: its other rows stayed, whatever its rules are now."""
     version, last = max((item for item in _commits(recorded, clean.name) if "deliveries" in item[1]), key=itemgetter(0))
-    found = quarantine_of(tables, recorded.manifest.problem, name, {**last, "version": version})
+    owner, table = clean.name.split("/")[1::2]
+    found = quarantine_of(tables, owner, table, {**last, "version": version})
     rows = quarantined_rows(tables, found)
-    known, _ = deliveries.parse_commits(_commits(recorded, raw_table(recorded.manifest.problem, name)))
+    known, _ = deliveries.parse_commits(_commits(recorded, raw_table(owner, table)))
     return {delivery.number: tuple(rows.get(delivery.number, ())) for delivery in known}
 
 

@@ -188,7 +188,7 @@ def _stock_answers(
         )
     store = stock_store(folder)
     store.apply(list(objects.values()))
-    keys = sorted({key for view in problem.views for key in problem.entity(view.entity).join_keys})
+    keys = sorted({key for view in problem.views for key in problem.join_keys(view)})
     entities = decisions.select(keys).to_pandas()
     entities["event_timestamp"] = decisions["decision_time"].to_pandas()
     entities["n"] = range(len(entities))

@@ -14,6 +14,7 @@ ELSEWHERE = {
     "manifests/<environment>/<problem>/<version>/<file>", "deployments/<environment>/<problem>/<number>.json",
     "deployments/<environment>/", "keys/<number>.json", "rejected/<problem>/",
     "checked/<problem>/drift.json", "health/<problem>/endpoint-<name>-<digest>.json",
+    "areas/<area>.json",  # the problem uses no feature area
     "backup/format-1/",  # nothing was migrated
     "forgotten/entries/<number>.json", "forgotten/salt", "forgotten/open/<hash>.json", "forgotten/objects/",  # nobody
     "alarms/<problem>.json", "alarms/<problem>/<number>.json",  # the only alarm may be one of a busy machine

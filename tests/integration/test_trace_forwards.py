@@ -54,10 +54,12 @@ def test_affected_decisions_are_those_that_differ_if_the_rows_were_never_deliver
     traced_world: TracedWorld, tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem, tables, frame = load_problem(), Tables(), decisions()
-    selections = {key: select_row(tables, problem, problem.table("deliveries"), key) for key in (CORRECTED, PLAIN)}
-    ((table, delivery),) = find_deliveries(tables, problem, LATER)
-    selections[LATER] = select_deliveries(problem, table, [], [delivery])
-    selections["c03"] = select_row(tables, problem, problem.table("couriers"), "c03")
+    selections = {
+        key: select_row(tables, problem, problem, problem.table("deliveries"), key) for key in (CORRECTED, PLAIN)
+    }
+    ((_, table, delivery),) = find_deliveries(tables, problem, LATER)
+    selections[LATER] = select_deliveries(problem, problem, table, [], [delivery])
+    selections["c03"] = select_row(tables, problem, problem, problem.table("couriers"), "c03")
     found = {what: affected(selection, frame) for what, selection in selections.items()}
     monkeypatch.setattr(affected_features, "MOST_ROWS", 10)  # the same by reach only: an upper bound
     bounds = {what: affected(selections[what], frame) | found[what] for what in (CORRECTED, PLAIN)}

@@ -15,8 +15,8 @@ from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_sql import key_columns
 from truecourse.monitoring.skew.view_history import PreloadedHistories, ViewHistory, read_history
 from truecourse.problem import Problem
-from truecourse.problem.definition import AnyView
 from truecourse.problem.loader import load_problem
+from truecourse.problem.namespace import AnyView
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
 

@@ -19,7 +19,7 @@ from truecourse.data.sql import ROW, SUPERSEDED
 from truecourse.data.table_edits import Edit, find_edits, former_names, stored_document
 from truecourse.errors import NotFound
 from truecourse.features.definition_digests import feature_table
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, clean_table
@@ -72,21 +72,23 @@ class ChangePlan:
         }
 
 
-def plan_changes(problem: Problem, tables: Tables) -> ChangePlan:
+def plan_changes(problem: Namespace, tables: Tables) -> ChangePlan:
     """Compare the stored tables and views with their declarations; nothing is written.
 
     Views are listed if a table or a view changed, and some view was computed before."""
-    changes = tuple(change for table in problem.tables if (change := _table_change(problem, table, tables)))
+    owned = [(owner, table) for owner in problem.namespaces for table in owner.tables]
+    changes = tuple(change for owner, table in owned if (change := _table_change(owner, table, tables)))
     computed = {view.name: tables.exists(feature_table(problem, view.name)) for view in problem.views}
     recomputed = tuple(name for name, stored in computed.items() if not stored)
     kept = tuple(name for name, stored in computed.items() if stored)
-    any_before = any(True for _ in tables.store.list(f"features/{problem.name}/"))
+    owners = {problem.name, *(owner.name for owner in problem.view_owners)}
+    any_before = any(True for owner in owners for _ in tables.store.list(f"features/{owner}/"))
     if not any_before or not (changes or recomputed):
         return ChangePlan(changes)
     return ChangePlan(changes, recomputed, kept)
 
 
-def _table_change(problem: Problem, table: Table, tables: Tables) -> TableChange | None:
+def _table_change(problem: Namespace, table: Table, tables: Tables) -> TableChange | None:
     _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
     if last is None or ("declared" not in last and last["shape"] == deliveries.shape_digest(table)):
         return None
@@ -105,7 +107,7 @@ def _table_change(problem: Problem, table: Table, tables: Tables) -> TableChange
 
 
 def _filled(
-    problem: Problem, table: Table, tables: Tables, version: TableVersion, added: Sequence[str]
+    problem: Namespace, table: Table, tables: Tables, version: TableVersion, added: Sequence[str]
 ) -> Iterator[str]:
     """Where added columns are null or have their default: in rows of deliveries whose kept bytes lack them."""
     if not added:
@@ -123,7 +125,7 @@ def _filled(
 
 
 def _lacking(
-    problem: Problem, table: Table, tables: Tables, added: Sequence[str]
+    problem: Namespace, table: Table, tables: Tables, added: Sequence[str]
 ) -> list[tuple[Delivery, frozenset[str]]]:
     """The accepted deliveries with rows, each with the added columns that its kept bytes lack."""
     known, _ = deliveries.read_deliveries(tables, problem.name, table.name)
@@ -179,7 +181,7 @@ def _broken(
 
 
 def _returning(
-    problem: Problem, table: Table, tables: Tables, last: dict[str, Any], names: dict[str, str], edits: Sequence[Edit]
+    problem: Namespace, table: Table, tables: Tables, last: dict[str, Any], names: dict[str, str], edits: Sequence[Edit]
 ) -> Iterator[str]:
     """How many quarantined rows are checked again, because the rule that they broke changed."""
     version = quarantine_of(tables, problem.name, table.name, last)

@@ -7,10 +7,12 @@ from datetime import timedelta
 
 from truecourse.authoring.checks.column_lineage import Lineage, LineageError
 from truecourse.catalogue.records import Feature, Group, Kind
+from truecourse.features.aggregation_rows import source_of
 from truecourse.features.columns_read import view_columns_read
 from truecourse.problem import Aggregations, Boolean, Float, Integer, Problem, Text, View
 from truecourse.problem.aggregations import Age, AnyAggregate
-from truecourse.problem.definition import REQUEST, REQUEST_FEATURES, AnyView
+from truecourse.problem.definition import REQUEST, REQUEST_FEATURES
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import AnyColumn, shown_unit
 from truecourse.serving.privacy import private_names
 
@@ -21,7 +23,11 @@ _TYPES = ((Text, "text"), (Integer, "integer"), (Float, "float"), (Boolean, "boo
 
 def declared_groups(problem: Problem) -> list[Group]:
     """All groups of a problem that have features, in the order of the model's columns, and the label."""
-    groups = [_request(problem), *_request_features(problem), *(_view(problem, view) for view in problem.views)]
+    groups = [
+        _request(problem),
+        *_request_features(problem),
+        *(_view(problem.namespace_of(view.name), view) for view in problem.views),
+    ]
     private = private_names(problem)
     return [*(_marked(group, private) for group in groups if group.features), _label(problem)]
 
@@ -77,7 +83,7 @@ def _request_features(problem: Problem) -> Iterator[Group]:
     )
 
 
-def _view(problem: Problem, view: AnyView) -> Group:
+def _view(problem: Namespace, view: AnyView) -> Group:
     kind: Kind = "aggregation" if isinstance(view, Aggregations) else "view feature"
     columns = problem.view_columns(view)
     if isinstance(view, View):
@@ -94,21 +100,21 @@ def _view(problem: Problem, view: AnyView) -> Group:
         owner=problem.owner_of(view),
         tags=tuple(view.tags),
         entity=view.entity,
-        keys=problem.entity(view.entity).join_keys,
+        keys=problem.join_keys(view),
         ttl=None if view.timeless or isinstance(view, Aggregations) else view.ttl.total_seconds(),
         timeless=view.timeless,
         tables=tuple(sorted(view_columns_read(problem, view))),
-        file=view.sql if isinstance(view, View) else "",
+        file=source_of(view, problem) if isinstance(view, View) else "",
         code=problem.text(view.sql) if isinstance(view, View) else "",
         features=features,
     )
 
 
-def _aggregate(problem: Problem, view: Aggregations, name: str, function: AnyAggregate, column: AnyColumn) -> Feature:
+def _aggregate(problem: Namespace, view: Aggregations, name: str, function: AnyAggregate, column: AnyColumn) -> Feature:
     """A feature of aggregations, with what its function declares."""
     conditions = [text for text in (view.where, function.where) if text]
     read = view_columns_read(problem, replace(view, features={name: function}))[view.table]
-    others = {view.time, *problem.entity(view.entity).join_keys}
+    others = {view.time, *problem.join_keys(view)}
     return _feature(name, column, tuple(f"{view.table}.{each}" for each in sorted(read - others))).model_copy(
         update={
             "function": type(function).__name__ + (f" of the {function.of} event" if isinstance(function, Age) else ""),
@@ -153,7 +159,7 @@ def _label(problem: Problem) -> Group:
 class _Origins:
     """The columns of tables that the columns of a SQL file are computed from."""
 
-    def __init__(self, problem: Problem, file: str) -> None:
+    def __init__(self, problem: Namespace, file: str) -> None:
         try:
             self._lineage: Lineage | None = Lineage(problem, file)
         except LineageError:

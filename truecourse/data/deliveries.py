@@ -11,7 +11,7 @@ from typing import Any
 
 from truecourse.data.queries import is_later
 from truecourse.hashing import sha256_json
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Files, Source, Sql, Table
 from truecourse.references import Reference, UtcTime
 from truecourse.storage.delta_tables import Tables, clean_table, raw_table
@@ -57,7 +57,7 @@ class Delivery(Reference):
         return self.start + self.rows
 
 
-def place_of(problem: Problem, table: Table, uri: str) -> str:
+def place_of(problem: Namespace, table: Table, uri: str) -> str:
     """The place of a source's address."""
     return os.path.relpath(uri, problem.folder) if isinstance(table.source, Files) else uri
 

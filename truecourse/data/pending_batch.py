@@ -26,7 +26,7 @@ from truecourse.data.merge import is_live
 from truecourse.data.parsing import LINE, UNREADABLE
 from truecourse.data.sql import ROW, quote
 from truecourse.data.table_edits import Edit
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, clean_table
@@ -67,7 +67,7 @@ class PendingBatch:
 
 
 def check(
-    problem: Problem, table: Table, tables: Tables, pending: PendingBatch, clean: TableVersion | None
+    problem: Namespace, table: Table, tables: Tables, pending: PendingBatch, clean: TableVersion | None
 ) -> list[Tallies]:
     """Check every row-level expectation on the pending deliveries. Return the tallies of each delivery.
 
@@ -109,7 +109,7 @@ def _chunks(dataset: ds.Dataset, pending: PendingBatch) -> Iterator[pa.Table]:
 
 
 def _referenced_keys(
-    problem: Problem, table: Table, tables: Tables, pending: PendingBatch, clean: TableVersion | None
+    problem: Namespace, table: Table, tables: Tables, pending: PendingBatch, clean: TableVersion | None
 ) -> dict[str, pa.Array]:
     """The existing keys of the referenced table, for each column with an `in_table`."""
     keys: dict[str, pa.Array] = {}

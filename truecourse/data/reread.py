@@ -17,7 +17,7 @@ from truecourse.data.readers import absent_columns, default_cells, read_batches
 from truecourse.data.sources import Located, locate_archived, scratch
 from truecourse.data.table_edits import RULES, declared_document, find_edits, former_names, stored_document
 from truecourse.errors import NotFound, SourceError
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Columns, Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, raw_table
@@ -51,7 +51,7 @@ def read_numbered(path: Path, schema: pa.Schema, start: int) -> Iterator[pa.Reco
             start += batch.num_rows
 
 
-def edit_raw(problem: Problem, table: Table, tables: Tables, known: list[Delivery]) -> list[Delivery]:
+def edit_raw(problem: Namespace, table: Table, tables: Tables, known: list[Delivery]) -> list[Delivery]:
     """Edit a raw table to its current declaration in one commit, with the table's lock held. Return its deliveries.
 
     Edits of rules change no rows. For other edits the rows are read again: a delivery keeps its number, and its rows
@@ -102,7 +102,7 @@ def raw_commit(table: Table) -> dict[str, Any]:
     }
 
 
-def restore(problem: Problem, table: Table, tables: Tables, known: list[Delivery]) -> TableVersion:
+def restore(problem: Namespace, table: Table, tables: Tables, known: list[Delivery]) -> TableVersion:
     """Write a missing raw table from the archived bytes of its deliveries, with their numbers and row numbers.
 
     Raises SourceError if they cannot be read as declared, or hold another number of rows than recorded."""
@@ -124,7 +124,7 @@ def restore(problem: Problem, table: Table, tables: Tables, known: list[Delivery
         return tables.append(name, pa.RecordBatchReader.from_batches(schema, batches), commit)
 
 
-def _restore_one(problem: Problem, table: Table, tables: Tables, delivery: Delivery, path: Path) -> int:
+def _restore_one(problem: Namespace, table: Table, tables: Tables, delivery: Delivery, path: Path) -> int:
     kept, schema = path.with_suffix(".bytes"), batch_schema(table.columns)
     tables.store.download(archive_key(problem.name, table.name, delivery.sha256), kept)
     located = locate_archived(table, delivery.uri, kept)
@@ -132,7 +132,7 @@ def _restore_one(problem: Problem, table: Table, tables: Tables, delivery: Deliv
 
 
 def _reread_one(
-    problem: Problem, table: Table, tables: Tables, old: TableVersion, delivery: Delivery, path: Path
+    problem: Namespace, table: Table, tables: Tables, old: TableVersion, delivery: Delivery, path: Path
 ) -> tuple[int, str]:
     """Write a delivery's rows to `path`. Return their number, and the fault of a delivery that still cannot be read."""
     if delivery.copy_of is not None:

@@ -18,7 +18,7 @@ from typing import NoReturn
 from truecourse.data.queries import run_query
 from truecourse.errors import NotFound, SourceError
 from truecourse.hashing import sha256_file
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Csv, Files, Format, Objects, PackageData, Sql, Table
 from truecourse.settings import get_settings
 from truecourse.storage.object_store import ObjectStore
@@ -55,7 +55,7 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path, after: str = "") -> Iterator[Located]:
+def locate(problem: Namespace, table: Table, store: ObjectStore, folder: Path, after: str = "") -> Iterator[Located]:
     """Yield the source files of a table, sorted by name. Objects and query results are fetched into `folder`. Raises
     SourceError if there is none. `after`: what a query with a cursor has read, see queries.run_query()."""
     source, where = table.source, f"{problem.name}.{table.name}"

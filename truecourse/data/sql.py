@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from truecourse.errors import FeatureError, NotFound
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Table, Text, Time
 from truecourse.references import TableVersion, Window
 from truecourse.settings import get_settings
@@ -76,21 +76,35 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
-def clean_versions(problem: Problem, tables: Tables) -> dict[str, TableVersion]:
-    """The newest version of every clean table. Raises NotFound if a table was never validated."""
+def clean_versions(problem: Namespace, tables: Tables) -> dict[str, TableVersion]:
+    """The newest version of every clean table; tables of areas as `area.table`. Raises NotFound if a table was never
+    validated."""
     versions: dict[str, TableVersion] = {}
-    for table in problem.tables:
-        version = tables.version(clean_table(problem.name, table.name))
-        if version is None:
-            hint = f"truecourse run ingest --problem {problem.name}, then validate"
-            raise NotFound("the table has no clean version", where=f"{problem.name}.{table.name}", hint=hint)
-        versions[table.name] = version
+    for namespace in problem.namespaces:
+        for table in namespace.tables:
+            version = tables.version(clean_table(namespace.name, table.name))
+            if version is None:
+                hint = f"truecourse run ingest --problem {problem.name}, then validate"
+                raise NotFound("the table has no clean version", where=f"{namespace.name}.{table.name}", hint=hint)
+            versions[table_label(problem, namespace, table)] = version
     return versions
+
+
+def versions_for(problem: Namespace, view: str, versions: Mapping[str, TableVersion]) -> dict[str, TableVersion]:
+    """The versions of the tables of the namespace that a view belongs to, by their own names. `versions`: as
+    clean_versions() returns them."""
+    owner = problem.namespace_of(view)
+    return {table.name: versions[table_label(problem, owner, table)] for table in owner.tables}
+
+
+def table_label(problem: Namespace, owner: Namespace, table: Table) -> str:
+    """A table's name in a problem; that of an area's table is `area.table`."""
+    return table.name if owner.name == problem.name else f"{owner.name}.{table.name}"
 
 
 def bind(
     connection: duckdb.DuckDBPyConnection,
-    problem: Problem,
+    problem: Namespace,
     tables: Tables,
     versions: Mapping[str, TableVersion],
     *,
@@ -219,7 +233,7 @@ def _within(table: Table, window: Window | None) -> list[str]:
     ]
 
 
-def statement(problem: Problem, file: str) -> str:
+def statement(problem: Namespace, file: str) -> str:
     """The statement of a SQL file, without trailing semicolon."""
     return problem.text(file).strip().rstrip(";")
 

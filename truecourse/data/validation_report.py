@@ -11,7 +11,7 @@ from truecourse.data.expectations import Expectation, Tallies, Tally
 from truecourse.errors import Fault, NotFound, ProblemError, ValidationFailed
 from truecourse.hashing import sha256
 from truecourse.html import render
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Severity, Table
 from truecourse.references import Reference, StoredRecord, TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -204,7 +204,7 @@ def freshness_faults(table: Table, watermark: datetime | None, as_of: datetime) 
     return [f"{table.time}: the newest is {watermark}, more than {table.freshness} before {as_of:%Y-%m-%d %H:%M} UTC"]
 
 
-def in_order_of_reference(problem: Problem) -> list[Table]:
+def in_order_of_reference(problem: Namespace) -> list[Table]:
     """Sort tables so that each follows those that its `in_table` columns refer to. Raises ProblemError for a cycle."""
     remaining = {
         table.name: {c.in_table for c in table.columns.values() if c.in_table} - {table.name}
@@ -254,7 +254,7 @@ def read_result(store: ObjectStore, problem: str, table: str, delivery: int) -> 
         return None
 
 
-def refused_numbers(tables: Tables, problem: Problem, table: Table, known: Sequence[Delivery]) -> set[int]:
+def refused_numbers(tables: Tables, problem: Namespace, table: Table, known: Sequence[Delivery]) -> set[int]:
     """The numbers of the refused deliveries of a table."""
     taken, _ = deliveries.accepted_deliveries(tables, problem.name, table.name)
     newest = max(taken, default=-1)
@@ -275,7 +275,7 @@ def standing_refusals(tables: Tables, problem: str, table: str) -> list[Validati
     return [result for result in results if result is not None and result.refused]
 
 
-def newest_results(tables: Tables, problem: Problem) -> list[ValidationResult]:
+def newest_results(tables: Tables, problem: Namespace) -> list[ValidationResult]:
     """For every validated table, in the problem's order: the result of the newest accepted delivery, and those of its
     refused ones."""
     results = []
@@ -287,7 +287,7 @@ def newest_results(tables: Tables, problem: Problem) -> list[ValidationResult]:
     return results
 
 
-def save_page(tables: Tables, problem: Problem) -> str:
+def save_page(tables: Tables, problem: Namespace) -> str:
     """Write the page of all tables to storage. Return its key."""
     tables.store.put(page_key(problem.name), render_page(problem.name, newest_results(tables, problem)).encode())
     return page_key(problem.name)

@@ -10,6 +10,7 @@ from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.hashing import sha256, sha256_json
 from truecourse.problem import Problem
 from truecourse.problem.loader import EVALUATION_PARTS, problem_document
+from truecourse.problem.namespace import AREAS
 from truecourse.references import ModelVersion, Package
 from truecourse.registry import versions as registry
 from truecourse.registry.run_archive import requirements
@@ -79,10 +80,19 @@ def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
     check_problem(problem, json.loads(model["problem.json"]), version)
     folder = f"problems/{problem.name}"
     files = bento_code(REPOSITORY)
-    files |= {f"{folder}/{path}": data for path, data in code_files(problem.folder) if not path.startswith("data/")}
+    files |= {f"{folder}/{path}": data for path, data in _problem_code(problem)}
     files |= {f"model/{name}": data for name, data in model.items()}
     config = inference_config(problem, version, model)
     return files | {f"model/{INFERENCE_FILE}": config.to_json(), REQUIREMENTS: requirements()}
+
+
+def _problem_code(problem: Problem) -> Iterator[tuple[str, bytes]]:
+    """The code of a problem's folder by path, and of the areas that it uses below `feature_views/`."""
+    places = {"": problem.folder} | {f"{AREAS}/{name}/": area.folder for name, area in problem.areas.items()}
+    for prefix, folder in places.items():
+        for path, data in code_files(folder):
+            if not path.startswith(("data/", f"{AREAS}/")):
+                yield prefix + path, data
 
 
 def check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVersion) -> None:

@@ -12,7 +12,7 @@ from truecourse.erasure.remembered import Remembered
 from truecourse.erasure.sources import rewrite_source
 from truecourse.erasure.subject import Subject, matching_rows, subject_of
 from truecourse.hashing import sha256
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.storage.object_store import ObjectStore
 from truecourse.storage.redactions import Redaction, record_redaction
@@ -22,7 +22,7 @@ from truecourse.wording import counted
 class RefusedRows:
     """The rows of one source that belong to forgotten subjects."""
 
-    def __init__(self, problem: Problem, table: Table, store: ObjectStore) -> None:
+    def __init__(self, problem: Namespace, table: Table, store: ObjectStore) -> None:
         self._problem, self._table, self._store = problem, table, store
         self._remembered = Remembered(store)
         self._subjects: dict[tuple[str, tuple[str, ...]], Subject] = {}

@@ -17,7 +17,7 @@ from pydantic import Field
 from truecourse.erasure.subject import texts_of
 from truecourse.errors import AlreadyExists, NotFound
 from truecourse.hashing import canonical_json
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import Entry
 from truecourse.storage.ledger import Ledger
@@ -76,7 +76,7 @@ class Remembered:
     def __bool__(self) -> bool:
         return bool(self._refused)
 
-    def refused_keys(self, problem: Problem, table: Table, rows: pa.RecordBatch) -> set[tuple[str, tuple[str, ...]]]:
+    def refused_keys(self, problem: Namespace, table: Table, rows: pa.RecordBatch) -> set[tuple[str, tuple[str, ...]]]:
         """(entity, key) of each forgotten subject that rows of a table name. Keys are texts, as stored."""
         found: set[tuple[str, tuple[str, ...]]] = set()
         for entity, names in self._columns(problem, table):
@@ -90,7 +90,7 @@ class Remembered:
                     found.add((entity, key))
         return found
 
-    def _columns(self, problem: Problem, table: Table) -> Iterable[tuple[str, tuple[str, ...]]]:
+    def _columns(self, problem: Namespace, table: Table) -> Iterable[tuple[str, tuple[str, ...]]]:
         declared = {entity.name: entity.join_keys for entity in problem.entities}
         if table.key and table.name not in declared:
             declared[table.name] = tuple(table.key)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import AnyColumn, Float, Integer, Table, Text
 from truecourse.serving.privacy import Masks
 
@@ -163,7 +164,7 @@ def key_text(column: AnyColumn, text: str) -> str:
     return text
 
 
-def subject_of(problem: Problem, entity: str, key: Iterable[str], secret: bytes = b"") -> Subject | None:
+def subject_of(problem: Namespace, entity: str, key: Iterable[str], secret: bytes = b"") -> Subject | None:
     """The subject of a problem; None if the problem declares neither an entity nor a table with a key of this name.
 
     Raises ValueError if the key has another number of columns, or a value does not fit its column."""
@@ -179,14 +180,15 @@ def subject_of(problem: Problem, entity: str, key: Iterable[str], secret: bytes 
         known = frozenset().union({name}, *(column_names(name, one) for one in columns[name]))
         parts.append(Part(name, known, key_text(column, value)))
     ids = frozenset[str]()
-    if not problem.has_spine and problem.label_table.name == entity:
+    hashes = _hashes(problem, parts, columns, secret) if isinstance(problem, Problem) else ()
+    if isinstance(problem, Problem) and not problem.has_spine and problem.label_table.name == entity:
         texts = [part.text for part in parts]
         texts = [text.replace("\\", "\\\\").replace("|", "\\|") for text in texts] if len(texts) > 1 else texts
         ids = frozenset({"|".join(texts)})
-    return Subject(entity, tuple(parts), ids, frozenset(_hashes(problem, parts, columns, secret)))
+    return Subject(entity, tuple(parts), ids, frozenset(hashes))
 
 
-def _key_columns(problem: Problem, entity: str) -> tuple[tuple[str, ...], dict[str, list[AnyColumn]]]:
+def _key_columns(problem: Namespace, entity: str) -> tuple[tuple[str, ...], dict[str, list[AnyColumn]]]:
     declared = next((one for one in problem.entities if one.name == entity), None)
     table = next((one for one in problem.tables if one.name == entity), None)
     names = declared.join_keys if declared else tuple(table.key) if table else ()

@@ -15,9 +15,9 @@ from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import duckdb_type, fits_type, key_columns
 from truecourse.features.view_versions import HISTORY, within
-from truecourse.problem import Aggregations, Problem
+from truecourse.problem import Aggregations, View
 from truecourse.problem.aggregations import Input
-from truecourse.problem.definition import AnyView
+from truecourse.problem.namespace import AREAS, AnyView, FeatureArea, Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -28,9 +28,13 @@ def place(view: Aggregations) -> str:
     return f"problem.py views.{view.name}"
 
 
-def source_of(view: AnyView) -> str:
-    """Where a view is defined: its SQL file, or the place of its declaration."""
-    return place(view) if isinstance(view, Aggregations) else view.sql
+def source_of(view: AnyView, problem: Namespace) -> str:
+    """Where a view of a problem is defined: its SQL file, or the place of its declaration."""
+    owner = problem.namespace_of(view.name)
+    if not isinstance(owner, FeatureArea):
+        return place(view) if isinstance(view, Aggregations) else view.sql
+    file = view.sql if isinstance(view, View) else f"area.py views.{view.name}"
+    return f"{AREAS}/{owner.name}/{file}"
 
 
 def stored_columns(view: Aggregations) -> list[str]:
@@ -40,7 +44,7 @@ def stored_columns(view: Aggregations) -> list[str]:
 
 def bind_source(
     connection: duckdb.DuckDBPyConnection,
-    problem: Problem,
+    problem: Namespace,
     tables: Tables,
     view: Aggregations,
     versions: Mapping[str, TableVersion],
@@ -53,7 +57,7 @@ def bind_source(
     sql.bind_table(connection, tables, table, versions[table.name], rows=rows, cut=cut, further=system)
 
 
-def rows_query(connection: duckdb.DuckDBPyConnection, problem: Problem, view: Aggregations) -> str:
+def rows_query(connection: duckdb.DuckDBPyConnection, problem: Namespace, view: Aggregations) -> str:
     """SQL of the row versions that can count, with keys, times, row number and inputs. The source must be bound.
 
     Raises FeatureError for an expression that does not bind or returns another type than declared."""
@@ -114,14 +118,14 @@ class AggregationRows:
     """Builds the rows of Aggregations from exact table versions, in the temporary table HISTORY."""
 
     connection: duckdb.DuckDBPyConnection
-    problem: Problem
+    problem: Namespace
     tables: Tables
     view: Aggregations
     versions: Mapping[str, TableVersion]
 
     @property
     def keys(self) -> list[str]:
-        return [sql.quote(key) for key in self.problem.entity(self.view.entity).join_keys]
+        return [sql.quote(key) for key in self.problem.join_keys(self.view)]
 
     @property
     def columns(self) -> list[str]:

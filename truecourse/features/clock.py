@@ -11,6 +11,7 @@ from truecourse.features import frame as frames
 from truecourse.features.asof import EVENT
 from truecourse.features.definition_digests import feature_table
 from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.references import aware_utc
 from truecourse.storage.delta_tables import Tables
 
@@ -40,12 +41,12 @@ def reference_time(problem: Problem, tables: Tables) -> datetime:
     return data_end(problem, tables) or datetime.now(UTC)
 
 
-def data_end(problem: Problem, tables: Tables) -> datetime | None:
+def data_end(problem: Namespace, tables: Tables) -> datetime | None:
     """With `clock="data"`: the newest decision (UTC) at which no view's newest row is older than its ttl. None with the
-    wall clock, without time, and without data.
+    wall clock, without time, without data, and for an area.
 
     Tables seldom end at the same time. Later decisions would miss features that the model was trained on."""
-    if problem.clock == "wall" or not problem.has_time:
+    if not isinstance(problem, Problem) or problem.clock == "wall" or not problem.has_time:
         return None
     try:
         versions = clean_versions(problem, tables)

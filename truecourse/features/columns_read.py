@@ -7,8 +7,8 @@ from typing import Any
 
 from truecourse.data.sql import quote, statement
 from truecourse.features.view_sql import files_read, tables_read
-from truecourse.problem import Aggregations, Problem
-from truecourse.problem.definition import AnyView
+from truecourse.problem import Aggregations
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import AnyColumn, Table
 
 
@@ -20,7 +20,7 @@ class _Names:
     selected: frozenset[str]
 
 
-def columns_read(problem: Problem, file: str) -> dict[str, frozenset[str]]:
+def columns_read(problem: Namespace, file: str) -> dict[str, frozenset[str]]:
     """The declared columns of each table that a SQL file may read, directly or through relations.
 
     A column counts as read if its name is anywhere in the statements, if a table is read by `*`, or if that is not
@@ -30,12 +30,12 @@ def columns_read(problem: Problem, file: str) -> dict[str, frozenset[str]]:
     return {table.name: _read_of(table, found) for table in tables}
 
 
-def view_columns_read(problem: Problem, view: AnyView) -> dict[str, frozenset[str]]:
+def view_columns_read(problem: Namespace, view: AnyView) -> dict[str, frozenset[str]]:
     """The declared columns of each table that a view or aggregations read: those of its SQL, or of its expressions."""
     if not isinstance(view, Aggregations):
         return columns_read(problem, view.sql)
     table = problem.table(view.table)
-    names = [*problem.entity(view.entity).join_keys, view.time]
+    names = [*problem.join_keys(view), view.time]
     texts = [view.where, *(text for each in view.inputs.values() for text in (each.expression, each.where))]
     expressions = [f"({quote(text) if text in table.columns else text}\n)" for text in texts if text]
     values = ", ".join([*map(quote, names), *expressions])

@@ -17,8 +17,8 @@ from truecourse.features.columns_read import columns_read, parsing_of, view_colu
 from truecourse.features.view_sql import files_read, tables_read
 from truecourse.hashing import sha256_json
 from truecourse.problem import Aggregations, Problem
-from truecourse.problem.definition import AnyView
 from truecourse.problem.loader import declaration_document, function_statements, python_files, without_owner
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import AnyColumn
 from truecourse.settings import get_settings
 from truecourse.storage.fsync import LOG
@@ -27,26 +27,28 @@ from truecourse.storage.object_store import open_store
 _SHOWN = 12
 
 
-def feature_table(problem: Problem, view: str) -> str:
+def feature_table(problem: Namespace, view: str) -> str:
     """The name of a view's feature table under its current definition."""
-    return f"features/{problem.name}/{view}.{view_digest(problem, problem.view(view))[:_SHOWN]}"
+    digest = view_digest(problem, problem.view(view))
+    return f"features/{problem.namespace_of(view).name}/{view}.{digest[:_SHOWN]}"
 
 
-def view_digest(problem: Problem, view: AnyView) -> str:
+def view_digest(problem: Namespace, view: AnyView) -> str:
     """Digest of everything that a view's rows depend on, except the tables' rows.
 
     A feature table that an earlier release wrote keeps its name, and so its digest, in which all columns of the tables
     count."""
-    former = _view_digest(problem, view, former=True)
+    owner = problem.namespace_of(view.name)
+    former = _view_digest(owner, view, former=True)
     try:
-        stored = _is_stored(get_settings().storage_root, f"features/{problem.name}/{view.name}.{former[:_SHOWN]}")
+        stored = _is_stored(get_settings().storage_root, f"features/{owner.name}/{view.name}.{former[:_SHOWN]}")
     except StorageError:  # a server may run without the storage
         stored = False
-    return former if stored else _view_digest(problem, view, former=False)
+    return former if stored else _view_digest(owner, view, former=False)
 
 
-def _view_digest(problem: Problem, view: AnyView, *, former: bool) -> str:
-    keys = problem.entity(view.entity).join_keys
+def _view_digest(problem: Namespace, view: AnyView, *, former: bool) -> str:
+    keys = problem.join_keys(view)
     types = [type(problem.request_fields[key]).__name__ for key in keys if key in problem.request_fields]
     inputs = _row_inputs(problem, view) if isinstance(view, Aggregations) else _sql_inputs(problem, view.sql, former)
     return sha256_json([_definition(view), keys, types, inputs])
@@ -58,9 +60,9 @@ def _is_stored(root: str, name: str) -> bool:
     return next(iter(open_store().list(f"{name}/{LOG}/")), None) is not None
 
 
-def views_digest(problem: Problem) -> str:
-    """Digest of all views, part of the online store's name."""
-    return sha256_json([[view.name, view_digest(problem, view)] for view in problem.views])
+def views_digest(problem: Namespace) -> str:
+    """Digest of all own views, part of the online store's name."""
+    return sha256_json([[view.name, view_digest(problem, view)] for view in problem.own_views])
 
 
 def feature_definitions(problem: Problem, *, former: bool = False) -> dict[str, str]:
@@ -79,7 +81,8 @@ def feature_definitions(problem: Problem, *, former: bool = False) -> dict[str, 
         definition = sha256_json([statements, code, list(computed.inputs), inputs])
         digests |= {name: sha256_json([_field(column), definition]) for name, column in computed.features.items()}
     for view in problem.views:
-        digest = _view_digest(problem, view, former=True) if former else view_digest(problem, view)
+        owner = problem.namespace_of(view.name)
+        digest = _view_digest(owner, view, former=True) if former else view_digest(owner, view)
         digests |= {name: sha256_json([_field(column), digest]) for name, column in problem.view_columns(view).items()}
     return digests
 
@@ -134,7 +137,7 @@ def _spine(problem: Problem, former: bool) -> Any:
     return _sql_inputs(problem, problem.spine, former)
 
 
-def _sql_inputs(problem: Problem, file: str, former: bool) -> list[Any]:
+def _sql_inputs(problem: Namespace, file: str, former: bool) -> list[Any]:
     """The statements of a SQL file and of the relations that it reads, and the parsing of the columns that they
     read."""
     texts = [_without_comments(problem.text(name)) for name in files_read(problem, file)]
@@ -145,7 +148,7 @@ def _sql_inputs(problem: Problem, file: str, former: bool) -> list[Any]:
     return [texts, [[name, parsing_of(problem.table(name), columns)] for name, columns in read.items()]]
 
 
-def _row_inputs(problem: Problem, view: Aggregations) -> list[Any]:
+def _row_inputs(problem: Namespace, view: Aggregations) -> list[Any]:
     """The parsing of the columns that aggregations read, and what decides when a row is known."""
     table = problem.table(view.table)
     columns = view_columns_read(problem, view)[table.name]

@@ -24,36 +24,61 @@ from truecourse.features.computation_cost import Stopwatch, record_cost
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import used_tables
 from truecourse.features.view_versions import HISTORY, History, reach
-from truecourse.problem import Aggregations, Problem
-from truecourse.problem.definition import AnyView
+from truecourse.problem import Aggregations
+from truecourse.problem.namespace import AnyView, FeatureArea, Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
+from truecourse.storage.locks import locked
 
 Commit = dict[str, Any]
+PATIENCE = 600
+"""Seconds to wait for another process that computes the same view of a feature area."""
 
 
-def compute_view(problem: Problem, tables: Tables, name: str, *, run: str = "", full: bool = False) -> TableVersion:
+def compute_view(problem: Namespace, tables: Tables, name: str, *, run: str = "", full: bool = False) -> TableVersion:
     """Update a view's feature table to the newest clean tables; write nothing if it is up to date.
 
     Only time ranges that new, late or corrected rows can affect are computed, unless `full` is set, or the view's SQL
     or declaration changed. Its cost is recorded (truecourse/features/computation_cost.py).
     Raises FeatureError with the SQL file, and NotFound if a table was never validated."""
-    view, watch = problem.view(name), Stopwatch()
-    current = sql.clean_versions(problem, tables)
+    owner = problem.namespace_of(name)
+    inputs = _inputs(owner, tables, name)
+    if not full and (newest := _up_to_date(owner, tables, name, inputs)):
+        return newest
+    if not isinstance(owner, FeatureArea):
+        return _compute(owner, tables, name, run, full)
+    with locked(tables.store, f"features/{owner.name}/{name}", patience=PATIENCE):  # several problems may compute it
+        return _compute(owner, tables, name, run, full)
+
+
+def _inputs(problem: Namespace, tables: Tables, name: str) -> list[Commit]:
+    """The newest clean versions of the tables that a view reads."""
+    current, used = sql.clean_versions(problem, tables), used_tables(problem, problem.view(name))
+    return [current[table.name].model_dump() for table in problem.tables if table.name in used]
+
+
+def _up_to_date(problem: Namespace, tables: Tables, name: str, inputs: list[Commit]) -> TableVersion | None:
+    """The newest version of a view's feature table; None if it was computed from other table versions."""
+    version, last = _newest(tables, feature_table(problem, name))
+    same = version is not None and last.get("view_digest") == view_digest(problem, problem.view(name))
+    return version if same and last["inputs"] == inputs else None
+
+
+def _compute(problem: Namespace, tables: Tables, name: str, run: str, full: bool) -> TableVersion:
+    watch, view, inputs = Stopwatch(), problem.view(name), _inputs(problem, tables, name)
+    if not full and (newest := _up_to_date(problem, tables, name, inputs)):  # another process computed it meanwhile
+        return newest
+    current, used = sql.clean_versions(problem, tables), used_tables(problem, view)
+    commit: Commit = {
+        "flow": "materialize",
+        "run": run,
+        "inputs": inputs,
+        "view_digest": view_digest(problem, view),
+    }
     with sql.connect() as connection:
-        used = used_tables(problem, view)
-        inputs = [current[table.name].model_dump() for table in problem.tables if table.name in used]
-        commit: Commit = {
-            "flow": "materialize",
-            "run": run,
-            "inputs": inputs,
-            "view_digest": view_digest(problem, view),
-        }
         version, last = _newest(tables, feature_table(problem, name))
         same = last.get("view_digest") == commit["view_digest"] and not full
-        if version is not None and same and last["inputs"] == inputs:
-            return version
         ranges = _changed_ranges(connection, problem, tables, view, inputs, last["inputs"]) if same else [ALWAYS]
         history: _Rows
         if isinstance(view, Aggregations):
@@ -65,12 +90,12 @@ def compute_view(problem: Problem, tables: Tables, name: str, *, run: str = "", 
     return computed
 
 
-def newest_event(problem: Problem, tables: Tables) -> datetime:
+def newest_event(problem: Namespace, tables: Tables) -> datetime:
     """The newest event or creation time (naive UTC) in the feature tables; 1970 if they have none."""
     import pyarrow.compute as pc
 
     newest = [datetime(1970, 1, 1, tzinfo=UTC)]
-    for view in problem.views:
+    for view in problem.own_views:
         version = tables.version(feature_table(problem, view.name))
         if version is None or view.timeless:
             continue
@@ -87,7 +112,7 @@ def _newest(tables: Tables, name: str) -> tuple[TableVersion | None, Commit]:
 
 def _changed_ranges(
     connection: duckdb.DuckDBPyConnection,
-    problem: Problem,
+    problem: Namespace,
     tables: Tables,
     view: AnyView,
     now: list[Commit],
@@ -178,7 +203,7 @@ class _Rows(Protocol):
     @property
     def connection(self) -> duckdb.DuckDBPyConnection: ...
     @property
-    def problem(self) -> Problem: ...
+    def problem(self) -> Namespace: ...
     @property
     def tables(self) -> Tables: ...
     @property

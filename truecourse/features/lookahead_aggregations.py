@@ -29,7 +29,8 @@ from truecourse.features.row_differences import (
     sample_times,
     sorted_times,
 )
-from truecourse.problem import Aggregations, Problem
+from truecourse.problem import Aggregations
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Float
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -45,7 +46,7 @@ class AggregationComparison:
 
     view: Aggregations
     connection: duckdb.DuckDBPyConnection
-    problem: Problem
+    problem: Namespace
     tables: Tables
     clean: Mapping[str, TableVersion]
     version: TableVersion
@@ -92,11 +93,11 @@ class AggregationComparison:
     def _difference(self, one: str, other: str) -> Difference | None:
         types = self.view.input_columns(self.problem.table(self.view.table).columns)
         floats = {name for name, column in types.items() if isinstance(column, Float)}
-        identity = [*self.problem.entity(self.view.entity).join_keys, EVENT, sql.ROW]
+        identity = [*self.problem.join_keys(self.view), EVENT, sql.ROW]
         return last_difference(self.connection, one, other, identity, list(types), floats, EVENT)
 
     def _error(self, difference: Difference, moment: datetime) -> FeatureError:
-        key = {name: difference.row[name] for name in self.problem.entity(self.view.entity).join_keys}
+        key = {name: difference.row[name] for name in self.problem.join_keys(self.view)}
         column = difference.column and self._shown(difference.column)
         shown = Difference(key, difference.at, column, difference.full, difference.cut)
         what = shown.describe(f"aggregations {self.view.name}", moment)

@@ -42,6 +42,7 @@ from truecourse.hashing import sha256_json
 from truecourse.modeling.snapshot import Proof
 from truecourse.problem import Aggregations, Problem, View
 from truecourse.problem.loader import problem_document
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import Float
 from truecourse.references import TableVersion, Window
 from truecourse.storage.delta_tables import Tables
@@ -75,8 +76,8 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
     LookAheadError with the view (or spine, or label), column, decision and both values; FeatureError for a view or a
     label that reads beyond its `lookback`."""
     timed = {table.name for table in problem.tables if table.time is not None}
-    views = [view for view in problem.views if used_tables(problem, view) & timed]
-    if not timed or not problem.has_time or (not problem.has_spine and not views) or not len(decisions):
+    views = [view for view in problem.views if _reads_times(problem.namespace_of(view.name), view)]
+    if not (timed or views) or not problem.has_time or (not problem.has_spine and not views) or not len(decisions):
         return Proof(applies=False)
     seed = sha256_json([problem.name, *map(str, (*clean.values(), *features.values()))])
     times = sorted_times(decisions["decision_time"])
@@ -86,7 +87,9 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
     cells = find_outcome_columns(problem, tables, clean)
     with sql.connect() as connection:
         for view in views:
-            inputs = (connection, problem, tables, clean, features[view.name], decisions, cells)
+            owner, versions = problem.namespace_of(view.name), sql.versions_for(problem, view.name, clean)
+            known = cells if owner is problem else None  # the label's columns are the problem's own
+            inputs = (connection, owner, tables, versions, features[view.name], decisions, known)
             subject: _ViewComparison | AggregationComparison
             if isinstance(view, Aggregations):
                 subject = AggregationComparison(view, *inputs)
@@ -113,13 +116,18 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
     return proof
 
 
+def _reads_times(problem: Namespace, view: AnyView) -> bool:
+    """Whether a view of this namespace reads a table with time."""
+    return any(problem.table(name).time is not None for name in used_tables(problem, view))
+
+
 @dataclass(frozen=True)
 class _ViewComparison:
     """Compares a view's stored rows, as used for training, with rows computed from cut sources."""
 
     view: View
     connection: duckdb.DuckDBPyConnection
-    problem: Problem
+    problem: Namespace
     tables: Tables
     clean: Versions
     version: TableVersion
@@ -131,7 +139,7 @@ class _ViewComparison:
 
     @property
     def keys(self) -> list[str]:
-        return list(self.problem.entity(self.view.entity).join_keys)
+        return list(self.problem.join_keys(self.view))
 
     def moments(self, decided: Array, seed: str) -> list[datetime]:
         if self.view.timeless:

@@ -7,8 +7,8 @@ import duckdb
 from truecourse.data import sql
 from truecourse.errors import FeatureError
 from truecourse.features.asof import EVENT
-from truecourse.problem import Aggregations, Problem, View
-from truecourse.problem.definition import AnyView
+from truecourse.problem import Aggregations, View
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
@@ -16,24 +16,24 @@ _TIMES = ("TIMESTAMP", "DATE")
 _NUMBERS = (*_INTEGERS, "FLOAT", "DOUBLE", "DECIMAL")
 
 
-def used_tables(problem: Problem, view: AnyView) -> frozenset[str]:
+def used_tables(problem: Namespace, view: AnyView) -> frozenset[str]:
     """The problem's tables that a view reads."""
     if isinstance(view, Aggregations):
         return frozenset({view.table})
     return tables_read(problem, view.sql)
 
 
-def tables_read(problem: Problem, file: str) -> frozenset[str]:
+def tables_read(problem: Namespace, file: str) -> frozenset[str]:
     """The problem's tables that a SQL file reads, directly or through relations; all if it cannot be parsed."""
     return _trace_reads(problem, file)[1]
 
 
-def files_read(problem: Problem, file: str) -> list[str]:
+def files_read(problem: Namespace, file: str) -> list[str]:
     """A SQL file and the files of the relations that it reads, directly or not; all if it cannot be parsed."""
     return _trace_reads(problem, file)[0]
 
 
-def _trace_reads(problem: Problem, file: str) -> tuple[list[str], frozenset[str]]:
+def _trace_reads(problem: Namespace, file: str) -> tuple[list[str], frozenset[str]]:
     """The files and the tables that a SQL file reads."""
     tables = {table.name.lower(): table.name for table in problem.tables}
     relations = {name.lower(): file for name, file in problem.relations.items()}
@@ -62,9 +62,9 @@ def _selected_from(statement: str) -> frozenset[str] | None:
     return frozenset(table.name.lower() for table in parsed.find_all(exp.Table))
 
 
-def key_columns(problem: Problem, view: AnyView) -> dict[str, AnyColumn]:
+def key_columns(problem: Namespace, view: AnyView) -> dict[str, AnyColumn]:
     """The declared columns of a view's keys."""
-    keys = problem.entity(view.entity).join_keys
+    keys = problem.join_keys(view)
     absent = [key for key in keys if key not in problem.request_fields]
     if absent:
         what = f"keys of the entity {view.entity} are not request fields: {', '.join(absent)}"
@@ -72,7 +72,7 @@ def key_columns(problem: Problem, view: AnyView) -> dict[str, AnyColumn]:
     return {key: problem.request_fields[key] for key in keys}
 
 
-def checked_query(connection: duckdb.DuckDBPyConnection, problem: Problem, view: View) -> str:
+def checked_query(connection: duckdb.DuckDBPyConnection, problem: Namespace, view: View) -> str:
     """SQL of a view's keys, event_timestamp and features with their declared types. Rows with a null key are excluded,
     because no decision can look them up. Raises FeatureError for missing or undeclared columns and for wrong types."""
     body = sql.statement(problem, view.sql)

@@ -12,8 +12,8 @@ from truecourse.errors import FeatureError
 from truecourse.features.affected_spans import ALWAYS, TimeRange, intersect_ranges, merge_ranges, ranges_around
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import checked_query
-from truecourse.problem import Problem, View
-from truecourse.problem.definition import AnyView
+from truecourse.problem import View
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion, Window
 from truecourse.storage.delta_tables import Tables
@@ -39,7 +39,7 @@ class History:
     """Builds a view's row versions from exact table versions, in the temporary table HISTORY."""
 
     connection: duckdb.DuckDBPyConnection
-    problem: Problem
+    problem: Namespace
     tables: Tables
     view: View
     versions: Mapping[str, TableVersion]
@@ -47,7 +47,7 @@ class History:
 
     @property
     def keys(self) -> list[str]:
-        return [sql.quote(key) for key in self.problem.entity(self.view.entity).join_keys]
+        return [sql.quote(key) for key in self.problem.join_keys(self.view)]
 
     @property
     def columns(self) -> list[str]:
@@ -99,7 +99,7 @@ class History:
         )
         if repeated:
             *values, count = repeated[0]
-            names = [*self.problem.entity(self.view.entity).join_keys, EVENT]
+            names = [*self.problem.join_keys(self.view), EVENT]
             row = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
             hint = "return one row for each key and event_timestamp: GROUP BY them"
             raise FeatureError(f"{counted(count, 'row')} for {row}", where=self.view.sql, hint=hint)

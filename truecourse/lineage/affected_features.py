@@ -33,8 +33,8 @@ from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_sql import key_columns, tables_read, used_tables
 from truecourse.features.view_versions import HISTORY, History, reach
 from truecourse.lineage.source_rows import Selection
-from truecourse.problem import Aggregations, Problem, View
-from truecourse.problem.definition import AnyView
+from truecourse.problem import Aggregations, View
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import Float, Time
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, clean_table
@@ -128,15 +128,19 @@ def _near(a: Array, b: Array) -> Array:
 def affected_views(tables: Tables, selection: Selection) -> list[AffectedView]:
     """Return the views that read the selected rows' table, each with the feature rows that these affect."""
     problem = selection.problem
-    views = [view for view in problem.views if selection.table.name in used_tables(problem, view)]
+    views = [view for owner in problem.view_owners for view in owner.own_views if _reads(owner, view, selection)]
     if not selection.is_in(tables, tables.version(selection.clean)):
         return [AffectedView(view, tables.version(feature_table(problem, view.name)), COMPUTED) for view in views]
     return [affected_view(tables, selection, view) for view in views]
 
 
+def _reads(owner: Namespace, view: AnyView, selection: Selection) -> bool:
+    return owner.name == selection.owner.name and selection.table.name in used_tables(owner, view)
+
+
 def affected_view(tables: Tables, selection: Selection, view: AnyView) -> AffectedView:
     """Compute a view again without the selected rows, in the times that they can affect."""
-    problem, table = selection.problem, selection.table
+    problem, table = selection.problem.namespace_of(view.name), selection.table
     version = tables.version(feature_table(problem, view.name))
     if version is None:
         return AffectedView(view, None, "the view was never computed")
@@ -158,7 +162,7 @@ def affected_view(tables: Tables, selection: Selection, view: AnyView) -> Affect
     return _recompute(tables, selection, view, version, versions, ranges)
 
 
-def source_versions(tables: Tables, problem: Problem, version: TableVersion) -> dict[str, TableVersion]:
+def source_versions(tables: Tables, problem: Namespace, version: TableVersion) -> dict[str, TableVersion]:
     """Return the clean versions that a feature table was computed from, by table; of unused tables the newest."""
     commits = [commit for number, commit in tables.commits(version.name) if number <= version.version]
     used = {one.name: one for one in map(TableVersion.model_validate, commits[-1].get("inputs", ()))}
@@ -167,7 +171,7 @@ def source_versions(tables: Tables, problem: Problem, version: TableVersion) -> 
 
 
 def _source_rows(
-    tables: Tables, problem: Problem, view: AnyView, versions: Mapping[str, TableVersion], ranges: list[TimeRange]
+    tables: Tables, problem: Namespace, view: AnyView, versions: Mapping[str, TableVersion], ranges: list[TimeRange]
 ) -> int:
     """Count the rows that computing the view in these ranges reads."""
     total = 0
@@ -195,7 +199,7 @@ def _recompute(
     versions: Mapping[str, TableVersion],
     ranges: list[TimeRange],
 ) -> AffectedView:
-    problem = selection.problem
+    problem = selection.problem.namespace_of(view.name)
     with sql.connect() as connection:
         if isinstance(view, Aggregations):
             AggregationRows(connection, problem, selection.without(), view, versions).build(ranges)
@@ -233,7 +237,7 @@ def _outside_sql(ranges: list[TimeRange]) -> str:
     return " OR ".join(f"{EVENT} BETWEEN {start} AND {end}" for start, end in bounds)
 
 
-def _differences(problem: Problem, view: AnyView, keys: list[str]) -> str:
+def _differences(problem: Namespace, view: AnyView, keys: list[str]) -> str:
     """SQL of the rows that differ between the feature table (`inside`) and HISTORY, with the kind of difference."""
     identity, columns = [*keys, EVENT, CREATED], problem.view_columns(view)
     if isinstance(view, Aggregations):
@@ -267,7 +271,8 @@ def affected_decisions(tables: Tables, selection: Selection) -> dict[str, str] |
     problem = selection.problem
     files = [file for file in (problem.spine, problem.label.sql) if file]
     used = {name for file in files for name in tables_read(problem, file)} or {problem.label_table.name}
-    if selection.table.name not in used or not selection.is_in(tables, tables.version(selection.clean)):
+    own = selection.owner.name == problem.name
+    if not own or selection.table.name not in used or not selection.is_in(tables, tables.version(selection.clean)):
         return {}
     clean = sql.clean_versions(problem, tables)
     if sum(tables.dataset(clean[name]).count_rows() for name in used) > MOST_ROWS:

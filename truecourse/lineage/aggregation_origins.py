@@ -15,7 +15,7 @@ from truecourse.data.sql import ROW
 from truecourse.errors import TruecourseError
 from truecourse.features.aggregates.evaluation import evaluate
 from truecourse.features.aggregation_lookup import as_known_at, longest_window
-from truecourse.features.aggregation_rows import place
+from truecourse.features.aggregation_rows import source_of
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import key_columns
@@ -23,6 +23,7 @@ from truecourse.lineage.affected_features import source_versions
 from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, key_of, literal, same_value, under_declared_names
 from truecourse.lineage.source_files import describe_table_rows
 from truecourse.problem import Aggregations, Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
 
@@ -37,8 +38,9 @@ def origin_of_aggregations(
     """Return the source rows of aggregations, in the form of feature_origins. `version`: of the feature table, by
     default the newest. `event_time` is the time of the newest event that counts."""
     version = version or tables.version(feature_table(problem, view.name))
-    about: dict[str, Any] = {"view": view.name, "sql": place(view), "view_version": view_digest(problem, view)[:12]}
-    about |= {"feature_table": str(version or feature_table(problem, view.name)), "key": None, "event_time": None}
+    about: dict[str, Any] = {"view": view.name, "sql": source_of(view, problem)}
+    about |= {"view_version": view_digest(problem, view)[:12], "key": None, "event_time": None}
+    about |= {"feature_table": str(version or feature_table(problem, view.name))}
     about |= {"recorded_at": None, "state": "none", "rows": 0, "changed_by": None, "tables": []}
     key = key_of(problem, view, record)
     if isinstance(key, str):
@@ -46,14 +48,14 @@ def origin_of_aggregations(
     if version is None:
         return about | {"detail": "no feature table was computed with this definition of the view"}
     try:
-        return about | {"key": key} | _source_rows(tables, problem, view, record, version, key)
+        return about | {"key": key} | _source_rows(tables, problem.namespace_of(view.name), view, record, version, key)
     except (TruecourseError, pa.ArrowException) as error:
         what = error.what if isinstance(error, TruecourseError) else str(error)
         return about | {"detail": f"cannot be computed again: {what}"}
 
 
 def _source_rows(
-    tables: Tables, problem: Problem, view: Aggregations, record: Record, version: TableVersion, key: dict[str, Any]
+    tables: Tables, problem: Namespace, view: Aggregations, record: Record, version: TableVersion, key: dict[str, Any]
 ) -> dict[str, Any]:
     decided = _moment(record["decision_time"])
     columns = key_columns(problem, view)

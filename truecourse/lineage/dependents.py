@@ -94,7 +94,7 @@ def affected_snapshots(tables: Tables, selection: Selection, effects: Effects) -
 
 
 def _holds(tables: Tables, manifest: Manifest, selection: Selection) -> bool | None:
-    version = manifest.versions("clean").get(selection.table.name)
+    version = manifest.versions("clean").get(selection.label)
     if version is None:
         return False
     try:
@@ -226,7 +226,7 @@ def read_by(tables: Tables, problem: str, version: TableVersion) -> TableEffects
     """Find what was computed from a version of a clean table, as recorded in commits and manifests."""
     features = [
         TableVersion(name=name, version=number)
-        for name in _feature_tables(tables, problem)
+        for name in _feature_tables(tables, version.name.split("/")[1])
         for number, commit in tables.commits(name)
         if version.model_dump() in commit.get("inputs", ())
     ]
@@ -245,6 +245,6 @@ def read_by(tables: Tables, problem: str, version: TableVersion) -> TableEffects
     return TableEffects(features, found, sum(batch))
 
 
-def _feature_tables(tables: Tables, problem: str) -> list[str]:
-    prefix = f"features/{problem}/"
+def _feature_tables(tables: Tables, namespace: str) -> list[str]:
+    prefix = f"features/{namespace}/"
     return sorted({prefix + key.removeprefix(prefix).split("/")[0] for key in tables.store.list(prefix)})

@@ -25,6 +25,7 @@ from truecourse.data.sources import scratch
 from truecourse.data.sql import ROW
 from truecourse.errors import TruecourseError
 from truecourse.features import frame as frames
+from truecourse.features.aggregation_rows import source_of
 from truecourse.features.asof import CREATED, EVENT, NO_TIME
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import checked_query, key_columns, tables_read, used_tables
@@ -37,7 +38,7 @@ from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, key_of, li
 from truecourse.lineage.source_files import describe_table_rows
 from truecourse.monitoring.skew.view_history import ViewHistory, read_history
 from truecourse.problem import Aggregations, Problem, View
-from truecourse.problem.definition import AnyView
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import ModelVersion, TableVersion, naive_utc
 from truecourse.storage.delta_tables import Limit, Tables, clean_table
@@ -115,7 +116,7 @@ def _origin_of_view(tables: Tables, problem: Problem, view: View, record: Record
     "recorded_at", "state": "sufficient", "candidates" or "none", "detail", "rows", "changed_by": {feature: rows} or
     None, "tables": [describe_table_rows()]}."""
     name = feature_table(problem, view.name)
-    about: dict[str, Any] = {"view": view.name, "sql": view.sql}
+    about: dict[str, Any] = {"view": view.name, "sql": source_of(view, problem)}
     about |= {"view_version": view_digest(problem, view)[:12], "feature_table": name}
     about |= {"key": None, "event_time": None, "recorded_at": None, "state": "none", "rows": 0, "changed_by": None}
     try:
@@ -124,7 +125,7 @@ def _origin_of_view(tables: Tables, problem: Problem, view: View, record: Record
             return about | {"detail": found, "tables": []}
         about |= {"feature_table": str(found.version), "key": found.key, "recorded_at": found.created}
         about |= {"event_time": None if view.timeless else found.event}
-        return about | _source_rows(tables, problem, view, found)
+        return about | _source_rows(tables, problem.namespace_of(view.name), view, found)
     except (TruecourseError, pa.ArrowException, duckdb.Error) as error:
         what = error.what if isinstance(error, TruecourseError) else str(error)
         return about | {"detail": f"cannot be computed again: {what}", "tables": []}
@@ -194,7 +195,7 @@ def _looked_up(
     return None if np.isnat(event) else event.item().replace(tzinfo=UTC)
 
 
-def _source_rows(tables: Tables, problem: Problem, view: View, row: FeatureRow) -> dict[str, Any]:
+def _source_rows(tables: Tables, problem: Namespace, view: View, row: FeatureRow) -> dict[str, Any]:
     """Find the candidate rows of a feature row, prove that they suffice, and leave each out in turn."""
     versions = source_versions(tables, problem, row.version)
     used = [table for table in problem.tables if table.name in used_tables(problem, view)]
@@ -257,7 +258,7 @@ class Recomputation:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        problem: Problem,
+        problem: Namespace,
         view: View,
         versions: Mapping[str, TableVersion],
         row: FeatureRow,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from truecourse.data.deliveries import read_deliveries
+from truecourse.data.deliveries import Delivery, read_deliveries
+from truecourse.data.sql import table_label
 from truecourse.errors import NotFound
 from truecourse.features.aggregation_rows import source_of
 from truecourse.features.asof import EVENT
@@ -30,18 +31,24 @@ def trace_source(tables: Tables, problem: Problem, file: str) -> dict[str, Any]:
 
     `file`: as in find_deliveries(). Raises SourceError if no delivery has it."""
     found = find_deliveries(tables, problem, file)
-    by_table = {table.name: [d for t, d in found if t.name == table.name] for table, _ in found}
-    selections = [
-        select_deliveries(problem, problem.table(name), read_deliveries(tables, problem.name, name)[0], chosen)
-        for name, chosen in by_table.items()
+    by_table: dict[str, list[Delivery]] = {}
+    for owner, table, delivery in found:
+        by_table.setdefault(table_label(problem, owner, table), []).append(delivery)
+    selections = []
+    for name, chosen in by_table.items():
+        owner, table = select_table(problem, name)
+        known, _ = read_deliveries(tables, owner.name, table.name)
+        selections.append(select_deliveries(problem, owner, table, known, chosen))
+    deliveries = [
+        describe_delivery(tables, owner, table, delivery) | {"table": table_label(problem, owner, table)}
+        for owner, table, delivery in found
     ]
-    deliveries = [describe_delivery(tables, problem, table, delivery) for table, delivery in found]
     return {"source": file, "deliveries": deliveries, "tables": [effects_of(tables, one) for one in selections]}
 
 
 def trace_row(tables: Tables, problem: Problem, table: str, key: str) -> dict[str, Any]:
     """Trace all versions of a row forwards: {"row", "tables": [its effects]}. Raises NotFound for an unknown one."""
-    selection = select_row(tables, problem, select_table(problem, table), key)
+    selection = select_row(tables, problem, *select_table(problem, table), key)
     return {"row": f"{table} {key}", "deliveries": [], "tables": [effects_of(tables, selection)]}
 
 
@@ -53,7 +60,7 @@ def effects_of(tables: Tables, selection: Selection) -> dict[str, Any]:
     learned = [one["version"] for one in models if one["affected"].get("train") or one["affected"].get("validate")]
     return {
         "rows": describe_rows(tables, selection),
-        "features": [_view_document(view) for view in effects.views],
+        "features": [_view_document(effects.problem, view) for view in effects.views],
         "decisions": _decisions_document(effects),
         "snapshots": found | {"items": found["items"][:FIRST]},
         "models": models,
@@ -65,11 +72,11 @@ def effects_of(tables: Tables, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _view_document(view: AffectedView) -> dict[str, Any]:
+def _view_document(problem: Problem, view: AffectedView) -> dict[str, Any]:
     first = view.rows.slice(0, FIRST).to_pylist() if view.rows is not None else []
     return {
         "view": view.view.name,
-        "sql": source_of(view.view),
+        "sql": source_of(view.view, problem),
         "table": str(view.version) if view.version is not None else None,
         "method": view.method,
         "count": view.count,
@@ -94,8 +101,8 @@ def trace_table(tables: Tables, problem: Problem, name: str, number: int | None 
     """Trace a version of a clean table forwards, the newest by default: what was computed from exactly this version.
 
     Raises NotFound for an unknown table or version."""
-    table = select_table(problem, name)
-    newest = tables.version(clean_table(problem.name, table.name))
+    owner, table = select_table(problem, name)
+    newest = tables.version(clean_table(owner.name, table.name))
     if newest is None:
         hint = f"truecourse run ingest --problem {problem.name}, then validate"
         raise NotFound("the table has no clean version", where=f"{problem.name}.{name}", hint=hint)

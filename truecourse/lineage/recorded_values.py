@@ -10,7 +10,7 @@ import pyarrow as pa
 from truecourse.data.arrow_types import arrow_type
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Problem
-from truecourse.problem.definition import AnyView
+from truecourse.problem.namespace import AnyView
 from truecourse.problem.schema import Table
 from truecourse.serving.privacy import HASHED
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from truecourse.data.deliveries import Delivery, archive_key, read_deliveries
 from truecourse.data.sql import ROW
 from truecourse.lineage.source_rows import FIRST, describe_row
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -19,7 +19,7 @@ from truecourse.storage.lineage_links import verify_object
 
 def describe_table_rows(
     tables: Tables,
-    problem: Problem,
+    problem: Namespace,
     table: Table,
     version: TableVersion,
     rows: pa.Table,
@@ -53,7 +53,7 @@ def describe_table_rows(
     }
 
 
-def _files(tables: Tables, problem: Problem, table: Table, known: list[Delivery], rows: pa.Table) -> dict[str, Any]:
+def _files(tables: Tables, problem: Namespace, table: Table, known: list[Delivery], rows: pa.Table) -> dict[str, Any]:
     """Count the files that delivered the rows, and hash the kept bytes of the first again."""
     numbers = rows[ROW].to_pylist()
     held = Counter(d.number for number in numbers for d in known if d.start <= number < d.end)

@@ -22,6 +22,7 @@ from truecourse.data.validation_report import read_result
 from truecourse.errors import NotFound, SourceError
 from truecourse.hashing import sha256_file
 from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Limit, Tables, clean_table, quarantine_table, raw_table
@@ -99,12 +100,18 @@ class Selection:
     """Some rows of a table, in all its versions. `chosen`: an expression on the row number `_tc_row`."""
 
     problem: Problem
+    owner: Namespace
+    """The problem, or the area that the table belongs to."""
     table: Table
     chosen: Any
 
     @property
     def clean(self) -> str:
-        return clean_table(self.problem.name, self.table.name)
+        return clean_table(self.owner.name, self.table.name)
+
+    @property
+    def label(self) -> str:
+        return sql.table_label(self.problem, self.owner, self.table)
 
     def without(self) -> TablesWithout:
         """The tables as if these rows had never been delivered."""
@@ -115,32 +122,40 @@ class Selection:
         return version is not None and bool(tables.dataset(version).count_rows(filter=self.chosen))
 
 
-def select_table(problem: Problem, name: str) -> Table:
-    """Return a table of the problem. Raises NotFound with similar names."""
-    names = [table.name for table in problem.tables]
-    if name not in names:
-        raise NotFound(f"no table {name!r}", where=f"problem {problem.name}", hint=nearest(name, names))
-    return problem.table(name)
+def select_table(problem: Problem, name: str) -> tuple[Namespace, Table]:
+    """Return a table of the problem, or as `area.table` one of an area that it uses, with the namespace that it belongs
+    to. Raises NotFound with similar names."""
+    known = {
+        sql.table_label(problem, owner, table): (owner, table) for owner in problem.namespaces for table in owner.tables
+    }
+    if name not in known:
+        raise NotFound(f"no table {name!r}", where=f"problem {problem.name}", hint=nearest(name, known))
+    return known[name]
 
 
-def find_deliveries(tables: Tables, problem: Problem, file: str) -> list[tuple[Table, Delivery]]:
+def find_deliveries(tables: Tables, problem: Problem, file: str) -> list[tuple[Namespace, Table, Delivery]]:
     """Find the deliveries of a file, given by path, place, URI, key of its stored bytes, or SHA-256 (8 digits or more).
 
     A path that was never delivered is looked up by the digest of its bytes. Raises SourceError if there is none."""
-    known = [(table, d) for table in problem.tables for d in read_deliveries(tables, problem.name, table.name)[0]]
-    found = [(table, d) for table, d in known if _is_named(problem, table, d, file)]
+    known = [
+        (owner, table, d)
+        for owner in problem.namespaces
+        for table in owner.tables
+        for d in read_deliveries(tables, owner.name, table.name)[0]
+    ]
+    found = [(owner, table, d) for owner, table, d in known if _is_named(owner, table, d, file)]
     if not found and Path(file).is_file():
         digest = sha256_file(Path(file))
-        found = [(table, d) for table, d in known if d.sha256 == digest]
+        found = [(owner, table, d) for owner, table, d in known if d.sha256 == digest]
     if not found:
-        places = list(dict.fromkeys(d.place for _, d in known))
+        places = list(dict.fromkeys(d.place for *_, d in known))
         what = "no delivery has this file" if known else "nothing was delivered yet"
         hint = nearest(file, places) if known else f"truecourse run ingest --problem {problem.name}"
         raise SourceError(what, where=file, hint=hint)
     return found
 
 
-def _is_named(problem: Problem, table: Table, delivery: Delivery, file: str) -> bool:
+def _is_named(problem: Namespace, table: Table, delivery: Delivery, file: str) -> bool:
     key = archive_key(problem.name, table.name, delivery.sha256)
     if re.fullmatch(_DIGEST, file):
         return delivery.sha256.startswith(file)
@@ -151,15 +166,15 @@ def _is_named(problem: Problem, table: Table, delivery: Delivery, file: str) -> 
 
 
 def select_deliveries(
-    problem: Problem, table: Table, known: Sequence[Delivery], chosen: Sequence[Delivery]
+    problem: Problem, owner: Namespace, table: Table, known: Sequence[Delivery], chosen: Sequence[Delivery]
 ) -> Selection:
     """Select the rows of deliveries. The rows of a copy are those of the original."""
     held = [known[d.copy_of] if d.copy_of is not None else d for d in chosen]
     ranges = [(pc.field(ROW) >= d.start) & (pc.field(ROW) < d.end) for d in held if d.rows]
-    return Selection(problem, table, reduce(or_, ranges) if ranges else pc.field(ROW) < 0)
+    return Selection(problem, owner, table, reduce(or_, ranges) if ranges else pc.field(ROW) < 0)
 
 
-def describe_delivery(tables: Tables, problem: Problem, table: Table, delivery: Delivery) -> dict[str, Any]:
+def describe_delivery(tables: Tables, problem: Namespace, table: Table, delivery: Delivery) -> dict[str, Any]:
     """Describe a delivery with its state: accepted, refused (with reasons) or not validated."""
     accepted, _ = accepted_deliveries(tables, problem.name, table.name)
     key = archive_key(problem.name, table.name, delivery.sha256)
@@ -177,11 +192,11 @@ def describe_delivery(tables: Tables, problem: Problem, table: Table, delivery: 
     }
 
 
-def select_row(tables: Tables, problem: Problem, table: Table, key: str) -> Selection:
+def select_row(tables: Tables, problem: Problem, owner: Namespace, table: Table, key: str) -> Selection:
     """Select every version of a row, by its key (several columns: joined by |) or, without key, its `_tc_row`.
 
     Raises NotFound if no delivery has it."""
-    raw = tables.version(raw_table(problem.name, table.name))
+    raw = tables.version(raw_table(owner.name, table.name))
     numbers: list[int] = []
     if raw is not None:
         with sql.connect() as connection:
@@ -191,8 +206,8 @@ def select_row(tables: Tables, problem: Problem, table: Table, key: str) -> Sele
     if not numbers:
         by = f"the key of {table.name} is {', '.join(table.key)}" if table.key else "rows without a key have numbers"
         hint = by + (", joined by |" if len(table.key) > 1 else "")
-        raise NotFound(f"no delivery has the row {key!r}", where=f"{problem.name}.{table.name}", hint=hint)
-    return Selection(problem, table, pc.field(ROW).isin(numbers))
+        raise NotFound(f"no delivery has the row {key!r}", where=f"{owner.name}.{table.name}", hint=hint)
+    return Selection(problem, owner, table, pc.field(ROW).isin(numbers))
 
 
 def describe_rows(tables: Tables, selection: Selection) -> dict[str, Any]:
@@ -200,7 +215,7 @@ def describe_rows(tables: Tables, selection: Selection) -> dict[str, Any]:
 
     `current`, `superseded`: in the clean table. `quarantined`: with the reasons. `not stored`: in neither, because they
     equal a stored row, another row of the delivery has their key, or the delivery was refused or not validated."""
-    problem, table = selection.problem, selection.table
+    problem, table = selection.owner, selection.table
     raw = tables.version(raw_table(problem.name, table.name))
     clean, bad = tables.version(selection.clean), tables.version(quarantine_table(problem.name, table.name))
     delivered = tables.dataset(raw).count_rows(filter=selection.chosen) if raw else 0
@@ -212,7 +227,7 @@ def describe_rows(tables: Tables, selection: Selection) -> dict[str, Any]:
     known, _ = read_deliveries(tables, problem.name, table.name)
     shown = _first(tables, clean, selection.chosen) + (quarantined.slice(0, FIRST).to_pylist() if quarantined else [])
     return {
-        "table": table.name,
+        "table": selection.label,
         "version": str(clean) if clean else None,
         "delivered": delivered,
         **parts,
@@ -241,7 +256,7 @@ def _reasons(quarantined: pa.Table | None) -> list[dict[str, Any]]:
     return [{"column": column, "expectation": name, "rows": n} for (column, name), n in found.most_common()]
 
 
-def describe_row(problem: Problem, table: Table, known: Sequence[Delivery], row: Mapping[str, Any]) -> dict[str, Any]:
+def describe_row(problem: Namespace, table: Table, known: Sequence[Delivery], row: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a row of a clean or quarantine table: its values, its state, and its place in a delivered file.
 
     `line`: its number in the file from 1, without headers."""

@@ -27,8 +27,8 @@ def table_version(tables: Tables, problem: Problem, text: str) -> tuple[Table, T
 
     Raises NotFound for an unknown table or version."""
     name, _, number = text.partition("@")
-    table = select_table(problem, name)
-    newest = tables.version(clean_table(problem.name, name))
+    owner, table = select_table(problem, name)
+    newest = tables.version(clean_table(owner.name, table.name))
     if newest is None:
         hint = f"truecourse run ingest --problem {problem.name}, then validate"
         raise NotFound("the table has no clean version", where=f"{problem.name}.{name}", hint=hint)
@@ -44,8 +44,8 @@ def diff_tables(tables: Tables, problem: Problem, one: str, other: str) -> dict[
 
     `rows`: current rows that were added, removed and changed (by key; without key, a changed row is removed and added),
     with the first of each. Raises NotFound for an unknown version, or for versions of two tables."""
-    (table, before), (second, after) = (table_version(tables, problem, text) for text in (one, other))
-    if table.name != second.name:
+    (table, before), (_, after) = (table_version(tables, problem, text) for text in (one, other))
+    if before.name != after.name:
         hint = f"compare {table.name}@{before.version} with another version of {table.name}"
         raise NotFound("these are two tables", where=f"{one} and {other}", hint=hint)
     sides = [_side(tables, version, max(before, after, key=lambda v: v.version)) for version in (before, after)]

@@ -18,12 +18,10 @@ from truecourse.problem.aggregations import (
     Sum,
 )
 from truecourse.problem.definition import (
-    Entity,
     Label,
     Problem,
     RequestFeatures,
     Serving,
-    View,
 )
 from truecourse.problem.monitoring import (
     Alerts,
@@ -31,6 +29,7 @@ from truecourse.problem.monitoring import (
     QualityWatch,
     Retraining,
 )
+from truecourse.problem.namespace import Entity, FeatureArea, View
 from truecourse.problem.objectives import Objectives
 from truecourse.problem.promotion import (
     BeatsBaseline,
@@ -63,9 +62,9 @@ from truecourse.problem.training import Choice, RandomSplit, Range, TimeSplit, X
 
 __all__ = [
     "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Count",
-    "CountDistinct", "Csv", "Entity", "EveryClass", "Files", "First", "Float", "Integer", "Label", "Last", "Max",
-    "Mean", "MetricGate", "Min", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects", "PackageData",
-    "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures", "Retraining", "Serving",
-    "Share", "SliceFloor", "Sql", "StandardDeviation", "Sum", "Table", "Text", "Time", "TimeSplit", "View",
-    "XGBoost", "days", "hours", "minutes", "seconds",
+    "CountDistinct", "Csv", "Entity", "EveryClass", "FeatureArea", "Files", "First", "Float", "Integer", "Label",
+    "Last", "Max", "Mean", "MetricGate", "Min", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects",
+    "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures",
+    "Retraining", "Serving", "Share", "SliceFloor", "Sql", "StandardDeviation", "Sum", "Table", "Text", "Time",
+    "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from truecourse.problem.aggregations import Aggregations
 from truecourse.problem.monitoring import Monitoring
+from truecourse.problem.namespace import AnyView, Entity, FeatureArea, Namespace, View
 from truecourse.problem.objectives import Objectives
 from truecourse.problem.promotion import DEFAULT_GATES, Gate, Promotion
 from truecourse.problem.schema import (
@@ -32,62 +33,8 @@ from truecourse.problem.training import RandomSplit, TimeSplit, XGBoost
 Kind = Literal["binary", "multiclass", "regression"]
 REQUEST, REQUEST_FEATURES = "request", "request_features"
 """The names of the groups of features that belong to no view."""
+SharedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")]
 Arrays = Mapping[str, np.ndarray[Any, Any]]
-
-
-@dataclass(frozen=True, config=CONFIG)
-class Entity:
-    """An object with a history of features."""
-
-    name: Identifier
-    """The entity's name, to which views refer. Example: `name="courier"`."""
-    _: KW_ONLY
-    keys: Many[str] = ()
-    """Request fields that identify it; by default one field with the entity's name. Example: `keys=["origin", "dest"]`.
-    """
-
-    @property
-    def join_keys(self) -> tuple[str, ...]:
-        return tuple(self.keys) or (self.name,)
-
-
-@dataclass(frozen=True, config=CONFIG)
-class View:
-    """Features of one entity, one SQL file (DuckDB dialect) over clean tables and `relations`.
-
-    The SQL returns the entity's keys, `event_timestamp` (when the row became known) and the features.
-    """
-
-    name: Identifier
-    """The view's name. Example: `name="courier_history"`."""
-    _: KW_ONLY
-    sql: str
-    """The SQL file, relative to the problem's folder. Example: `sql="features/courier_history.sql"`."""
-    entity: str
-    """The name of its entity. Example: `entity="courier"`."""
-    features: Columns
-    """Its features by name, columns of the SQL's result. Example: `features={"late_7d": Float("share late")}`."""
-    ttl: timedelta = timedelta(0)
-    """Values older than this count as missing (inclusive); zero is unlimited. Example: `ttl=days(7)`."""
-    lookback: timedelta | None = None
-    """The largest distance in time between a feature row and a source row that it depends on. It counts in both
-    directions, on the tables' `time` columns. It makes recomputation incremental; None recomputes all. Example:
-    `lookback=days(9)`."""
-    timeless: bool = False
-    """Whether the SQL returns no `event_timestamp`, but one row per key, which is valid at any time. Example:
-    `timeless=True`."""
-    when_unavailable: Literal["fail", "missing"] = "fail"
-    """What the endpoint does if the online store does not answer. `"fail"` responds 503. `"missing"` predicts with
-    missing values and says so in the response. Example: `when_unavailable="missing"`."""
-    description: str = ""
-    """What the view holds, for people. Example: `description="a courier's last week"`."""
-    owner: str = ""
-    """Who answers for the view: a person or a team; by default the problem's owner. Example: `owner="logistics"`."""
-    tags: Tags = ()
-    """Words by which it is found in the catalogue. Feast has them as tags. Example: `tags=["history", "late"]`."""
-
-
-AnyView = View | Aggregations
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -154,7 +101,7 @@ class Serving:
 
 
 @dataclass(frozen=True, config=CONFIG)
-class Problem:
+class Problem(Namespace):
     """One prediction problem.
 
     Without a spine, each row of the label's table is a decision. The request is then the table's columns without label,
@@ -183,6 +130,9 @@ class Problem:
     views: Many[View | Aggregations] = ()
     """The feature views: SQL, or aggregations of a table's rows. Example:
     `views=[View("load", sql="load.sql", entity="courier", features={"orders": Integer()})]`."""
+    shared_views: Many[SharedName] = ()
+    """Views of feature areas (docs/how-to/share-features.md), as `area.view`. When the problem is loaded, they follow
+    its own in `views`. Example: `shared_views=["customers.orders"]`."""
     request_features: RequestFeatures | None = None
     """Features that are computed from the request alone. Example:
     `request_features=RequestFeatures(speed_features, inputs=["distance"], features={"km_per_minute": Float()})`."""
@@ -208,42 +158,42 @@ class Problem:
     `owner="logistics"`."""
     folder: Path = Path()
     """The folder of problem.py; set when it is loaded. Example: `folder=Path("problems/deliveries")`."""
-
-    def table(self, name: str) -> Table:
-        return next(table for table in self.tables if table.name == name)
-
-    def entity(self, name: str) -> Entity:
-        return next(entity for entity in self.entities if entity.name == name)
-
-    def view(self, name: str) -> AnyView:
-        return next(view for view in self.views if view.name == name)
+    areas: Mapping[str, FeatureArea] = field(default_factory=dict)
+    """The areas of the shared views by name, restricted to these views; set when the problem is loaded. Example:
+    `areas={}`."""
 
     @property
-    def sql_files(self) -> list[str]:
-        """The SQL files of spine, label, relations and views, each once."""
-        views = [view.sql for view in self.views if isinstance(view, View)]
-        names = [self.spine, self.label.sql, *self.relations.values(), *views]
-        return list(dict.fromkeys(name for name in names if name))
+    def namespaces(self) -> tuple[Namespace, ...]:
+        return (*self.areas.values(), self)
 
-    def view_columns(self, view: AnyView) -> dict[str, AnyColumn]:
-        """The features of a view by name, with their types. Those of Aggregations follow from the table's columns."""
-        if isinstance(view, View):
-            return dict(view.features)
-        return self._aggregated[view.name]
+    def namespace_of(self, view: str) -> Namespace:
+        return self.areas[self._shared[view]].namespace_of(view) if view in self._shared else self
+
+    @property
+    def own_views(self) -> tuple[AnyView, ...]:
+        return tuple(view for view in self.views if view.name not in self._shared)
 
     @cached_property
-    def _aggregated(self) -> dict[str, dict[str, AnyColumn]]:
-        """The feature columns of each Aggregations whose table is declared; no columns for others."""
-        tables = {table.name: table for table in self.tables}
-        return {
-            view.name: view.columns(tables[view.table].columns) if view.table in tables else {}
-            for view in self.views
-            if isinstance(view, Aggregations)
-        }
+    def _shared(self) -> dict[str, str]:
+        """The area of each shared view, by the view's name."""
+        parts = [name.partition(".") for name in self.shared_views]
+        return {view: area for area, _, view in parts if area in self.areas}
+
+    @property
+    def entity_keys(self) -> list[str]:
+        """The join keys of all entities, each once."""
+        own = [key for entity in self.entities for key in entity.join_keys]
+        return list(dict.fromkeys([*own, *(key for view in self.views for key in self.join_keys(view))]))
 
     def owner_of(self, part: AnyView | RequestFeatures) -> str:
         """Who answers for a view or for the request features; empty if nobody is declared."""
-        return part.owner or self.owner
+        return (part.owner or self.owner) if isinstance(part, RequestFeatures) else super().owner_of(part)
+
+    @property
+    def sql_files(self) -> list[str]:
+        """The SQL files of spine, label, relations and own views, each once."""
+        names = [self.spine, self.label.sql, *super().sql_files]
+        return list(dict.fromkeys(name for name in names if name))
 
     @property
     def has_spine(self) -> bool:
@@ -305,17 +255,13 @@ class Problem:
         if self.request:
             return frozenset(self.request)
         used = {*self.features, *(self.request_features.inputs if self.request_features else ())}
-        used |= {key for entity in self.entities for key in entity.join_keys}
+        used |= {*self.entity_keys}
         return frozenset(used & {*self.request_fields})
 
     @property
     def metric(self) -> str:
         """The loss for early stopping and model comparison."""
         return {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}[self.kind]
-
-    def text(self, file: str) -> str:
-        """The text of a SQL file in the problem's folder."""
-        return (self.folder / file).read_text()
 
 
 def midnight(day: date) -> datetime:

@@ -1,4 +1,4 @@
-"""Load a problem by name, and compute the document and digest of its definition."""
+"""Load problems and feature areas by name, and compute documents and digests of their definitions."""
 
 import ast
 import dataclasses
@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from importlib.abc import MetaPathFinder
@@ -19,12 +20,15 @@ from typing import Any
 from pydantic import ValidationError
 
 import truecourse.problem.definition
-from truecourse.errors import Fault, ProblemError, SettingsError
+from truecourse.errors import AreaError, Fault, ProblemError, SettingsError
 from truecourse.hashing import sha256, sha256_json
 from truecourse.problem.definition import Problem
+from truecourse.problem.namespace import AREAS, FeatureArea, Namespace
 from truecourse.settings import get_settings
 from truecourse.stored_format import with_former_names
 from truecourse.wording import nearest, suggestion
+
+_SHARED = "problem.py shared_views"
 
 
 def problem_names() -> list[str]:
@@ -54,21 +58,104 @@ def load_problem(name: str | None = None, problems: Path | None = None) -> Probl
     folder = (problems or get_settings().problems) / name
     file = folder / "problem.py"
     if not file.is_file():
-        raise ProblemError(name, [Fault(str(file), "no such file", _known_problems(name))])
-    problem = getattr(_import(name, file), "PROBLEM", None)
+        hint = f"{_known(name, problem_names(), 'problems')}; or `truecourse init {name}`"
+        raise ProblemError(name, [Fault(str(file), "no such file", hint)])
+    if problems is None:
+        _require_unique(name)
+    problem = getattr(_import("problems", name, file), "PROBLEM", None)
     if not isinstance(problem, Problem):
         raise ProblemError(name, [Fault(str(file), "defines no PROBLEM", "end it with PROBLEM = Problem(...)")])
-    if problem.name != name:
-        raise ProblemError(
-            name, [Fault(str(file), f"its name is {problem.name!r}", f"name it {name!r}, as its folder")]
-        )
-    return dataclasses.replace(problem, folder=folder)
+    _require_name(problem, name, file)
+    return _with_shared_views(dataclasses.replace(problem, folder=folder))
 
 
-def _known_problems(name: str) -> str:
-    names = problem_names()
-    close = suggestion(name, names)
-    known = f"known problems: {', '.join(names) or 'none'}; or `truecourse init {name}`"
+def _require_name(namespace: Namespace, name: str, file: Path) -> None:
+    if namespace.name != name:
+        fault = Fault(str(file), f"its name is {namespace.name!r}", f"name it {name!r}, as its folder")
+        raise ProblemError(name, [fault])
+
+
+def _require_unique(name: str) -> None:
+    if name in problem_names() and name in area_names():
+        hint = "rename one of the folders: tables and features are stored under this name"
+        what = f"there are a problem and a feature area called {name!r}"
+        raise ProblemError(name, [Fault(str(_areas_folder() / name), what, hint)])
+
+
+def _areas_folder() -> Path:
+    return get_settings().problems.parent / AREAS
+
+
+def area_names() -> list[str]:
+    return sorted(path.parent.name for path in _areas_folder().glob("*/area.py"))
+
+
+def load_area(name: str, areas: Path | None = None) -> FeatureArea:
+    """Load AREA from `<areas>/<name>/area.py`. `areas`: the folder of feature areas, by default the settings'.
+
+    Raises AreaError with a place and a hint."""
+    folder = (areas or _areas_folder()) / name
+    file = folder / "area.py"
+    if not file.is_file():
+        raise AreaError(name, [Fault(str(file), "no such file", _known(name, area_names(), "feature areas"))])
+    if areas is None:
+        _require_unique(name)
+    area = getattr(_import(AREAS, name, file), "AREA", None)
+    if not isinstance(area, FeatureArea):
+        raise AreaError(name, [Fault(str(file), "defines no AREA", "end it with AREA = FeatureArea(...)")])
+    _require_name(area, name, file)
+    return dataclasses.replace(area, folder=folder)
+
+
+def load_namespace(name: str) -> Namespace:
+    """Load a problem or, if there is none of this name, a feature area."""
+    return load_area(name) if name not in problem_names() and name in area_names() else load_problem(name)
+
+
+def load_problem_or_area(problem: str | None, area: str | None) -> Namespace:
+    """Load a problem, or a feature area if one is named. Raises SettingsError if both are named."""
+    if area is None:
+        return load_problem(problem)
+    if problem is not None:
+        raise SettingsError("a problem and an area were given", where="--area", hint="leave one of them out")
+    return load_area(area)
+
+
+def _with_shared_views(problem: Problem) -> Problem:
+    """The problem with its shared views and their areas. Those in its own folder, as in an archive, come first."""
+    parts = [name.split(".") for name in problem.shared_views]
+    areas = {area: _used_area(problem, area) for area, _ in parts}
+    faults = [
+        Fault(_SHARED, f"feature area {area} has no view {view!r}", nearest(view, [v.name for v in areas[area].views]))
+        for area, view in parts
+        if view not in {known.name for known in areas[area].views}
+    ]
+    names = Counter([*(view.name for view in problem.views), *(view for _, view in parts)])
+    faults += [
+        Fault(_SHARED, f"two views of the problem are called {name!r}", "rename one, or use only one")
+        for name in dict.fromkeys(view for _, view in parts)
+        if names[name] > 1
+    ]
+    if faults:
+        raise ProblemError(problem.name, faults)
+    used = {name: [view for area, view in parts if area == name] for name in areas}
+    restricted = {name: area.restricted(used[name]) for name, area in areas.items()}
+    shared = [areas[area].view(view) for area, view in parts]
+    return dataclasses.replace(problem, views=[*problem.views, *shared], areas=restricted)
+
+
+def _used_area(problem: Problem, name: str) -> FeatureArea:
+    own = problem.folder / AREAS
+    if (own / name).is_dir():
+        return load_area(name, own)
+    if name not in area_names():
+        fault = Fault(_SHARED, f"there is no feature area {name!r}", _known(name, area_names(), "feature areas"))
+        raise ProblemError(problem.name, [fault])
+    return load_area(name)
+
+
+def _known(name: str, names: Sequence[str], what: str) -> str:
+    close, known = suggestion(name, names), f"known {what}: {', '.join(names) or 'none'}"
     return f"{close} {known}" if close else known
 
 
@@ -80,13 +167,13 @@ class _UncachedLoader(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-class _ProblemFolderFinder(MetaPathFinder):
-    """Finds modules in a problem's folder: `from .helpers import x` reads helpers.py next to problem.py."""
+class _FolderFinder(MetaPathFinder):
+    """Finds modules in the folder of a problem or area: `from .helpers import x` reads helpers.py in it."""
 
     @staticmethod
     def find_spec(fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         name = fullname.rpartition(".")[2]
-        for folder in map(Path, path or () if fullname.startswith("problems.") else ()):
+        for folder in map(Path, path or () if fullname.startswith(("problems.", f"{AREAS}.")) else ()):
             for file, places in ((folder / f"{name}.py", None), (folder / name / "__init__.py", [str(folder / name)])):
                 if file.is_file():
                     loader = _UncachedLoader(fullname, str(file))
@@ -96,20 +183,20 @@ class _ProblemFolderFinder(MetaPathFinder):
         return None
 
 
-sys.meta_path.insert(0, _ProblemFolderFinder())
+sys.meta_path.insert(0, _FolderFinder())
 _importing = threading.RLock()
 
 
-def _import(name: str, file: Path) -> Any:
-    """Import problem.py and the modules that it imports from its folder, without cached versions."""
+def _import(parent: str, name: str, file: Path) -> Any:
+    """Import problem.py or area.py, and the modules that it imports from its folder, without cached versions."""
     with _importing:
-        package = f"problems.{name}"
+        package = f"{parent}.{name}"
         for known in [module for module in sys.modules if module == package or module.startswith(f"{package}.")]:
             del sys.modules[known]
         folder = ModuleSpec(package, None, is_package=True)
         folder.submodule_search_locations = [str(file.parent)]
         sys.modules[package] = importlib.util.module_from_spec(folder)
-        return _execute(name, f"{package}.problem", file)
+        return _execute(name, f"{package}.{file.stem}", file)
 
 
 def _execute(name: str, module_name: str, file: Path) -> Any:
@@ -118,11 +205,12 @@ def _execute(name: str, module_name: str, file: Path) -> Any:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # so that its functions can be pickled and inspected
+    kind = AreaError if file.stem == "area" else ProblemError
     try:
         loader.exec_module(module)
     except ValidationError as error:
         where = f"{file}:{_line_of(error, file)} {error.title}"
-        raise ProblemError(
+        raise kind(
             name, [Fault(_place(where, e["loc"]), e["msg"], _hint(e, error.title)) for e in error.errors()]
         ) from None
     except Exception as error:
@@ -131,7 +219,7 @@ def _execute(name: str, module_name: str, file: Path) -> Any:
             f"{type(error).__name__}: {error}",
             _local_import_hint(error, file) or _misspelt(error),
         )
-        raise ProblemError(name, [fault]) from error
+        raise kind(name, [fault]) from error
     return module
 
 
@@ -172,10 +260,15 @@ def _line_of(error: BaseException, file: Path) -> int:
 
 def problem_document(problem: Problem) -> dict[str, Any]:
     """The problem's definition as JSON: non-default values, and digests of its SQL files, of its functions with the
-    statements that they depend on in their file, and of the other Python files of its folder.
+    statements that they depend on in their file, and of the other Python files of its folder. The areas of its shared
+    views have documents of their own, without what the views cannot depend on.
 
     Owners and tags are left out: an edit of them changes no model."""
-    document: dict[str, Any] = _without_owners(declaration_document(dataclasses.replace(problem, folder=Path())))
+    bare = dataclasses.replace(problem, folder=Path(), views=problem.own_views, areas={})
+    document: dict[str, Any] = _without_owners(declaration_document(bare))
+    del document["areas"]
+    if problem.areas:
+        document["areas"] = {name: _area_document(area) for name, area in problem.areas.items()}
     code = {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}
     if code:
         document["code"] = code
@@ -198,13 +291,19 @@ def without_owner(document: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in document.items() if name not in ("owner", "tags")}
 
 
+def _area_document(area: FeatureArea) -> dict[str, Any]:
+    """An area's definition as JSON, without the texts about the whole area."""
+    document = _without_owners(declaration_document(dataclasses.replace(area, folder=Path(), description="", tags=())))
+    return document | {"sql": {name: sha256(area.text(name).encode()) for name in sorted(area.sql_files)}}
+
+
 def python_files(folder: Path) -> dict[str, bytes]:
-    """The Python files below a problem's folder, by path, without its data folder and hidden files."""
+    """The Python files below a problem's folder, by path, without hidden files and the folders of data and areas."""
     files = {}
     for path in sorted(folder.rglob("*.py")) if folder != Path() else ():
         name = path.relative_to(folder)
         hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
-        if path.is_file() and not hidden and name.parts[0] != "data":
+        if path.is_file() and not hidden and name.parts[0] not in ("data", AREAS):
             files[name.as_posix()] = path.read_bytes()
     return files
 

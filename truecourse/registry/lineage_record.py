@@ -176,11 +176,11 @@ def _reachable(name: str) -> dict[str, str]:
     """Return the SHA-256 of every source that can be read now, by URI."""
     found: dict[str, str] = {}
     with suppress(TruecourseError), scratch() as folder:  # the problem may no longer exist
-        problem = load_problem(name)
-        for table in problem.tables:
-            # An unreadable source is missing from the result, and its link reports it.
-            with suppress(TruecourseError):
-                found |= {item.uri: item.sha256 for item in locate(problem, table, open_store(), folder)}
+        for owner in load_problem(name).namespaces:
+            for table in owner.tables:
+                # An unreadable source is missing from the result, and its link reports it.
+                with suppress(TruecourseError):
+                    found |= {item.uri: item.sha256 for item in locate(owner, table, open_store(), folder)}
     return found
 
 

@@ -19,6 +19,7 @@ from truecourse.errors import IntegrityError
 from truecourse.hashing import sha256
 from truecourse.modeling.training import library_versions, method_digest
 from truecourse.problem import Problem
+from truecourse.problem.namespace import AREAS, Namespace
 from truecourse.problem.schema import Files
 from truecourse.settings import REPOSITORY
 
@@ -67,12 +68,13 @@ def _packages() -> dict[str, str]:
 
 
 def packed_folder(problem: Problem) -> tuple[bytes, list[str]]:
-    """Pack a problem's folder as .tar.gz; returns it and the names of files left out for their size.
+    """Pack a problem's folder, with those of the areas that it uses, as .tar.gz; returns it and the names of files left
+    out for their size.
 
     Equal files give equal bytes. Hidden files and data are excluded: `data/`, and files that tables are read from."""
     packed, left_out = io.BytesIO(), []
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, path in _files(problem):
+        for name, path in _all_files(problem):
             if path.stat().st_size > LARGEST:
                 left_out.append(name)
                 continue
@@ -83,7 +85,14 @@ def packed_folder(problem: Problem) -> tuple[bytes, list[str]]:
     return gzip.compress(packed.getvalue(), mtime=0), left_out
 
 
-def _files(problem: Problem) -> Iterator[tuple[str, Path]]:
+def _all_files(problem: Problem) -> Iterator[tuple[str, Path]]:
+    """The files of a problem's folder by path, and those of the areas that it uses below `feature_views/`."""
+    yield from ((name, path) for name, path in _files(problem) if not name.startswith(f"{AREAS}/"))
+    for area in problem.areas.values():
+        yield from ((f"{AREAS}/{area.name}/{name}", path) for name, path in _files(area))
+
+
+def _files(problem: Namespace) -> Iterator[tuple[str, Path]]:
     sources = [table.source.path for table in problem.tables if isinstance(table.source, Files)]
     data = {path for pattern in sources if not Path(pattern).is_absolute() for path in problem.folder.glob(pattern)}
     for path in sorted(problem.folder.rglob("*")):

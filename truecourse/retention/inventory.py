@@ -29,6 +29,7 @@ from truecourse.retention.kept_versions import held_attempts, last_used
 from truecourse.retention.marking import Item, Marked
 from truecourse.serving.batch_scoring import BATCH, SCORED, Span, predictions_table, rejected_table
 from truecourse.serving.prediction_log import log_table
+from truecourse.storage.area_marks import marked_areas
 from truecourse.storage.delta_tables import Limit, Tables
 from truecourse.storage.fsync import LOG
 from truecourse.storage.object_store import ObjectStore
@@ -44,9 +45,10 @@ def frame_id(snapshot: Snapshot) -> str:
 
 
 def problems(store: ObjectStore) -> list[str]:
-    """The problems that have stored tables or models, by name."""
+    """The problems that have stored tables or models, by name. Feature areas are none: their data is kept, because the
+    runs of several problems may need it."""
     found = {key.split("/")[1] for place in ("tables/", "models/") for key in store.list(place) if key.count("/") > 1}
-    return sorted(found)
+    return sorted(found - marked_areas(store))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Writes are atomic. Depends on `settings` and `references`.
 """
 
 __all__ = [
+    "area_marks",
     "delta_tables",
     "file_digests",
     "format",

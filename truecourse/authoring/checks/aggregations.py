@@ -13,12 +13,13 @@ from truecourse.authoring.checks.sql_binding import Binding, BindingError
 from truecourse.errors import Fault
 from truecourse.features.aggregation_rows import value_sql
 from truecourse.features.view_sql import duckdb_type, fits_type
-from truecourse.problem import Aggregations, Float, Problem, Table, Text, Time
+from truecourse.problem import Aggregations, Float, Table, Text, Time
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import AnyColumn, Boolean
 from truecourse.wording import nearest
 
 
-def declaration_faults(problem: Problem, view: Aggregations) -> Iterator[Fault]:
+def declaration_faults(problem: Namespace, view: Aggregations) -> Iterator[Fault]:
     """Faults of the table, the keys, the time and the feature types of aggregations."""
     path = ("views", view.name)
     tables = {table.name: table for table in problem.tables}
@@ -27,9 +28,6 @@ def declaration_faults(problem: Problem, view: Aggregations) -> Iterator[Fault]:
     if view.entity not in [entity.name for entity in problem.entities]:
         names = [entity.name for entity in problem.entities]
         yield Fault(place(*path, "entity"), f"no entity {view.entity!r}", nearest(view.entity, names))
-    if not problem.has_time:
-        hint = "give the label's table a time, or write a view with timeless=True"
-        yield Fault(place(*path), "aggregations have times, but the problem's decisions have none", hint)
     if view.table not in tables:
         yield Fault(place(*path, "table"), f"no table {view.table!r}", nearest(view.table, tables))
         return
@@ -37,7 +35,7 @@ def declaration_faults(problem: Problem, view: Aggregations) -> Iterator[Fault]:
     yield from feature_type_faults(problem.view_columns(view), *path, "features")
 
 
-def _table_faults(problem: Problem, view: Aggregations, table: Table) -> Iterator[Fault]:
+def _table_faults(problem: Namespace, view: Aggregations, table: Table) -> Iterator[Fault]:
     path, names = ("views", view.name), list(table.columns)
     for entity in problem.entities:
         for key in entity.join_keys if entity.name == view.entity else ():
@@ -70,7 +68,7 @@ class Expression:
     column: AnyColumn | None
 
 
-def expressions(problem: Problem, view: Aggregations) -> Iterator[Expression]:
+def expressions(problem: Namespace, view: Aggregations) -> Iterator[Expression]:
     """All expressions of aggregations; none if their table is not declared."""
     if view.table not in [table.name for table in problem.tables]:
         return

@@ -12,7 +12,7 @@ from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, build_scope
 
 from truecourse.data.sql import statement
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 
 Sources = frozenset[tuple[str, str]]
 """(table, column), both in lower case."""
@@ -44,7 +44,7 @@ def _wrap_sqlglot_errors() -> Iterator[None]:
 class Lineage:
     """Column lineage of one SQL file, with its relations inlined and its columns resolved."""
 
-    def __init__(self, problem: Problem, file: str) -> None:
+    def __init__(self, problem: Namespace, file: str) -> None:
         """Parse and resolve the file. Raises LineageError."""
         self._schema = {table.name: dict.fromkeys(table.columns, "VARCHAR") for table in problem.tables}
         with _wrap_sqlglot_errors():
@@ -72,7 +72,7 @@ class Lineage:
                 yield node.source.name.lower(), node.name.partition(".")[2].strip('"').lower()
 
 
-def _parsed(problem: Problem, file: str) -> exp.Expression:
+def _parsed(problem: Namespace, file: str) -> exp.Expression:
     return sqlglot.parse_one(statement(problem, file), dialect="duckdb")
 
 

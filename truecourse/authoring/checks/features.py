@@ -9,6 +9,7 @@ from truecourse.authoring.checks.columns import constraint_faults, feature_type_
 from truecourse.authoring.checks.names import FRAME_NAMES, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem.namespace import Namespace
 from truecourse.wording import nearest
 
 VIEW_NAMES = frozenset({"event_timestamp", "created_timestamp"})
@@ -17,10 +18,11 @@ VIEW_NAMES = frozenset({"event_timestamp", "created_timestamp"})
 def feature_faults(problem: Problem) -> Iterator[Fault]:
     """Faults of the request, entities, views and features. The problem's label table must be known."""
     yield from _request_faults(problem)
-    yield from _entity_faults(problem)
-    yield from repeated((view.name for view in problem.views), place("views"), "views")
-    for view in problem.views:
-        yield from declaration_faults(problem, view) if isinstance(view, Aggregations) else _view_faults(problem, view)
+    yield from entity_faults(problem, "request")
+    yield from view_faults(problem)
+    if not problem.has_time:
+        yield from _time_faults(problem)
+    yield from _shared_key_faults(problem)
     yield from _name_faults(problem)
     yield from _private_faults(problem)
     if not problem.features:
@@ -67,20 +69,66 @@ def _private_faults(problem: Problem) -> Iterator[Fault]:
                 yield Fault(where, f"is private in table {table.name}, but not here", hint)
 
 
-def _entity_faults(problem: Problem) -> Iterator[Fault]:
+def view_place(problem: Namespace, view: str, *path: str) -> str:
+    """The place of a view in the problem or, if it is its own, in the area."""
+    owner = problem.namespace_of(view)
+    if owner.name != problem.name:
+        return place("shared_views", owner.name, view, *path)
+    return place("views", view, *path)
+
+
+def view_faults(problem: Namespace) -> Iterator[Fault]:
+    """Faults of the declarations of own views."""
+    yield from repeated((view.name for view in problem.own_views), place("views"), "views")
+    for view in problem.own_views:
+        yield from declaration_faults(problem, view) if isinstance(view, Aggregations) else _view_faults(problem, view)
+
+
+def _time_faults(problem: Problem) -> Iterator[Fault]:
+    """Faults of views with times in a problem whose decisions have none."""
+    for view in problem.views:
+        if isinstance(view, Aggregations):
+            hint = "give the label's table a time, or write a view with timeless=True"
+            what = "aggregations have times, but the problem's decisions have none"
+            yield Fault(view_place(problem, view.name), what, hint)
+        elif not view.timeless:
+            hint = "give the label's table a time, or declare the view timeless=True"
+            yield Fault(
+                view_place(problem, view.name), "the view has times, but the problem's decisions have none", hint
+            )
+
+
+def _shared_key_faults(problem: Problem) -> Iterator[Fault]:
+    """Faults of the request fields that shared views are looked up by."""
+    for owner in problem.view_owners:
+        for view in owner.own_views if owner.name != problem.name else ():
+            for key in owner.join_keys(view):
+                field, declared = problem.request_fields.get(key), owner.request_fields[key]
+                where = view_place(problem, view.name)
+                if field is None:
+                    what = f"{key}, the key of {owner.name}.{view.name}, is not a request field"
+                    known = nearest(key, problem.request_fields)
+                    yield Fault(where, what, f"add it to the request (feature=False keeps it from the model); {known}")
+                elif not same_type(field, declared):
+                    what = f"{key} is {type(field).__name__}, but {type(declared).__name__} in area {owner.name}"
+                    yield Fault(where, what, "declare it with the area's type")
+
+
+def entity_faults(problem: Namespace, fields: str) -> Iterator[Fault]:
+    """Faults of the entities. `fields`: the attribute that declares their keys."""
     yield from repeated((entity.name for entity in problem.entities), place("entities"), "entities")
     for entity in problem.entities:
         for key in entity.join_keys:
             if key not in problem.request_fields:
-                hint = f"add it to the request (feature=False keeps it from the model); {_nearest_field(key, problem)}"
-                yield Fault(place("entities", entity.name, "keys"), f"{key} is not a request field", hint)
+                known = nearest(key, problem.request_fields)
+                hint, what = f"add it to `keys` with its type; {known}", f"{key} is not one of the area's keys"
+                if fields == "request":
+                    hint = f"add it to the request (feature=False keeps it from the model); {known}"
+                    what = f"{key} is not a request field"
+                yield Fault(place("entities", entity.name, "keys"), what, hint)
 
 
-def _nearest_field(name: str, problem: Problem) -> str:
-    return nearest(name, problem.request_fields)
-
-
-def _view_faults(problem: Problem, view: View) -> Iterator[Fault]:
+def _view_faults(problem: Namespace, view: View) -> Iterator[Fault]:
     path = ("views", view.name)
     yield from constraint_faults(view.features, *path, "features")
     yield from feature_type_faults(view.features, *path, "features")
@@ -89,10 +137,10 @@ def _view_faults(problem: Problem, view: View) -> Iterator[Fault]:
         yield Fault(place(*path, "entity"), f"no entity {view.entity!r}", nearest(view.entity, names))
     if not view.features:
         yield Fault(place(*path, "features"), "the view declares no feature", "declare what its SQL returns")
-    yield from _view_time_faults(problem, view, path)
+    yield from _view_time_faults(view, path)
 
 
-def _view_time_faults(problem: Problem, view: View, path: tuple[str, str]) -> Iterator[Fault]:
+def _view_time_faults(view: View, path: tuple[str, str]) -> Iterator[Fault]:
     if view.timeless:
         for name in ("ttl", "lookback"):
             if getattr(view, name):
@@ -103,9 +151,6 @@ def _view_time_faults(problem: Problem, view: View, path: tuple[str, str]) -> It
         span = getattr(view, name)
         if span is not None and span < timedelta(0):
             yield Fault(place(*path, name), f"{span} is negative", "give a positive span of time")
-    if not problem.has_time:
-        hint = "give the label's table a time, or declare the view timeless=True"
-        yield Fault(place(*path), "the view has times, but the problem's decisions have none", hint)
 
 
 def _name_faults(problem: Problem) -> Iterator[Fault]:
@@ -116,7 +161,7 @@ def _name_faults(problem: Problem) -> Iterator[Fault]:
         yield from feature_type_faults(problem.request_features.features, *path)
         declared |= {place(*path, name): name for name in problem.request_features.features}
     for view in problem.views:
-        declared |= {place("views", view.name, "features", name): name for name in view.features}
+        declared |= {view_place(problem, view.name, "features", name): name for name in view.features}
     counts = Counter(name.lower() for name in declared.values())
     taken: set[str] = set()
     for where, name in declared.items():

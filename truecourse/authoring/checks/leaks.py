@@ -38,7 +38,7 @@ def leak_faults(problem: Problem) -> Iterator[Fault]:
         return
     if problem.spine is not None:
         yield from _spine_faults(problem, problem.spine, truth)
-    for view in problem.views:
+    for view in problem.own_views:
         if isinstance(view, Aggregations):
             yield from _aggregation_faults(problem, view, truth)
         else:

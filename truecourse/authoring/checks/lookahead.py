@@ -19,6 +19,7 @@ from truecourse.authoring.checks.sql_binding import SQL_TYPES
 from truecourse.data.sql import statement
 from truecourse.errors import Fault
 from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem.namespace import Namespace
 
 _CLOCKS: tuple[type[exp.Expression], ...] = (
     exp.CurrentDate, exp.CurrentDatetime, exp.CurrentTime, exp.CurrentTimestamp, exp.Localtime, exp.Localtimestamp,
@@ -30,20 +31,20 @@ _RANDOM_NAMES = {"uuidv4", "uuidv7", "nextval", "setseed", "gen_random_uuid"}
 _UNKNOWN = (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL)
 
 
-def lookahead_faults(problem: Problem) -> Iterator[Fault]:
+def lookahead_faults(problem: Namespace) -> Iterator[Fault]:
     """Look-ahead faults of all SQL files. The files must bind."""
     for file in problem.sql_files:
         parsed = _parsed(problem, file)
         for node, what, hint in _unrepeatable(parsed) if parsed is not None else ():
             yield Fault(_place(node, file), what, hint)
-    for view in problem.views:
+    for view in problem.own_views:
         for one in expressions(problem, view) if isinstance(view, Aggregations) else ():
             query = parse_expression(one.sql)
             for _, what, hint in _unrepeatable(query) if query is not None else ():
                 yield Fault(one.where, what, hint)
     timed = {table.name.lower() for table in problem.tables if table.time is not None}
-    queries = [(v.sql, "event_timestamp") for v in problem.views if isinstance(v, View) and not v.timeless]
-    if problem.spine is not None:
+    queries = [(v.sql, "event_timestamp") for v in problem.own_views if isinstance(v, View) and not v.timeless]
+    if isinstance(problem, Problem) and problem.spine is not None:
         queries.append((problem.spine, "decision_time"))
     for file, moment in queries:
         query = _resolved(problem, file)
@@ -67,7 +68,7 @@ def _unrepeatable(parsed: exp.Expression) -> Iterator[tuple[exp.Expression, str,
             yield node, what, "compute it from the rows, such as a hash of their key"
 
 
-def _parsed(problem: Problem, file: str) -> exp.Expression | None:
+def _parsed(problem: Namespace, file: str) -> exp.Expression | None:
     """The parsed file, each node annotated with its file and line; None where sqlglot cannot parse it."""
     try:
         parsed = sqlglot.parse_one(statement(problem, file), dialect="duckdb")
@@ -81,7 +82,7 @@ def _parsed(problem: Problem, file: str) -> exp.Expression | None:
     return parsed
 
 
-def _resolved(problem: Problem, file: str) -> exp.Expression | None:
+def _resolved(problem: Namespace, file: str) -> exp.Expression | None:
     """The parsed file with relations inlined, columns resolved and typed, and unused columns removed."""
     schema = {
         table.name: {name: SQL_TYPES[type(column)] for name, column in table.columns.items()}

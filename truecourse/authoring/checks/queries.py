@@ -10,6 +10,7 @@ from truecourse.authoring.checks.names import place
 from truecourse.authoring.checks.sql_binding import SQL_TYPES, Binding, BindingError
 from truecourse.errors import Fault
 from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.wording import nearest
 
@@ -19,15 +20,15 @@ INTEGERS = frozenset({*_SIGNED, *(f"U{name}" for name in _SIGNED)})
 TIMESTAMPS = frozenset({"TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
 
 
-def query_faults(problem: Problem) -> Iterator[Fault]:
+def query_faults(problem: Namespace) -> Iterator[Fault]:
     """Faults of all SQL files. Reads the files but no data, and writes nothing, not even a temporary file."""
     with duckdb.connect(config={"threads": 1, "temp_directory": ""}) as connection:
         binding = Binding(connection, problem)
         for name, file in problem.relations.items():
             yield from _relation_faults(binding, name, file)
-        if problem.spine is not None:
+        if isinstance(problem, Problem) and problem.spine is not None:
             yield from _spine_faults(problem, binding)
-        for view in problem.views:
+        for view in problem.own_views:
             if isinstance(view, Aggregations):
                 yield from expression_faults(binding, view)
             else:
@@ -79,7 +80,7 @@ def _label_faults(problem: Problem, file: str, labels: Types, spine: Types) -> I
         yield Fault(file, what, "CAST one of the two, so that they can be joined")
 
 
-def _view_faults(problem: Problem, binding: Binding, view: View) -> Iterator[Fault]:
+def _view_faults(problem: Namespace, binding: Binding, view: View) -> Iterator[Fault]:
     try:
         returned = binding.types(view.sql)
     except BindingError as error:

@@ -8,7 +8,7 @@ import duckdb
 
 from truecourse.data.sql import quote, statement
 from truecourse.errors import Fault
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Boolean, Float, Integer, Text, Time
 from truecourse.wording import nearest
 
@@ -29,7 +29,7 @@ class BindingError(Exception):
 class Binding:
     """A DuckDB database with empty tables of the declared types, and a view for each relation that binds."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, problem: Problem) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, problem: Namespace) -> None:
         self.connection, self.problem = connection, problem
         self.names = [table.name for table in problem.tables]
         self.broken: set[str] = set()

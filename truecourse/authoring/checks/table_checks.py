@@ -7,12 +7,12 @@ from datetime import timedelta
 from truecourse.authoring.checks.columns import constraint_faults, edit_faults, same_type
 from truecourse.authoring.checks.names import is_reserved, place, repeated
 from truecourse.errors import Fault
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import RESERVED_PREFIX, AnyColumn, Boolean, Sql, Table, Time, source_names
 from truecourse.wording import nearest
 
 
-def table_faults(problem: Problem) -> Iterator[Fault]:
+def table_faults(problem: Namespace) -> Iterator[Fault]:
     """Faults of the tables and of the references between them."""
     if not problem.tables:
         yield Fault(place("tables"), "no table is declared", "declare a Table with a source and its columns")
@@ -109,7 +109,7 @@ def _time_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:
         yield Fault(place(*path, "time"), f"{table.time} is declared {kind}", f"declare {table.time} as Time()")
 
 
-def _reference_faults(problem: Problem, table: Table, name: str, column: AnyColumn) -> Iterator[Fault]:
+def _reference_faults(problem: Namespace, table: Table, name: str, column: AnyColumn) -> Iterator[Fault]:
     where = place("tables", table.name, "columns", name, "in_table")
     others = {other.name: other for other in problem.tables}
     target = others.get(str(column.in_table))
@@ -124,7 +124,7 @@ def _reference_faults(problem: Problem, table: Table, name: str, column: AnyColu
         yield Fault(where, what, "declare both with one type")
 
 
-def _cycle_faults(problem: Problem) -> Iterator[Fault]:
+def _cycle_faults(problem: Namespace) -> Iterator[Fault]:
     refers = {
         table.name: {c.in_table for c in table.columns.values() if c.in_table and c.in_table != table.name}
         for table in problem.tables

@@ -265,7 +265,7 @@ def entity_groups(problem: Problem, records: pa.Table) -> Array:
 
 def _entities(problem: Problem, records: pa.Table) -> list[str]:
     """Return each row's entity: its join keys in the logged request, else the row's id, else the whole request."""
-    keys = {key for entity in problem.entities for key in entity.join_keys}
+    keys = {*problem.entity_keys}
     entities = []
     for text, given in zip(records["request"].to_pylist(), records["id"].to_pylist(), strict=True):
         request = json.loads(text) if text else {}

@@ -17,7 +17,7 @@ from truecourse.monitoring.finding_causes import Cause
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.robust_stats import LATE_FACTOR, is_unusual, longest_gap
 from truecourse.problem import Problem
-from truecourse.problem.definition import AnyView
+from truecourse.problem.namespace import AnyView
 from truecourse.problem.schema import Table
 from truecourse.storage.delta_tables import Tables, clean_table
 from truecourse.wording import counted, format_duration
@@ -71,12 +71,18 @@ def pipeline_finding(subject: str, cause: Cause, page: bool, sentence: str, **fi
 
 @dataclass(frozen=True)
 class TableState:
-    """A clean table and its newest versions. `refused`: refused deliveries that were not replaced since."""
+    """A clean table and its newest versions. `refused`: refused deliveries that were not replaced since. `area`: the
+    feature area that it belongs to, if it is not the problem's own."""
 
     table: Table
     past: Sequence[Version]
     clock: Clock
     refused: Sequence[ValidationResult] = ()
+    area: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.area}.{self.table.name}" if self.area else self.table.name
 
     @cached_property
     def watermark(self) -> datetime | None:
@@ -107,10 +113,10 @@ class TableState:
         yield from self._stale()
         yield from self._unusual_deliveries()
         for result in self.refused:
-            yield pipeline_finding(self.table.name, "refused delivery", True, f"{result.sentence()}.")
+            yield pipeline_finding(self.name, "refused delivery", True, f"{result.sentence()}.")
 
     def _stale(self) -> Iterable[Finding]:
-        name, declared = self.table.name, self.table.freshness
+        name, declared = self.name, self.table.freshness
         if declared is not None:
             if self.watermark is not None and self.clock.now - self.watermark > declared:
                 age = self.clock.now - self.watermark
@@ -133,7 +139,7 @@ class TableState:
             yield from self._unusual_delivery(self.batches[place], self.batches[:place])
 
     def _unusual_delivery(self, last: Mapping[str, int], past: Sequence[Mapping[str, int]]) -> Iterable[Finding]:
-        name = self.table.name
+        name = self.name
         if is_unusual(last["in"], [batch["in"] for batch in past], VOLUME_FACTOR):
             usual = sorted(batch["in"] for batch in past)
             what = f"A new delivery of {name} has {counted(last['in'], 'row')}; earlier ones had {usual[0]:,} to "
@@ -148,7 +154,7 @@ class TableState:
     def figures(self) -> dict[str, Any]:
         last = self.batches[-1] if self.batches else {}
         return {
-            "table": self.table.name,
+            "table": self.name,
             "version": self.past[-1].number if self.past else None,
             "newest_row": _text(self.watermark),
             "newest_batch": _text(max(self._moments, default=None)),
@@ -168,11 +174,13 @@ def table_states(problem: Problem, tables: Tables, clock: Clock) -> list[TableSt
     return [
         TableState(
             table,
-            versions(tables, clean_table(problem.name, table.name), clock),
+            versions(tables, clean_table(owner.name, table.name), clock),
             clock,
-            () if clock.simulated else standing_refusals(tables, problem.name, table.name),
+            () if clock.simulated else standing_refusals(tables, owner.name, table.name),
+            "" if owner is problem else owner.name,
         )
-        for table in problem.tables
+        for owner in problem.namespaces
+        for table in owner.tables
     ]
 
 
@@ -224,11 +232,11 @@ class ViewState:
         for state in self.feeds:
             newest = state.newest_by(now)
             if newest is not None and now - newest > self.view.ttl:
-                what = f"The newest row of {state.table.name} is of {newest:%Y-%m-%d %H:%M} UTC, "
+                what = f"The newest row of {state.name} is of {newest:%Y-%m-%d %H:%M} UTC, "
                 what += f"{format_duration(now - newest)} before {now:%Y-%m-%d %H:%M}: values of {self.view.name} "
                 what += f"expire after {format_duration(self.view.ttl)}, so predictions lack them."
                 figures = {"newest": _text(newest), "age_seconds": (now - newest).total_seconds()}
-                yield pipeline_finding(state.table.name, "dead feed", True, what, view=self.view.name, **figures)
+                yield pipeline_finding(state.name, "dead feed", True, what, view=self.view.name, **figures)
 
     def findings(self) -> Iterable[Finding]:
         name, now = self.view.name, self.clock.now
@@ -260,7 +268,7 @@ def view_states(
     problem: Problem, tables: Tables, clock: Clock, sources: Sequence[TableState], loaded: Mapping[str, Any]
 ) -> list[ViewState]:
     """Return the state of each view. `loaded`: the last load into the online store, by view."""
-    by_name = {clean_table(problem.name, state.table.name): state for state in sources}
+    by_name = {clean_table(state.area or problem.name, state.table.name): state for state in sources}
     states = []
     for view in problem.views:
         name = feature_table(problem, view.name)

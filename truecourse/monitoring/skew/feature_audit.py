@@ -18,7 +18,8 @@ from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
 from truecourse.monitoring.skew.causes import CODE, Mismatch, ServedValues, equal_values, find_mismatches
 from truecourse.monitoring.skew.view_history import HistoryReader, read_history
 from truecourse.problem import Problem
-from truecourse.problem.definition import AnyView, Kind
+from truecourse.problem.definition import Kind
+from truecourse.problem.namespace import AnyView
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
 from truecourse.storage.delta_tables import Tables

@@ -20,7 +20,7 @@ from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_sql import key_columns
 from truecourse.monitoring.skew.aggregation_history import AggregationHistory
 from truecourse.problem import Aggregations, Problem, View
-from truecourse.problem.definition import AnyView
+from truecourse.problem.namespace import AnyView
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Limit, Tables
 

@@ -1,0 +1,1 @@
+SELECT customer, ordered_at, amount FROM orders WHERE amount IS NOT NULL

@@ -1,0 +1,1 @@
+SELECT customer, region, joined FROM customers

@@ -71,7 +71,8 @@ def rollback(
     name = load_problem(problem).name
     before = aliases.current(name)
     target = aliases.rollback_target(name, aliases.history(name), to)
-    registry.version(name, target.version)  # retention may have removed it
+    if load_package(name, target.version) is None:
+        registry.version(name, target.version)  # raises ModelError if retention removed it
     entry = aliases.roll_back(name, reason, to)
     document = _promotion(before, entry)
     stderr().print(f"version {document['champion']} is champion again, instead of {document['before']}")

@@ -20,7 +20,7 @@ from truecourse.registry import versions as registry
 def test_a_rerun_without_new_data_changes_nothing(
     clock: str, tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
-    folder = install(tmp_path, deliveries(days=55))
+    folder = install(tmp_path, deliveries(days=60))
     text = (folder / "problem.py").read_text()
     text = text.replace("monitoring=Monitoring(", f'clock="{clock}",\n    monitoring=Monitoring(')
     text = text.replace("import numpy as np\n", "import numpy as np\n\nfrom .helpers import A_DAY\n", 1)
@@ -54,7 +54,7 @@ def test_a_rerun_without_new_data_changes_nothing(
 def test_a_changed_helper_whose_model_fails_a_gate_keeps_the_champion(
     tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
 ) -> None:
-    folder = install(tmp_path, deliveries(days=55))
+    folder = install(tmp_path, deliveries(days=60))
     configure(problems=tmp_path, problem="deliveries")
     first = lifecycle()
     text = (folder / "problem.py").read_text()

@@ -26,6 +26,7 @@ from truecourse.registry import versions as registry
 from truecourse.registry.aliases import signature
 from truecourse.serving.log_shipping import ship
 from truecourse.settings import get_settings
+from truecourse.storage.area_marks import marked_areas
 from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 from truecourse.storage.locks import locked
 from truecourse.storage.object_store import ObjectStore
@@ -96,6 +97,9 @@ def _entities(name: str) -> Iterator[str]:
 def _load(store: ObjectStore, name: str) -> Problem:
     if name in problem_names():
         return load_problem(name)
+    if name in marked_areas(store):
+        hint = "leave the subject out of the area's sources, delete the area's stored data, and run its flows anew"
+        raise IntegrityError("it is a feature area, from which nothing is removed yet", where=name, hint=hint)
     try:
         packed = runs.artifact(runs.trained_run(name).run_id, run_archive.FOLDER)
     except (NotFound, TruecourseError):

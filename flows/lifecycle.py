@@ -19,11 +19,11 @@ from tasks.open_problem import open_problem
 from tasks.process import note_process
 from tasks.state import current_state
 from truecourse.authoring.checks.run_checks import require_valid
-from truecourse.deployment.bento import changed_parts
 from truecourse.errors import SourceError, TruecourseError, ValidationFailed
 from truecourse.problem import Problem, TimeSplit
 from truecourse.problem.definition import midnight
 from truecourse.registry import versions as registry
+from truecourse.registry.trained_problem import changed_parts
 
 
 @flow(name="lifecycle", flow_run_name=run_name, on_running=[note_process])

@@ -1,10 +1,11 @@
 """Predictors: from validated rows of a request to predictions and explanations."""
 
-import json
 import logging
 import os
 import time
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -15,7 +16,6 @@ import numpy as np
 
 from services.model.results import PREDICTION_ID, Identity, PredictionResult, Role
 from truecourse.arrays import Array, Values
-from truecourse.deployment.bento import check_problem
 from truecourse.deployment.inference_config import INFERENCE_FILE, InferenceConfig, inference_config, model_files
 from truecourse.errors import IntegrityError, PlatformError, TruecourseError
 from truecourse.features.frame import compute_request_features
@@ -27,6 +27,7 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import former_problem_digest, load_problem, problem_digest
 from truecourse.problem.namespace import AnyView
 from truecourse.references import ModelVersion
+from truecourse.registry.trained_problem import trained_problem
 from truecourse.serving.contract import DECISION_TIME, ID, Contract
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows, field_array
@@ -237,12 +238,17 @@ def open_predictor(folder: Path, watch: "ReadObserver | None" = None) -> Predict
 
 
 def registered_predictor(version: ModelVersion, model: Model) -> Predictor:
-    """Open the predictor of a registered version. Raises ModelError if the problem has changed since."""
-    problem, files = load_problem(version.problem), model_files(version)
-    check_problem(problem, json.loads(files["problem.json"]), version)
-    config = inference_config(problem, version, files)
+    """Open the predictor of a registered version, with the problem as it was trained on it.
+
+    Raises ModelError if the problem has changed since and none is archived."""
+    files = model_files(version)
     contract = Contract.from_json(files["contract.json"])
-    return Predictor(model, contract, problem, _reader(problem), config.to_document())
+    with ExitStack() as stack:
+        problem = stack.enter_context(trained_problem(load_problem(version.problem), version))
+        config = inference_config(problem, version, files)
+        predictor = Predictor(model, contract, problem, _reader(problem), config.to_document())
+        weakref.finalize(predictor, stack.pop_all().close)  # the files of an archived problem are read later
+    return predictor
 
 
 def _online_store_time(problem: Problem) -> datetime | None:

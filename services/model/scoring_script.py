@@ -24,6 +24,7 @@ from truecourse.modeling.prediction import Scores
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
+from truecourse.serving.contract import Contract
 from truecourse.serving.rows import Rows
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def init(source: Path | ModelVersion | None = None, watch: "ReadObserver | None"
         scorer = Scorer(predictor.model, source)
         scorer.__dict__["predictor"] = predictor  # a Bento serves requests: open the predictor before the first one
         return scorer
-    return Scorer(registry.open_model(source, load_problem(source.problem).kind), source)
+    kind = Contract.from_json(registry.artifact(source.run_id, "model/contract.json")).kind
+    return Scorer(registry.open_model(source, kind), source)
 
 
 def _champion() -> ModelVersion:

@@ -9,7 +9,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.features.decision_frame import with_view_features
+from tasks.features.decision_frame import feature_versions, with_view_features
 from truecourse.data.sources import scratch
 from truecourse.data.sql import clean_versions
 from truecourse.errors import ModelError, ProblemError, TruecourseError
@@ -18,13 +18,13 @@ from truecourse.features import frame as frames
 from truecourse.features.columns_read import columns_read, parsing_of_column, view_columns_read
 from truecourse.features.definition_digests import is_label_redefined, redefined_features
 from truecourse.features.feature_tables import compute_view
-from truecourse.lineage.prediction_links import archived_problem
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_area
 from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
-from truecourse.references import ModelVersion, TrainedRun, Window, naive_utc
+from truecourse.references import ModelVersion, TableVersion, TrainedRun, Window, naive_utc
 from truecourse.registry import runs
+from truecourse.registry.trained_problem import archived_problem
 from truecourse.serving.contract import Contract
 from truecourse.storage.delta_tables import Tables
 from truecourse.wording import counted, counted_of
@@ -50,28 +50,39 @@ def rows_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: 
     if is_label_redefined(problem, contract.label_definition):
         hint = f"truecourse run train --problem {problem.name}; compare models of the same label"
         raise ModelError("its label was redefined since it was trained", where=where, hint=hint)
-    return features_as_trained(problem, version, rows)
-
-
-def features_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
-    """rows_as_trained() without the check of the label, for prediction."""
-    contract, where = training_contract(version), f"problem {problem.name}"
     names = redefined_features(problem, contract.definitions, contract.definitions)
     if not names or not len(rows):
         return rows
     with archived_problem_of(version) as own:
-        if lost := [
-            *features_of_reparsed_tables(problem, own, names),
-            *redefined_features(own, contract.definitions, names),
-        ]:
-            what = f"its features {list_names(lost)} were redefined, and the old definition cannot be computed any more"
-            raise ModelError(what, where=where, hint=f"truecourse run train --problem {problem.name}")
+        _require_computable(problem, own, contract, names)
         try:
             features = _compute(own, rows, names)
         except TruecourseError as error:
             what = f"its features {list_names(names)} were redefined, and computing the old definition failed"
             raise ModelError(f"{what}: {error.what}", where=where) from error
     return _replace_columns(rows, features, names, where)
+
+
+def trained_feature_versions(
+    problem: Problem, own: Problem, tables: Tables, contract: Contract, names: Sequence[str]
+) -> dict[str, TableVersion]:
+    """The feature tables of `own`, the problem as a version was trained on it; computed if it was edited since.
+
+    `names`: features that are read from the problem's tables. Raises ModelError if their definition cannot be computed
+    any more."""
+    if own is problem:
+        return feature_versions(problem, tables, clean_versions(problem, tables))
+    _require_computable(problem, own, contract, redefined_features(problem, contract.definitions, names))
+    return {view.name: compute_view(own, tables, view.name) for view in own.views}
+
+
+def _require_computable(problem: Problem, own: Problem, contract: Contract, names: Sequence[str]) -> None:
+    """Raise ModelError if redefined features cannot be computed by their definition in `own` any more."""
+    lost = features_of_reparsed_tables(problem, own, names) + redefined_features(own, contract.definitions, names)
+    if lost:
+        what = f"its features {list_names(lost)} were redefined, and the old definition cannot be computed any more"
+        hint = f"truecourse run train --problem {problem.name}"
+        raise ModelError(what, where=f"problem {problem.name}", hint=hint)
 
 
 @contextmanager
@@ -91,16 +102,14 @@ def features_of_reparsed_tables(problem: Problem, own: Problem, names: Sequence[
     }
     if not any(other.values()):
         return []
-    fields = frozenset(own.request_fields)
-    spine = columns_read(own, own.spine) if own.spine else {own.label_table.name: fields}
     read = {
         name: {(owner.name, table): columns for table, columns in view_columns_read(owner, view).items()}
         for owner in own.view_owners
         for view in owner.own_views
         for name in view.features
     }
-    by_table = {(own.name, table): columns for table, columns in spine.items()}
-    return [name for name in names if any(other[t] & columns for t, columns in read.get(name, by_table).items())]
+    read |= {name: _decision_columns(own, name) for name in names if name not in read}
+    return [name for name in names if any(other[t] & columns for t, columns in read[name].items())]
 
 
 def _stored_namespaces(problem: Problem, own: Problem) -> Iterator[Namespace]:
@@ -115,6 +124,15 @@ def _changed_columns(table: Table, owner: Namespace | None) -> set[str]:
     """The columns whose earlier values are not stored in the namespace's table any more."""
     now = {one.name: one for one in owner.tables} if owner is not None else {}
     return {name for name in table.columns if not _is_stored(table, name, now.get(table.name))}
+
+
+def _decision_columns(own: Problem, name: str) -> dict[tuple[str, str], frozenset[str]]:
+    """The columns, by namespace and table, that a feature of the decisions themselves is read from."""
+    if own.spine is not None:
+        return {(own.name, table): columns for table, columns in columns_read(own, own.spine).items()}
+    declared, table = own.request_features, own.label_table
+    inputs = declared.inputs if declared is not None and name in declared.features else (name,)
+    return {(own.name, table.name): frozenset({*inputs, *table.key})}
 
 
 def _is_stored(table: Table, name: str, now: Table | None) -> bool:

@@ -28,8 +28,8 @@ def starts_as_canary(problem: Problem, before: Aliases, version: ModelVersion) -
 def start_canary(before: Aliases, version: ModelVersion, reason: str) -> Aliases:
     """Make the version challenger with the traffic weight of the first step. `before`: the aliases at its evaluation.
 
-    The version is packaged first if needed, so that endpoints can load it. Raises ModelError if the problem changed
-    since training, if the aliases changed, or if no endpoint logs predictions: the log is the only input of a canary's
+    The version is packaged first if needed, so that endpoints can load it. Raises ModelError if the aliases
+    changed, or if no endpoint logs predictions: the log is the only input of a canary's
     evaluation."""
     problem, now = load_problem(version.problem), aliases.current(version.problem)
     if (now.number, now.challenger, now.action, now.reason) == (before.number + 1, version, CANARY, reason):

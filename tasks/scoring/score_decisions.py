@@ -9,8 +9,8 @@ from prefect import task
 
 from services.model import scoring_script
 from services.model.scoring_script import Scorer
-from tasks.features.decision_frame import decision_frame, feature_versions
-from tasks.features.trained_features import features_as_trained
+from tasks.features.decision_frame import decision_frame
+from tasks.features.trained_features import trained_feature_versions, training_contract
 from tasks.release.package import find_version
 from tasks.retry import RETRY
 from truecourse.data.sql import clean_versions
@@ -20,6 +20,7 @@ from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem, training_digest
 from truecourse.references import ModelVersion, TableVersion, Window
+from truecourse.registry.trained_problem import trained_problem
 from truecourse.serving import batch_scoring
 from truecourse.serving.batch_scoring import Batch, BatchProgress, Span, predictions_table
 from truecourse.storage.delta_tables import Tables
@@ -30,21 +31,21 @@ Versions = dict[str, TableVersion]
 
 @task(name="score", **RETRY)
 def score_decisions(problem: str, number: int | None, window: Window, explain: bool) -> TableVersion:
-    """Score the window's decisions, with features as the version was trained on them.
+    """Score the window's decisions, read by the problem as the version was trained on it.
 
     Returns the version of the predictions table. Raises FeatureError if there are no decisions, ModelError if the
     version's features cannot be computed any more."""
-    spec, tables = load_problem(problem), Tables()
+    current, tables = load_problem(problem), Tables()
     version = find_version(problem, number)
-    clean = clean_versions(spec, tables)
-    features = feature_versions(spec, tables, clean)
-    batch = decisions_batch(spec, version, clean, features, explain)
-    scorer = scoring_script.init(version)
-    if spec.has_time:
-        _score_times(spec, tables, scorer, batch, clean, features, window)
-    else:
-        frame = features_as_trained(spec, version, decision_frame(spec, tables, clean, features))
-        _score_rows(spec, tables, scorer, batch, frame)
+    with trained_problem(current, version) as spec:
+        clean, contract = clean_versions(spec, tables), training_contract(version)
+        features = trained_feature_versions(current, spec, tables, contract, list(contract.definitions))
+        batch = decisions_batch(spec, version, clean, features, explain)
+        scorer = scoring_script.init(version)
+        if spec.has_time:
+            _score_times(spec, tables, scorer, batch, clean, features, window)
+        else:
+            _score_rows(spec, tables, scorer, batch, decision_frame(spec, tables, clean, features))
     written = tables.version(predictions_table(problem))
     assert written is not None
     return written
@@ -75,7 +76,7 @@ def _score_times(
         assert isinstance(span.start, datetime)
         assert isinstance(span.end, datetime)
         part = Window(start=span.start, end=span.end)
-        frame = features_as_trained(problem, batch.version, decision_frame(unlabelled, tables, clean, features, part))
+        frame = decision_frame(unlabelled, tables, clean, features, part)
         write(problem, tables, scorer, batch, span, frame)
 
 

@@ -17,21 +17,21 @@ from prefect import task
 
 from services.model import scoring_script
 from services.model.scoring_script import Scorer
-from tasks.features.decision_frame import feature_versions, with_view_features
+from tasks.features.decision_frame import with_view_features
+from tasks.features.trained_features import trained_feature_versions, training_contract
 from tasks.release.package import find_version
 from tasks.retry import RETRY
 from tasks.scoring.score_decisions import write
 from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.data.deliveries import archive
 from truecourse.data.sources import Located
-from truecourse.data.sql import clean_versions
 from truecourse.errors import RowFault, SourceError
 from truecourse.features import frame as frames
 from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem, training_digest
 from truecourse.references import FileScores, ModelVersion, TableVersion
-from truecourse.registry import versions as registry
+from truecourse.registry.trained_problem import trained_problem
 from truecourse.serving.batch_scoring import (
     BATCH,
     ROW,
@@ -73,11 +73,20 @@ class FileScorer:
 
 @task(name="score file", **RETRY)
 def score_file(problem: str, source: str, number: int | None, explain: bool) -> FileScores:
-    """Score the rows of files. Raises SourceError if a file cannot be read, or if no row can be scored."""
-    spec, tables = load_problem(problem), Tables()
-    version = find_version(problem, number)
-    features = feature_versions(spec, tables, clean_versions(spec, tables)) if spec.views else {}
-    contract = Contract.from_json(registry.artifact(version.run_id, "model/contract.json"))
+    """Score the rows of files, read by the problem as the version was trained on it.
+
+    Raises SourceError if a file cannot be read, or if no row can be scored, and ModelError if the version's view
+    features cannot be computed any more."""
+    current, version = load_problem(problem), find_version(problem, number)
+    with trained_problem(current, version) as spec:
+        return _score_files(current, spec, source, version, explain)
+
+
+def _score_files(current: Problem, spec: Problem, source: str, version: ModelVersion, explain: bool) -> FileScores:
+    """Score the rows of files. `spec`: the problem as the version was trained on it, which may be the current one."""
+    tables, contract = Tables(), training_contract(version)
+    in_views = [name for view in spec.views for name in view.features]
+    features = trained_feature_versions(current, spec, tables, contract, in_views) if in_views else {}
     reader = RowFiles.of(spec, contract)
     temporary = get_settings().temporary
     temporary.mkdir(parents=True, exist_ok=True)
@@ -92,7 +101,7 @@ def score_file(problem: str, source: str, number: int | None, explain: bool) -> 
     if not count:
         raise SourceError("has no rows", where=source, hint="give a file with a row below its header")
     rejected, report = report_rejected(spec, tables, batch)
-    written = tables.version(predictions_table(problem))
+    written = tables.version(predictions_table(spec.name))
     log.info("%s: %s of %s rows scored, %s rejected", spec.name, f"{count - rejected:,}", f"{count:,}", f"{rejected:,}")
     if rejected == count or written is None:
         reasons = "; ".join(f"{times:,} × {reason}" for reason, times in first_reasons(tables, spec, batch))

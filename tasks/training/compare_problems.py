@@ -7,10 +7,11 @@ from typing import Any
 
 from tasks.features.trained_features import archived_problem_of
 from tasks.training.compare_versions import archived_files, file_diffs, version_number
-from truecourse.deployment.bento import UNSERVED, code_files
+from truecourse.deployment.bento import code_files
 from truecourse.lineage.snapshot_diff import changed_fields
 from truecourse.problem.loader import EVALUATION_PARTS, load_problem, problem_document, problem_names
 from truecourse.registry import versions as registry
+from truecourse.registry.trained_problem import UNSERVED
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from truecourse.errors import IntegrityError, ModelError, PlatformError
 from truecourse.hashing import sha256
 from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
+from truecourse.registry.run_archive import FOLDER
+from truecourse.registry.runs import artifact_key
 from truecourse.settings import REPOSITORY, child_environment
 from truecourse.storage.object_store import open_store
 
@@ -88,17 +90,25 @@ def test_gates_may_change_after_training(change_problem: Callable[[str], None], 
 
 
 @pytest.mark.parametrize(
-    ("what", "named"),
-    [
-        ('request={**PROBLEM.request, "distance": Float(ge=1)}', "request"),
-        ("views=PROBLEM.views[:2]", "sql, views"),
-    ],
+    "what", ['request={**PROBLEM.request, "distance": Float(ge=1)}', "views=PROBLEM.views[:2]", "request_features=None"]
 )
-def test_a_problem_that_changed_since_training_is_refused(
-    change_problem: Callable[[str], None], trained: Trained, what: str, named: str
+def test_a_version_is_packaged_with_the_problem_as_it_was_trained(
+    change_problem: Callable[[str], None], trained: Trained, what: str
 ) -> None:
+    before = bento_files(load_problem("deliveries"), trained.version)
     change_problem(what)
-    with pytest.raises(ModelError, match=f"changed since training: {named}") as caught:
+    assert bento_files(load_problem("deliveries"), trained.version) == before
+
+
+def test_a_changed_problem_without_an_archive_is_refused(
+    change_problem: Callable[[str], None], trained: Trained, tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    change_problem("views=PROBLEM.views[:2]")
+    shutil.copytree(trained.home / "storage", tmp_path / "storage")
+    configure(storage=tmp_path / "storage")
+    assert bento_files(load_problem("deliveries"), trained.version)
+    open_store().delete(artifact_key(trained.version.run_id, FOLDER))
+    with pytest.raises(ModelError, match=r"changed since training \(sql, views\), and none was archived") as caught:
         bento_files(load_problem("deliveries"), trained.version)
     assert "train" in caught.value.hint
 

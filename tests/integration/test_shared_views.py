@@ -190,7 +190,7 @@ def test_an_edit_is_computed_once_and_the_champion_keeps_its_own_view(world: Wor
     from flows.materialize import materialize
     from tasks.data.ingest import ingest_table
     from tasks.data.validate import validate_table
-    from tasks.features.trained_features import features_as_trained
+    from tasks.features.trained_features import rows_as_trained
     from tasks.training.reproduce import reproduce
 
     before, decided = frame_of("leaving"), load_problem("leaving")
@@ -209,7 +209,7 @@ def test_an_edit_is_computed_once_and_the_champion_keeps_its_own_view(world: Wor
         frame = frame_of(name)
         wanted = expected(decisions_of(frame))
         assert_same({feature: frame[feature].to_pylist() for feature in wanted}, wanted, decisions_of(frame))
-    trained = features_as_trained(now, world.version, frame_of("leaving"))
+    trained = rows_as_trained(now, world.version, frame_of("leaving"))
     assert trained["orders_90d"].to_pylist() != frame_of("leaving")["orders_90d"].to_pylist()
     old = dict(zip(before["id"].to_pylist(), before["orders_90d"].to_pylist(), strict=True))
     late = [

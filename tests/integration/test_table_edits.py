@@ -4,7 +4,7 @@ versions as they are."""
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cli.main import execute
-from tasks.features.decision_frame import decision_frame
-from tasks.features.trained_features import features_as_trained
+from tasks.scoring.score_decisions import score_decisions
+from tasks.scoring.score_files import score_file
 from tasks.training.build_snapshot import build_snapshot
 from tasks.training.reproduce import reproduce
 from tasks.training.trace import trace_model
@@ -35,19 +35,20 @@ from truecourse.authoring.checks.run_checks import require_valid
 from truecourse.authoring.table_changes import plan_changes
 from truecourse.data.sql import clean_versions
 from truecourse.data.validation_report import TableResult, read_result
-from truecourse.errors import ValidationFailed
+from truecourse.errors import ModelError, ValidationFailed
 from truecourse.features.definition_digests import feature_table
 from truecourse.features.feature_tables import compute_view
 from truecourse.hashing import sha256
-from truecourse.lineage.prediction_links import archived_problem
 from truecourse.modeling.snapshot import load_frame, load_manifest
 from truecourse.modeling.training import train
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
-from truecourse.references import ModelVersion, TableVersion
+from truecourse.references import ModelVersion, TableVersion, Window
 from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
+from truecourse.registry.trained_problem import archived_problem
 from truecourse.retention import collect
+from truecourse.serving.batch_scoring import ROW, SCORE
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
 
@@ -156,6 +157,15 @@ EDITS = {
 }  # fmt: skip
 
 
+GONE = {
+    "remove a column that a view reads",
+    "rename and widen a column",
+    "widen an integer to a float",
+    "widen a boolean to text",
+}
+"""Edits after which a view's former values are not stored any more."""
+
+
 def train_version(problem: Problem) -> ModelVersion:
     tables = Tables()
     clean = clean_versions(problem, tables)
@@ -174,10 +184,29 @@ def assert_rebuilt(version: ModelVersion, folder: Path) -> None:
     assert sha256(model.ubj()) == version.model_sha256
 
 
+def score_both(version: ModelVersion, folder: Path) -> dict[str, tuple[float, float]]:
+    """Score a week's decisions, and the same rows in a file. The two scores of each decision by id."""
+    window = Window(start=datetime(2026, 2, 5), end=datetime(2026, 2, 12))
+    decided = Tables().read(score_decisions.fn("orders", version.version, window, explain=False)).to_pandas()
+    decided = decided[decided[ROW].isna()].sort_values("id")
+    file = folder / "rows.csv"
+    decided[["id", "decision_time", "customer", "channel"]].to_csv(file, index=False)
+    written = score_file.fn("orders", str(file), version.version, explain=False)
+    assert (written.scored, written.rejected) == (len(decided), 0)
+    scored = Tables().read(written.predictions).to_pandas()
+    filed = scored[scored[ROW].notna()].sort_values("id")
+    assert filed["id"].tolist() == decided["id"].tolist()
+    assert len(decided) > 30
+    return dict(zip(decided["id"], zip(decided[SCORE], filed[SCORE], strict=True), strict=True))
+
+
 @dataclass(frozen=True)
 class World:
+    """`scores`: of the first version before any edit."""
+
     folder: Path
     first: ModelVersion
+    scores: dict[str, tuple[float, float]]
 
     def edit(self, edit: Edit) -> Problem:
         for file, old, new in edit.replacements:
@@ -188,7 +217,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def trained_orders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelVersion]:
+def trained_orders(tmp_path_factory: pytest.TempPathFactory) -> World:
     base = tmp_path_factory.mktemp("orders")
     install(base / "problems")
     with pytest.MonkeyPatch.context() as patch:
@@ -198,16 +227,16 @@ def trained_orders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mode
         run_data(load_problem())
         version = train_version(load_problem())
         set_champion(version)
+        scores = score_both(version, base)
     get_settings.cache_clear()
-    return base, version
+    return World(base, version, scores)
 
 
 @pytest.fixture
-def world(trained_orders: tuple[Path, ModelVersion], tmp_path: Path, configure: Configure) -> World:
-    base, version = trained_orders
-    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+def world(trained_orders: World, tmp_path: Path, configure: Configure) -> World:
+    shutil.copytree(trained_orders.folder, tmp_path, dirs_exist_ok=True)
     configure(home=tmp_path / ".truecourse", problems=tmp_path / "problems", problem="orders")
-    return World(tmp_path / "problems" / "orders", version)
+    return replace(trained_orders, folder=tmp_path / "problems" / "orders")
 
 
 class Killed(BaseException):
@@ -302,11 +331,11 @@ def test_an_edit_keeps_rows_and_versions(
     assert_rebuilt(world.first, tmp_path / "first")
     set_champion(second)
     assert aliases.roll_back("orders", "it was better").champion == world.first
-    if not edit.removed and "widen" not in name:
-        clean = clean_versions(problem, tables)
-        features = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
-        decisions = decision_frame(problem, tables, clean, features)
-        assert len(features_as_trained(problem, world.first, decisions)) == len(decisions)
+    if name in GONE:
+        with pytest.raises(ModelError, match="the old definition cannot be computed any more"):
+            score_both(world.first, world.folder)
+    elif edit.kept != ALL:
+        assert score_both(world.first, world.folder) == world.scores
 
 
 def test_stored_rows_are_quarantined_when_asked(world: World) -> None:

@@ -1,19 +1,17 @@
 """The contents of a Bento, and the record of its location. tasks/release/package.py builds it."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from truecourse.deployment.inference_config import INFERENCE_FILE, inference_config, model_files
-from truecourse.errors import IntegrityError, ModelError, NotFound
+from truecourse.errors import IntegrityError, NotFound
 from truecourse.hashing import sha256, sha256_json
 from truecourse.problem import Problem
-from truecourse.problem.loader import EVALUATION_PARTS, problem_document
 from truecourse.problem.namespace import AREAS
 from truecourse.references import ModelVersion, Package
 from truecourse.registry import versions as registry
 from truecourse.registry.run_archive import requirements
+from truecourse.registry.trained_problem import trained_problem
 from truecourse.settings import REPOSITORY
 from truecourse.storage.object_store import open_store
 
@@ -23,8 +21,6 @@ PACKAGE_SHA256 = "truecourse.package_sha256"
 REQUIREMENTS = "requirements.txt"
 PACKAGES = ("truecourse", "feature_repo", "services")
 CODE = {".py", ".sql", ".md", ".html", ".yaml", ".yml", ".toml", ".json"}
-UNSERVED = EVALUATION_PARTS | {"split", "model", "serving", "description"}
-"""Parts of a problem that do not affect predictions (the limits of `serving` are in the contract)."""
 
 
 def load_package(problem: str, number: int) -> Package | None:
@@ -70,19 +66,19 @@ def running_code(source: Path) -> str:
 
 
 def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
-    """Collect every file of the Bento, by path.
+    """Collect every file of the Bento, by path, with the problem as the version was trained on it.
 
-    Raises IntegrityError if the model's bytes were changed, ModelError if the problem has changed since training."""
+    Raises IntegrityError if the model's bytes were changed, ModelError if that problem is not archived."""
     model = model_files(version)
     if sha256(model["model.ubj"]) != version.model_sha256:
         where = f"version {version.version} of {problem.name}"
         raise IntegrityError("the model's bytes were changed", where=where, hint="train and register it again")
-    check_problem(problem, json.loads(model["problem.json"]), version)
     folder = f"problems/{problem.name}"
     files = bento_code(REPOSITORY)
-    files |= {f"{folder}/{path}": data for path, data in _problem_code(problem)}
+    with trained_problem(problem, version) as own:
+        files |= {f"{folder}/{path}": data for path, data in _problem_code(own)}
+        config = inference_config(own, version, model)
     files |= {f"model/{name}": data for name, data in model.items()}
-    config = inference_config(problem, version, model)
     return files | {f"model/{INFERENCE_FILE}": config.to_json(), REQUIREMENTS: requirements()}
 
 
@@ -93,24 +89,6 @@ def _problem_code(problem: Problem) -> Iterator[tuple[str, bytes]]:
         for path, data in code_files(folder):
             if not path.startswith(("data/", f"{AREAS}/")):
                 yield prefix + path, data
-
-
-def check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVersion) -> None:
-    """Raise ModelError if the problem has changed since its problem.json, `recorded`, was written."""
-    if changed := _changed(problem, recorded):
-        where = f"version {version.version} of {problem.name}"
-        hint = f"restore the problem, or `truecourse run train --problem {problem.name}` and register that"
-        raise ModelError(f"the problem has changed since training: {', '.join(changed)}", where=where, hint=hint)
-
-
-def changed_parts(problem: Problem, version: ModelVersion) -> list[str]:
-    """Return the parts of the problem that have changed since a version was trained and affect predictions."""
-    return _changed(problem, json.loads(model_files(version)["problem.json"]))
-
-
-def _changed(problem: Problem, recorded: dict[str, Any]) -> list[str]:
-    now = problem_document(problem)
-    return [name for name in sorted({*now, *recorded} - UNSERVED) if now.get(name) != recorded.get(name)]
 
 
 def code_files(folder: Path) -> Iterator[tuple[str, bytes]]:

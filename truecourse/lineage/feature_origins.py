@@ -33,7 +33,6 @@ from truecourse.features.view_versions import memory
 from truecourse.lineage.affected_features import source_versions
 from truecourse.lineage.aggregation_origins import origin_of_aggregations
 from truecourse.lineage.batch_inputs import batch_commit
-from truecourse.lineage.prediction_links import archived_problem
 from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, key_of, literal, same_value, under_declared_names
 from truecourse.lineage.source_files import describe_table_rows
 from truecourse.monitoring.skew.view_history import ViewHistory, read_history
@@ -41,6 +40,7 @@ from truecourse.problem import Aggregations, Problem, View
 from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import ModelVersion, TableVersion, naive_utc
+from truecourse.registry.trained_problem import archived_problem
 from truecourse.storage.delta_tables import Limit, Tables, clean_table
 
 MOST_CANDIDATES = 100_000

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,9 @@ from truecourse.monitoring.predictions.log_sample import COLUMNS, LogSample
 from truecourse.monitoring.skew.causes import CODE, MISSING
 from truecourse.monitoring.skew.feature_audit import Audit, audit_inputs
 from truecourse.problem import Problem
-from truecourse.problem.loader import load_problem
-from truecourse.references import ModelVersion, TrainedRun
-from truecourse.registry import run_archive, runs
+from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
+from truecourse.registry.trained_problem import archived_problem
 from truecourse.serving.prediction_log import log_table
 from truecourse.serving.privacy import HASHED
 from truecourse.serving.rows import object_array
@@ -56,12 +54,6 @@ def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> l
         inputs = batch_input_links if "batch" in record and "values" in record else _logged_input_links
         links += inputs(tables, problem, record)
     return links
-
-
-def archived_problem(version: ModelVersion | TrainedRun, folder: Path) -> Problem:
-    """Load the problem as archived with a version's training, unpacked into `folder`."""
-    run_archive.unpack_folder(runs.artifact(version.run_id, run_archive.FOLDER), folder / version.problem)
-    return load_problem(version.problem, folder)
 
 
 def _id(record: Record) -> str:

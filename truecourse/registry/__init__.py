@@ -12,5 +12,6 @@ __all__ = [
     "run_archive",
     "runs",
     "scorecard",
+    "trained_problem",
     "versions",
 ]

@@ -41,11 +41,14 @@ def newest_day_end(problem: Problem, tables: Tables) -> datetime | None:
 
 @dataclass(frozen=True)
 class LogSample:
-    """n logged predictions, sorted by id, of `total` in the window. Private values are missing in all columns."""
+    """n logged predictions, sorted by id, of `total` in the window. Private values are missing in all columns.
+
+    `problem`: by whose request fields they are read. `further_hidden`: other names that the log may hide."""
 
     problem: Problem
     table: pa.Table
     total: int
+    further_hidden: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -58,7 +61,11 @@ class LogSample:
     @cached_property
     def hidden(self) -> frozenset[str]:
         """Private request fields and features, which the log hashes or drops."""
-        return frozenset(private_names(self.problem))
+        return frozenset(private_names(self.problem)) | self.further_hidden
+
+    def part(self, problem: Problem, places: Array) -> "LogSample":
+        """Select the predictions at these indices, to be read by another form of the problem."""
+        return LogSample(problem, self.table.take(pa.array(places)), self.total, self.hidden)
 
     @cached_property
     def at(self) -> Array:
@@ -73,8 +80,8 @@ class LogSample:
 
     @cached_property
     def request(self) -> Rows:
-        """The requests as the endpoint parsed them. Rows that violate the present contract are left out and listed in
-        `faults`. Hidden fields are missing."""
+        """The requests as the endpoint parsed them, by the problem's contract. Rows that violate it are left out, and
+        listed in `faults`. Hidden fields are missing."""
         hidden = self.hidden
         requests = [
             {name: value for name, value in row.items() if name not in hidden}

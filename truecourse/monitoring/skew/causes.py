@@ -1,7 +1,8 @@
 """Find differences between a view's served values and the offline tables, and classify their causes row by row."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -41,6 +42,18 @@ class Mismatch:
     @property
     def share(self) -> float:
         return len(self.places) / self.compared
+
+    def joined(self, other: "Mismatch") -> "Mismatch":
+        """Return the differences of both, of the same subject and cause in different rows."""
+        counts = Counter(self.features)
+        counts.update(other.features)
+        return replace(
+            self,
+            compared=self.compared + other.compared,
+            places=np.concatenate([self.places, other.places]),
+            features=dict(counts),
+            overdue=np.concatenate([self.overdue, other.overdue]),
+        )
 
 
 @dataclass(frozen=True)

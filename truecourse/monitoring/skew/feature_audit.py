@@ -1,7 +1,7 @@
 """Recompute the request features, view features and scores of a sample of logged predictions."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 
@@ -15,13 +15,14 @@ from truecourse.features.frame import compute_request_features
 from truecourse.features.view_sql import key_columns
 from truecourse.modeling.model import Model
 from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
-from truecourse.monitoring.skew.causes import CODE, Mismatch, ServedValues, equal_values, find_mismatches
+from truecourse.monitoring.skew.causes import CODE, Cause, Mismatch, ServedValues, equal_values, find_mismatches
 from truecourse.monitoring.skew.view_history import HistoryReader, read_history
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.problem.namespace import AnyView
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
+from truecourse.registry.trained_problem import changed_parts, trained_problem
 from truecourse.storage.delta_tables import Tables
 from truecourse.wording import counted
 
@@ -47,12 +48,51 @@ def audit_sample(
     """Recompute the sample's features and scores. Reads nothing recorded after `now` (naive UTC)."""
     if not len(logged):
         return Audit()
-    audit = audit_inputs(problem, tables, logged, now, histories)
-    scores = find_score_mismatches(problem, logged)
-    audit.mismatches += scores.mismatches
-    audit.compared["score"] = scores.compared
-    audit.exclude("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
-    return audit
+    audits = []
+    for own, places in _by_trained_problem(problem, logged):
+        sample = logged.part(own, places)
+        audit = audit_inputs(own, tables, sample, now, histories if own is problem else read_history)
+        scores = find_score_mismatches(own, sample)
+        audit.mismatches += scores.mismatches
+        audit.compared["score"] = scores.compared
+        audit.exclude("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
+        audits.append((audit, places))
+    return _merged(audits)
+
+
+def _by_trained_problem(problem: Problem, logged: LogSample) -> Iterator[tuple[Problem, Array]]:
+    """Yield the problems as the models of the sample were trained on them, with the indices of their predictions.
+
+    `problem` stands for versions whose part of it has not changed, and for models that are not in the registry."""
+    registered, current = _registered(problem), []
+    for identity, places in logged.models():
+        version = registered.get(identity)
+        if version is None or not changed_parts(problem, version):
+            current.append(places)
+            continue
+        with trained_problem(problem, version) as own:
+            yield own, places
+    if current:
+        yield problem, np.sort(np.concatenate(current))
+
+
+def _merged(audits: Sequence[tuple[Audit, Array]]) -> Audit:
+    """Join audits of parts of a sample. An array holds the indices of a part's rows in the sample."""
+    if len(audits) == 1:
+        return audits[0][0]
+    merged, joined = Audit(), dict[tuple[str, Cause], Mismatch]()
+    for audit, places in audits:
+        for one in audit.mismatches:
+            mismatch = replace(one, places=places[one.places])
+            before = joined.get((one.subject, one.cause))
+            joined[one.subject, one.cause] = mismatch if before is None else before.joined(mismatch)
+        for subject, rows in audit.compared.items():
+            merged.compared[subject] = merged.compared.get(subject, 0) + rows
+        for reason, names in audit.not_compared.items():
+            known = merged.not_compared.get(reason, [])
+            merged.exclude(reason, [name for name in names if name not in known])
+    merged.mismatches = list(joined.values())
+    return merged
 
 
 def audit_inputs(
@@ -61,7 +101,7 @@ def audit_inputs(
     """Recompute the features of a sample that is not empty. Reads nothing recorded after `now` (naive UTC)."""
     audit, rows = Audit(), logged.request
     refused = len(logged) - len(rows)
-    audit.exclude("the request violates the present contract", [f"{counted(refused, 'prediction')}"] if refused else [])
+    audit.exclude("the request violates the contract", [f"{counted(refused, 'prediction')}"] if refused else [])
     if len(rows):
         mismatches, hidden = find_request_mismatches(problem, logged)
         audit.mismatches += mismatches
@@ -165,7 +205,7 @@ class ScoreComparison:
 def find_score_mismatches(problem: Problem, logged: LogSample) -> ScoreComparison:
     """Find logged scores that the logged model does not give for the logged features. Models with inputs that the log
     hides are skipped. Raises IntegrityError if a model's bytes were changed."""
-    registered = {(version.version, version.model_sha256): version for version in registry.versions(problem.name)}
+    registered = _registered(problem)
     differing, unknown, compared, hidden = [], [], 0, False
     for identity, places in logged.models():
         if identity not in registered:
@@ -190,6 +230,11 @@ def find_score_mismatches(problem: Problem, logged: LogSample) -> ScoreCompariso
         if len(rows):
             mismatches.append(Mismatch(subject, CODE, of, rows, {subject: len(rows)}))
     return ScoreComparison(mismatches, compared, hidden)
+
+
+def _registered(problem: Problem) -> dict[tuple[int, str], ModelVersion]:
+    """The versions in the registry, by number and the model's SHA-256."""
+    return {(version.version, version.model_sha256): version for version in registry.versions(problem.name)}
 
 
 @lru_cache(maxsize=8)

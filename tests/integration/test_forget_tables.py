@@ -159,7 +159,7 @@ def feature_tables(view: str) -> list[str]:
 
 
 def test_keys_in_redis(valkey: str, tmp_path: Path, configure: Callable[..., None]) -> None:
-    """Keys of all definitions of the problem's views, and of no other problem."""
+    """Keys of all definitions of the problem's views, and of no other problem. Other tests use the server too."""
     configure(home=tmp_path / "home", problems=tmp_path / "problems", online_store=valkey)
     (tmp_path / "problems").mkdir()
     simulated_orders.install(tmp_path / "problems", simulated_orders.orders(10))
@@ -170,15 +170,15 @@ def test_keys_in_redis(valkey: str, tmp_path: Path, configure: Callable[..., Non
                 entity_keys(["customer"], ["string_val"], [(customer,)])[0], 3
             )
             + project.encode()
-            for customer in ("c007", "c008")
+            for customer in ("only_here_7", "only_here_8")
             for project in ("churn_0123456789ab", "churn_ba9876543210", "shops_0123456789ab", "my_churn_0123456789ab")
         }
         for name in names.values():
             client.hset(name, "field", "value")
-        matches = {"customer": "c007"}.items()
+        matches = {"customer": "only_here_7"}.items()
         assert list(remove_online(problem, lambda key: matches <= key.items(), dry_run=True)) == [("redis", 2)]
         assert all(client.exists(name) for name in names.values())
         assert list(remove_online(problem, lambda key: matches <= key.items(), dry_run=False)) == [("redis", 2)]
         gone = {pair for pair, name in names.items() if not client.exists(name)}
-        assert gone == {("c007", "churn_0123456789ab"), ("c007", "churn_ba9876543210")}
+        assert gone == {("only_here_7", "churn_0123456789ab"), ("only_here_7", "churn_ba9876543210")}
         client.delete(*names.values())

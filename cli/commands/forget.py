@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 
 from cli.terminal.output import Answer, Json, command
 from cli.terminal.tables import pairs, table
+from truecourse.wording import counted
 
 
 @command
@@ -97,7 +98,7 @@ def _view(outcome: Any, *, dry_run: bool) -> RenderableType:
     ]
     shown: dict[str, object] = {"problems": ", ".join(document["problems"])}
     shown |= {"record": f"number {document['record']}, key hash {document['key_hash'][:12]}"} if not dry_run else {}
-    learned = [f"{one['problem']} {one['version']} ({one['rows']:,} rows)" for one in document["versions"]]
+    learned = [f"{one['problem']} {one['version']} ({counted(one['rows'], 'row')})" for one in document["versions"]]
     shown["models that learned from it"] = ", ".join(learned) or "none"
     if document["unread"]:
         shown["problems that cannot be read"] = "; ".join(f"{name}: {why}" for name, why in outcome.unread.items())

@@ -10,7 +10,7 @@ from rich.text import Text
 from cli.terminal.output import Answer, Json, command, complete_problem
 from cli.terminal.tables import table
 from truecourse.errors import NotFound
-from truecourse.wording import nearest
+from truecourse.wording import counted, nearest
 
 
 @command
@@ -58,8 +58,6 @@ def _view(document: dict[str, Any]) -> Group:
 
 
 def _needs(kept: dict[str, Any]) -> str:
-    from truecourse.wording import counted
-
     parts = [counted(count, kind) for kind, count in sorted(kept["needs"].items())]
     return f"{', '.join(parts)}: {size_text(kept['bytes'])}" if parts else "none"
 
@@ -69,4 +67,4 @@ def size_text(size: int) -> str:
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
+    return counted(size, "byte")

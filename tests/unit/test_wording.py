@@ -101,7 +101,7 @@ def test_an_unknown_setting_in_the_file_is_rejected_with_its_place(fresh: pytest
     (tmp_path / ".env").write_text("OTHER=1\nTRUECOURSE_TREADS=2\nTRUECOURSE_PORT_OF=x\n")
     with pytest.raises(SettingsError) as raised:
         get_settings()
-    assert f"TRUECOURSE_TREADS: unknown setting in {tmp_path / '.env'}; did you mean TRUECOURSE_THREADS?" in str(
+    assert f"TRUECOURSE_TREADS: unknown setting in {tmp_path / '.env'}; did you mean TRUECOURSE_THREADS" in str(
         raised.value
     )
     assert "TRUECOURSE_PORT_OF" in str(raised.value)

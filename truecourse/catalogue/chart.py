@@ -7,6 +7,7 @@ from itertools import groupby
 from truecourse.catalogue.distributions import Distribution, Part
 from truecourse.catalogue.texts import period_name, quantile_names, value_text
 from truecourse.html import share
+from truecourse.wording import counted
 
 SIZE = 100.0
 _ALL = 0.9999
@@ -82,7 +83,7 @@ def _text(distribution: Distribution, part: Part) -> str:
     elif part.shares:
         shares = zip(distribution.categories, part.shares, strict=True)
         values = "; " + ", ".join(f"{name}: {share(found)}" for name, found in shares)
-    rows = f"{part.rows:,} rows, missing {share(part.missing_share)}" if part.rows else "no rows"
+    rows = f"{counted(part.rows, 'row')}, missing {share(part.missing_share)}" if part.rows else "no rows"
     return f"{period_name(distribution, part)}: {rows}{values}"
 
 

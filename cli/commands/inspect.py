@@ -240,7 +240,7 @@ def init(
     label: Annotated[str, typer.Option(help="The column to predict.")],
     key: Annotated[
         list[str] | None,
-        typer.Option(help="A column by which tables belong together, instead of guessed ones: customer_id."),
+        typer.Option(help="A column that identifies rows and relates tables, instead of guessed ones: customer_id."),
     ] = None,
     time: Annotated[
         list[str] | None, typer.Option(help="A column with the time of its table's rows, instead of a guessed one.")

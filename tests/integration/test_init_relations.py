@@ -229,6 +229,16 @@ def test_decisions_before_all_events_have_no_history(problems: Path, write: Call
     assert "0% of the decisions have an earlier row" in draft.to_document()["not_used"]["orders.csv"]
 
 
+@pytest.mark.parametrize(("stated", "key"), [([], ()), (["sample"], ("sample",)), (["size"], ())])
+def test_a_stated_key_identifies_the_rows_of_one_file(
+    stated: list[str], key: tuple[str, ...], problems: Path, write: Callable[..., list[Path]]
+) -> None:
+    """Neither the name nor the values of `sample` show that it is a key, and `size` is not unique."""
+    frame = pd.DataFrame({"sample": [f"S{n}x" for n in range(60)], "size": [1, 2, 3] * 20, "good": [0, 1] * 30})
+    problem, _ = drafted(write(samples=frame), "good", keys=stated)
+    assert problem.tables[0].key == key
+
+
 def test_a_stated_key_and_time_replace_guesses(problems: Path, write: Callable[..., list[Path]]) -> None:
     rows = orders()
     rows["a_recorded"] = rows["ordered_at"]

@@ -16,7 +16,8 @@ ELSEWHERE = {
     "checked/<problem>/drift.json", "health/<problem>/endpoint-<name>-<digest>.json",
     "areas/<area>.json",  # the problem uses no feature area
     "backup/format-1/",  # nothing was migrated
-    "forgotten/entries/<number>.json", "forgotten/salt", "forgotten/open/<hash>.json", "forgotten/objects/",  # nobody
+    "forgotten/entries/<number>.json", "forgotten/salt", "forgotten/open/<hash>.json",
+    "forgotten/objects/",  # no subject was forgotten
     "alarms/<problem>.json", "alarms/<problem>/<number>.json",  # the only alarm may be one of a busy machine
     "endpoints/<port>.json", "flow-deployments.json", "flowruns/<run>", "up.json",  # `truecourse up` does not run
     "replay/<problem>/", "benchmarks/<name>.json", "logs/", "tmp/",

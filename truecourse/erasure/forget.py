@@ -83,7 +83,8 @@ def find_targets(entity: str, key: Sequence[str]) -> tuple[list[Target], dict[st
             targets.append(Target(problem, subject))
     if not targets:
         known = sorted({one for name in problem_names() for one in _entities(name)})
-        hint = f"entities and tables with a key: {', '.join(known)}" if known else "no problem declares an entity"
+        listed = f"entities and tables with a key: {', '.join(known)}"
+        hint = listed if known else "declare an entity, or the key of a table"
         raise SettingsError("no problem declares this entity", where=entity, hint=hint)
     return targets, unread
 

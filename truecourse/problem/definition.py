@@ -186,7 +186,7 @@ class Problem(Namespace):
         return list(dict.fromkeys([*own, *(key for view in self.views for key in self.join_keys(view))]))
 
     def owner_of(self, part: AnyView | RequestFeatures) -> str:
-        """Who answers for a view or for the request features; empty if nobody is declared."""
+        """The owner of a view or of the request features; empty if none is declared."""
         return (part.owner or self.owner) if isinstance(part, RequestFeatures) else super().owner_of(part)
 
     @property

@@ -127,7 +127,7 @@ class Namespace:
         return next(entity for entity in entities if entity.name == view.entity).join_keys
 
     def owner_of(self, part: AnyView) -> str:
-        """Who answers for a view; empty if nobody is declared."""
+        """The owner of a view; empty if none is declared."""
         return part.owner or self.namespace_of(part.name).owner
 
     def table(self, name: str) -> Table:

@@ -95,7 +95,7 @@ STATED = "as stated on the command line"
 def guess_table(file: FileProfile, stated: Stated = NOTHING_STATED, key: ColumnProfile | None = None) -> TableGuesses:
     """Guess key and time of a table without the label. `key`: a column that is known to be unique."""
     usable = [c for c in file.columns if c.declared is not None]
-    found, key_reason = (key, "its values are unique") if key else _key(usable, file)
+    found, key_reason = (key, "its values are unique") if key else _key(usable, file, stated)
     time, time_reason = _time([c for c in usable if c is not found], file, stated, splits=False)
     file = rename_taken_columns(file, [c for c in (found, time) if c is not None])
     left_out = _left_out(file)
@@ -114,7 +114,7 @@ def guess_problem(name: str, file: FileProfile, label: str, stated: Stated = NOT
     target = _label(name, file, label)
     kind, classes = _kind(name, target)
     usable = [c for c in file.columns if c.declared is not None]
-    key, key_reason = _key([c for c in usable if c is not target], file)
+    key, key_reason = _key([c for c in usable if c is not target], file, stated)
     time, time_reason = _time([c for c in usable if c not in (target, key)], file, stated)
     file = rename_taken_columns(file, [c for c in (target, key, time) if c is not None])
     left_out = _left_out(file)
@@ -225,11 +225,13 @@ def _ordered(values: list[object], label: ColumnProfile) -> tuple[str, ...]:
     return common, rare
 
 
-def _key(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfile | None, str]:
-    """Guess the key: a column with unique values and a name such as "id". Also returns the reason.
+def _key(columns: list[ColumnProfile], file: FileProfile, stated: Stated) -> tuple[ColumnProfile | None, str]:
+    """Guess the key: a column with unique values that was stated, or has a name such as "id". Also returns the reason.
 
     Unique values alone are no evidence: row numbers, dates, measurements and short texts are often unique."""
     unique = [c for c in columns if c.unique and c.type in ("Text", "Integer") and not is_reserved(c.name)]
+    if named := [c for c in unique if c.name in stated.keys]:
+        return named[0], f"{STATED}, and its values are unique"
     ranked = sorted((c for c in unique if _key_evidence(c, file)), key=lambda c: -_key_evidence(c, file))
     if ranked:
         key = ranked[0]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from truecourse.data.validation_report import TableResult, in_order_of_reference
 from truecourse.features.clock import data_end
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.problem import Problem
 from truecourse.storage.delta_tables import Tables, clean_table
 

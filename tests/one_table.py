@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from truecourse.data.validation_report import TableResult
 from truecourse.features.frame import read_spine
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, clean_table

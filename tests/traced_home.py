@@ -12,8 +12,6 @@ from feature_repo.online_loading import load_online
 from feature_repo.store import apply
 from services.log.spool import Spool
 from services.model.predictor import registered_predictor
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from tasks.release.register import register_model
 from tasks.scoring.score_decisions import score_decisions
 from tasks.training.build_snapshot import take_snapshot
@@ -22,6 +20,8 @@ from tasks.training.train import train_model
 from tests import simulated_deliveries
 from truecourse.data.validation_report import in_order_of_reference
 from truecourse.features.feature_tables import compute_view
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry

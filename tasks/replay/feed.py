@@ -5,12 +5,13 @@ from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from prefect.runtime import flow_run
 
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from tasks.replay.worker_process import WorkerProcess
 from truecourse.data.validation_report import in_order_of_reference
 from truecourse.features.feature_tables import compute_view
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Objects, Problem
 from truecourse.replay.problem_copy import batch_key
@@ -38,7 +39,7 @@ class Feed:
             if len(rows):
                 key = batch_key(table.name, self._number)
                 self._tables.store.put(key, parquet(as_delivered(rows)))
-                ingest_sources(self._problem, replace(table, source=Objects(key)), self._tables)
+                ingest_sources(self._problem, replace(table, source=Objects(key)), self._tables, run=_run())
                 self.rows += len(rows)
         self._number, self.reached = self._number + 1, until
         findings = [
@@ -56,11 +57,17 @@ class Feed:
             other.result()
 
     def _validate(self, name: str, now: datetime) -> list[Finding]:
-        result = validate_new(self._problem, self._problem.table(name), self._tables, now.replace(tzinfo=None))
+        at = now.replace(tzinfo=None)
+        result = validate_new(self._problem, self._problem.table(name), self._tables, at, run=_run())
         if not result.faults:
             return []
         sentence = f"Validation of {name}: {'; '.join(result.faults)}."
         return [Finding(check="pipelines", subject=name, cause="validation", page=True, sentence=sentence)]
+
+
+def _run() -> str:
+    """The id of the replay's flow run; empty outside of one."""
+    return str(flow_run.get_id() or "")
 
 
 def parquet(rows: pa.Table) -> bytes:

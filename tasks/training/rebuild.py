@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tasks.data.validate import check_and_write
 from tasks.features.decision_frame import feature_versions
 from tasks.training.build_snapshot import build_snapshot
 from truecourse.data.deliveries import Delivery, accepted_deliveries
@@ -22,6 +21,7 @@ from truecourse.data.sql import clean_versions, table_label
 from truecourse.errors import SourceError, TruecourseError
 from truecourse.features.feature_tables import compute_view
 from truecourse.hashing import sha256
+from truecourse.ingestion.validate import check_and_write
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import library_versions, train, with_parameters
 from truecourse.problem import Problem, RandomSplit, TimeSplit

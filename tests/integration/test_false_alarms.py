@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.monitoring.alarms import RATE, alarm, halves, shifted
-from tasks.data.ingest import ingest_sources
+from truecourse.ingestion.ingest import ingest_sources
 from truecourse.monitoring.drift import permutation_test
 from truecourse.problem.loader import load_problem
 from truecourse.storage.delta_tables import Tables

@@ -17,7 +17,6 @@ from cli.main import app
 from services.log.spool import Spool
 from services.model.predictor import registered_predictor
 from tasks.data.forget_subject import forget_subject
-from tasks.data.ingest import ingest_sources
 from tasks.data.validate import publish_page
 from tasks.scoring.score_files import score_file
 from tasks.training.compare_versions import compare_versions
@@ -29,6 +28,7 @@ from tests.conftest import S3Server
 from tests.integration.conftest import set_environment
 from truecourse.erasure.forget import Outcome, unfinished
 from truecourse.erasure.remembered import ledger
+from truecourse.ingestion.ingest import ingest_sources
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.registry import aliases

@@ -14,8 +14,6 @@ from feature_repo.compat import feast_online_store
 from feature_repo.online_erasure import remove_online
 from feature_repo.protos import entity_keys
 from tasks.data.forget_subject import forget_subject
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from tasks.features.decision_frame import feature_versions
 from tasks.training.build_snapshot import build_snapshot, take_snapshot
 from tests import simulated_orders
@@ -23,6 +21,8 @@ from tests.byte_search import places_with
 from truecourse.data.sql import clean_versions
 from truecourse.errors import SettingsError
 from truecourse.features.feature_tables import compute_view
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.modeling.snapshot import Proof, load_frame
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem

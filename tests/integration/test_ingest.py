@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.data.ingest import ingest_sources
 from truecourse.data.parsing import unreadable_texts
 from truecourse.errors import SourceError
+from truecourse.ingestion.ingest import ingest_sources
 from truecourse.problem import Csv, Files, Float, Integer, Label, Objects, PackageData, Problem, Sql, Table, Text, Time
 from truecourse.storage.delta_tables import Tables
 

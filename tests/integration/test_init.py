@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.authoring.scaffold.create import Draft, scaffold
 from truecourse.errors import ProblemError, SourceError
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.problem import Files, Problem, RandomSplit, TimeSplit
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Boolean, Float, Integer, Text, Time

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tasks.data.validate import validate_new
 from tests.edited_orders import START, install, orders, replace_text, rows_of, run_data
 from truecourse.data.validation_report import TableResult
 from truecourse.errors import SourceError
+from truecourse.ingestion.validate import validate_new
 from truecourse.problem.loader import load_problem
 from truecourse.storage.delta_tables import Tables
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-import tasks.data.validate as task
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
+import truecourse.ingestion.validate as task
 from truecourse.data.validation_report import (
     TableResult,
     in_order_of_reference,
@@ -21,6 +19,8 @@ from truecourse.data.validation_report import (
     save_page,
 )
 from truecourse.errors import ProblemError, ValidationFailed
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text, Time, hours
 from truecourse.storage.delta_tables import Tables
 

@@ -1,0 +1,6 @@
+"""Ingestion and validation of deliveries, from new contents of sources to clean tables.
+
+Depends on `data` and `erasure`.
+"""
+
+__all__ = ["ingest", "validate"]

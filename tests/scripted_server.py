@@ -9,17 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 Step = Callable[["Connection"], bool]
 """Answers one request; whether the connection stays open."""
 
 
+class Request(NamedTuple):
+    line: str
+    body: bytes
+    headers: dict[str, str]
+
+
 class Connection:
     """The server's side of a connection, in the middle of a request."""
 
-    def __init__(self, sock: socket.socket, over: threading.Event) -> None:
-        self.socket, self.over = sock, over
+    def __init__(self, sock: socket.socket, over: threading.Event, request: Request) -> None:
+        self.socket, self.over, self.request = sock, over, request
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -78,7 +84,8 @@ def _head(status: int, length: int, headers: dict[str, str]) -> bytes:
 
 class ScriptedServer:
     """`steps`: what to do with the next requests; afterwards every request gets `default`. `requests`: the time, line
-    and body of each. `open`, `most_open`, `connections`: the open connections, their maximum, and all so far."""
+    and body of each. `headers`: of each. `open`, `most_open`, `connections`: the open connections, their maximum, and
+    all so far."""
 
     def __init__(self, port: int, over: threading.Event) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -86,6 +93,7 @@ class ScriptedServer:
         self.steps: list[Step] = []
         self.default: Step = answer()
         self.requests: list[tuple[float, str, bytes]] = []
+        self.headers: list[dict[str, str]] = []
         self.open = self.most_open = self.connections = 0
         self._lock = threading.Lock()
 
@@ -104,9 +112,10 @@ class ScriptedServer:
             with sock.makefile("rb") as stream:
                 while (request := _read_request(stream)) is not None:
                     with self._lock:
-                        self.requests.append((time.monotonic(), *request))
+                        self.requests.append((time.monotonic(), request.line, request.body))
+                        self.headers.append(request.headers)
                         step = self.steps.pop(0) if self.steps else self.default
-                    if not step(Connection(sock, self.over)):
+                    if not step(Connection(sock, self.over, request)):
                         return
         except (ConnectionError, TimeoutError):
             pass  # the client is gone
@@ -115,12 +124,12 @@ class ScriptedServer:
                 self.open -= 1
 
 
-def _read_request(stream: Any) -> tuple[str, bytes] | None:
-    line, length = stream.readline().decode().strip(), 0
-    while line and (header := stream.readline().strip()):
-        name, _, value = header.partition(b":")
-        length = int(value) if name.lower() == b"content-length" else length
-    return (line, stream.read(length)) if line else None
+def _read_request(stream: Any) -> Request | None:
+    line, headers = stream.readline().decode().strip(), {}
+    while line and (header := stream.readline().decode().strip()):
+        name, _, value = header.partition(":")
+        headers[name.lower()] = value.strip()
+    return Request(line, stream.read(int(headers.get("content-length", 0))), headers) if line else None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ TruecourseError
 │   ├── NotFound           no such object, table or version
 │   ├── AlreadyExists      create-if-absent found an object
 │   ├── AccessDenied       bad or missing credentials
+│   ├── ConflictError      another process changed a table at the same time
 │   └── FormatError        a newer Truecourse wrote it
 ├── FeatureError           invalid feature SQL or feature store failure
 ├── IntegrityError         bytes differ from the recorded SHA-256
@@ -122,6 +123,10 @@ class AlreadyExists(StorageError):
 
 
 class AccessDenied(StorageError):
+    pass
+
+
+class ConflictError(StorageError):
     pass
 
 

@@ -21,19 +21,21 @@ ANSWERING = "truecourse.answering"
 
 
 class Exchange:
-    """One request. `started`: by time.perf_counter(). `caller`: id of the key, or address. `status`: of the reply, 0
-    before there is one. `is_complete`: the body was received. `is_refused`: it will be refused. `is_late`: it took
-    too long and was given up. `is_gone`: the client has disconnected. `receive`: yields the rest of the body."""
+    """One request. `started`: by time.perf_counter(). `caller`: id of the API key, or address. `holder`: id of the API
+    key, empty where none is required. `status`: of the reply, 0 before there is one. `is_complete`: the body was
+    received. `is_refused`: it will be refused. `is_late`: it took too long and was given up. `is_gone`: the client has
+    disconnected. `receive`: yields the rest of the body."""
 
     __slots__ = (
-        "caller", "is_complete", "is_gone", "is_late", "is_refused", "path", "receive", "scope", "started", "status",
+        "caller", "holder", "is_complete", "is_gone", "is_late", "is_refused", "path", "receive", "scope", "started",
+        "status",
     )  # fmt: skip
     receive: Receive
 
     def __init__(self, scope: Message) -> None:
         self.started = time.perf_counter()
         self.scope, self.path = scope, scope["path"]
-        self.caller = ""
+        self.caller = self.holder = ""
         self.status = 0
         self.is_complete = self.is_late = self.is_gone = self.is_refused = False
 

@@ -4,7 +4,7 @@ Sixteen one-row requests take one call of the trees, one read of the online stor
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from services.model.predictor import Answer
 from services.model.traffic_split import TrafficSplit
 from truecourse.errors import RequestError
 from truecourse.serving.rows import Rows
+from truecourse.unique_ids import new_ids
 
 OnAnswer = Callable[[Answer | Exception], None]
 """Called with the answer to a request, or the error."""
@@ -21,10 +22,11 @@ OnAnswer = Callable[[Answer | Exception], None]
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """The rows of one request as sent."""
+    """The rows of one request as sent. `ids`: of their predictions; None for new ones."""
 
     rows: list[Any]
     on_answer: OnAnswer
+    ids: Sequence[str] | None = None
     is_answered: bool = False
 
     def answer(self, answer: Answer | Exception) -> None:
@@ -71,7 +73,10 @@ class MicroBatcher:
             one.answer(error)
 
     def _score(self, split: TrafficSplit, waiting: list[PendingRequest], rows: Rows, at: datetime) -> None:
-        document, parts = self._router.answer(split, rows, at, explain=False)
+        ids = None
+        if any(one.ids is not None for one in waiting):
+            ids = [id for one in waiting for id in (new_ids(len(one.rows), at) if one.ids is None else one.ids)]
+        document, parts = self._router.answer(split, rows, at, explain=False, ids=ids)
         asyncio.get_running_loop().call_soon(self._router.finish, split, parts)  # after the replies are sent
         answers, start = document["predictions"], 0
         for one in waiting:

@@ -111,7 +111,7 @@ def protect(service: Any, guard: Guard, endpoint: Endpoint, settings: Settings) 
             CORSMiddleware,
             allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-api-key"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "x-api-key"],
             expose_headers=["retry-after"],
             max_age=600,
         )

@@ -65,7 +65,8 @@ class Guard:
             return Refusal("keys", 503, error.what, error.hint, 1)
         if path not in LIMITED_PATHS:
             return None
-        exchange.caller = key.id if key is not None else (scope.get("client") or ("",))[0]
+        exchange.holder = key.id if key is not None else ""
+        exchange.caller = exchange.holder or (scope.get("client") or ("",))[0]
         wait = self.buckets.take(exchange.caller)
         if wait:
             return Refusal("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))

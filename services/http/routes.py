@@ -15,6 +15,7 @@ import orjson
 
 from services.http import swagger_ui
 from services.http.exchange import JSON, Done, Exchange, Headers, Message, Reply
+from services.http.idempotency import Call, RecentCalls
 from services.http.landing_page import page
 from services.http.load_shedding import Load, Task
 from services.http.micro_batching import MicroBatcher, PendingRequest
@@ -77,6 +78,7 @@ class Endpoint:
         self._router = router
         self._documents = Documents()
         self._batcher = MicroBatcher(router)
+        self._calls = RecentCalls()
         self._scheduler = Scheduler(load, self, router.threads, self._overloaded)
 
     async def reply(self, exchange: Exchange) -> Reply:
@@ -120,15 +122,16 @@ class Endpoint:
             path = task.exchange.path
             try:
                 split = split or self._current_split()
-                sent = _read_rows(split, task)
+                sent, call = self._read(split, task)
             except Exception as error:
                 task.done(_error_reply(path, error))
                 continue
             few, trees = len(sent) <= FEW, split.champion.model.trees
             if few and path == "/predict" and split.challenger is None and len(tasks) > 1:
-                waiting.append(PendingRequest(sent, partial(self._reply_in_batch, task, len(sent))))
+                ids = None if call is None else call.ids(len(sent))
+                waiting.append(PendingRequest(sent, partial(self._reply_in_batch, task, len(sent), call), ids))
             elif few or (path == "/predict" and len(sent) * trees <= INLINE_WALKS):
-                task.done(self._reply_to(split, path, sent))
+                task.done(self._reply_to(split, path, sent, call))
             else:
                 longer.append(task)
         if split is not None and waiting:
@@ -140,18 +143,26 @@ class Endpoint:
             if task.exchange.is_gone:  # gave up while it waited for a thread
                 raise PlatformError("the request was given up")
             split = self._current_split()
-            sent = _read_rows(split, task)
+            sent, call = self._read(split, task)
         except Exception as error:
             return _error_reply(task.exchange.path, error)
-        return self._reply_to(split, task.exchange.path, sent)
+        return self._reply_to(split, task.exchange.path, sent, call)
 
-    def _reply_to(self, split: TrafficSplit, path: str, sent: list[Any]) -> Reply:
+    def _read(self, split: TrafficSplit, task: Task) -> tuple[list[Any], Call | None]:
+        """Parse the rows of the request, and identify its call. Raises RequestError."""
+        check_content_type(task.exchange.scope)
+        sent = split.champion.rows.parse_body(task.body)
+        return sent, self._calls.identify(task.exchange, task.body)
+
+    def _reply_to(self, split: TrafficSplit, path: str, sent: list[Any], call: Call | None) -> Reply:
         router = self._router
         try:
             at = datetime.now(UTC)
             rows = split.champion.rows.accept_rows(sent, at)
             _count_rows(router, path, len(rows))
-            document, parts = router.answer(split, rows, at, path == "/explain")
+            ids = None if call is None else call.ids(len(rows))
+            document, parts = router.answer(split, rows, at, path == "/explain", ids)
+            self._calls.remember(call)
             return Reply(200, _encode(document), JSON, lambda: router.finish(split, parts))
         except Exception as error:
             return _error_reply(path, error)
@@ -161,12 +172,13 @@ class Endpoint:
             self._router.metrics.count_refusal(OVERLOAD.reason)
         return OVERLOAD.reply
 
-    def _reply_in_batch(self, task: Task, rows: int, answer: Answer | Exception) -> None:
+    def _reply_in_batch(self, task: Task, rows: int, call: Call | None, answer: Answer | Exception) -> None:
         path = task.exchange.path
         try:
             if isinstance(answer, Exception):
                 raise answer
             _count_rows(self._router, path, rows)
+            self._calls.remember(call)
             reply = Reply(200, _encode(answer))
         except Exception as error:
             reply = _error_reply(path, error)
@@ -188,12 +200,6 @@ class Endpoint:
         if length > limit:
             raise too_large(predictor.contract)
         return b"".join(kept)
-
-
-def _read_rows(split: TrafficSplit, task: Task) -> list[Any]:
-    """Parse the rows of the request. Raises RequestError."""
-    check_content_type(task.exchange.scope)
-    return split.champion.rows.parse_body(task.body)
 
 
 def _path_hint(path: str) -> str:

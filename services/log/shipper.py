@@ -48,8 +48,8 @@ def _try_ship(problem: str) -> bool:
     except (TruecourseError, OSError) as error:
         log.error("shipping failed, and is retried: %s", error)
         return False
-    if shipment.records:
-        log.info("%d predictions shipped", shipment.records)
+    if shipment.records or shipment.repeated:
+        log.info(shipment.sentence)
     return True
 
 

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -47,8 +47,10 @@ class ModelRouter:
         """Open the predictor of an unpacked Bento's `model/` folder; its reads of the online store are counted."""
         return open_predictor(folder, self.metrics)
 
-    def answer(self, split: TrafficSplit, rows: Rows, at: datetime, explain: bool) -> tuple[Answer, list[LoggedResult]]:
-        """Score the rows: the response body, and the results to log.
+    def answer(
+        self, split: TrafficSplit, rows: Rows, at: datetime, explain: bool, ids: Sequence[str] | None = None
+    ) -> tuple[Answer, list[LoggedResult]]:
+        """Score the rows: the response body, and the results to log. `ids`: of the predictions; new ones by default.
 
         Where the challenger raises, the champion answers its rows too. Raises PlatformError when the online store
         cannot be read."""
@@ -56,14 +58,17 @@ class ModelRouter:
         if split.challenger is not None and challenged:
             rest = sorted(set(range(len(rows))) - set(challenged))
             try:
-                parts = [split.challenger.answer(rows.part(challenged), explain=explain, role="challenger", at=at)]
+                some = rows.part(challenged)
+                of_some = None if ids is None else [ids[i] for i in challenged]
+                parts = [split.challenger.answer(some, explain=explain, role="challenger", at=at, ids=of_some)]
             except Exception as error:
                 failure = self._count_failure("challenger", split.challenger.identity, error)
             else:
                 if rest:
-                    parts.insert(0, split.champion.answer(rows.part(rest), explain=explain, at=at))
+                    of_rest = None if ids is None else [ids[i] for i in rest]
+                    parts.insert(0, split.champion.answer(rows.part(rest), explain=explain, at=at, ids=of_rest))
                 return response_document(parts, rest + challenged), [*parts]
-        result = split.champion.answer(rows, explain=explain, at=at)
+        result = split.champion.answer(rows, explain=explain, at=at, ids=ids)
         results: list[LoggedResult] = [result]
         if split.challenger is not None and failure:
             instead = [result.answers[i] for i in challenged]

@@ -1,7 +1,6 @@
 """Predictors: from validated rows of a request to predictions and explanations."""
 
 import logging
-import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from truecourse.registry.trained_problem import trained_problem
 from truecourse.serving.contract import DECISION_TIME, ID, Contract
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows, field_array
+from truecourse.unique_ids import new_ids
 from truecourse.wording import counted_of
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class Predictor:
                 answer["warning"] = self._warning(rows, place, answer["missing"], unavailable, unfit)
         if unavailable:
             answers = [answer | {"unavailable": unavailable} for answer in answers]
-        answers = self._with_ids(rows, answers, new_ids(len(rows)) if ids is None else ids)
         moment = datetime.now(UTC) if at is None else at
+        answers = self._with_ids(rows, answers, new_ids(len(rows), moment) if ids is None else ids)
         took = time.perf_counter() - began
         return PredictionResult(
             self.identity, role, moment, self.model.vocabulary, rows, columns, events, answers, took
@@ -196,12 +196,6 @@ def response_document(parts: Sequence[PredictionResult], order: Sequence[int] | 
     if order is not None:
         answers = [answer for _, answer in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
     return {"model": first.to_document(), "predictions": answers}
-
-
-def new_ids(count: int) -> list[str]:
-    """Random ids of 128 bits, as 32 hexadecimal digits."""
-    digits = os.urandom(16 * count).hex()
-    return [digits[i : i + 32] for i in range(0, 32 * count, 32)]
 
 
 def _column(values: Array, kind: str) -> Array:

@@ -96,7 +96,7 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
     logged = [record(str(day), at=(NOW - timedelta(days=day)).isoformat()) for day in (0, 5, 40)]
     records = [one | {"problem": "wine", "model_version": versions["answered"].version} for one in logged]
     rows = prediction_log.entries_table(encode_entry(entry(one)) for one in records)
-    Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
+    Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.SEARCHED, merge=True)
     return Home(versions, loose, failed, snapshot)
 
 
@@ -165,7 +165,7 @@ def test_retention_of_reports_and_log_counts_back_from_the_newest(
     store.put("histograms/wine/abc/profile.json", b"{}")
     logged = [record(str(day), at=(years - timedelta(days=day)).isoformat()) for day in (31, 29, 0)]
     rows = prediction_log.entries_table(encode_entry(entry(one)) for one in logged)
-    Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
+    Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.SEARCHED, merge=True)
     removed = collect.clean("wine", NOW)
     assert removed is not None
     assert (removed["reports"], removed["histograms"], removed["logged predictions"]) == (2 + 4, 2, 1)

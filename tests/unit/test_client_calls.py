@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -137,6 +138,9 @@ def test_a_call_whose_connection_is_lost_before_a_response_is_sent_again(
     found = call(kind, server.url, method, *(("predict", ROW) if method == "post" else ()))
     assert (found if method == "post" else found.to_document()) == MODEL
     assert len(server.requests) == 3
+    keys = {headers.get("idempotency-key") for headers in server.headers}
+    assert len(keys) == 1, "all attempts of a call have its key"
+    assert (keys == {None}) is (method == "about")
     server.steps = [lost] * 3
     with pytest.raises(PlatformError, match="does not answer"):
         call(kind, server.url, "about")
@@ -144,6 +148,20 @@ def test_a_call_whose_connection_is_lost_before_a_response_is_sent_again(
     with pytest.raises(PlatformError, match="does not answer"):
         call(kind, server.url, "about", tries=1)
     assert not server.steps
+
+
+def test_each_call_has_a_key_of_its_own(kind: str, server: ScriptedServer) -> None:
+    server.default = answer(body=json.dumps(PREDICTED).encode())
+    for _ in range(2):
+        call(kind, server.url, "predict", ROW)
+    new = {headers["idempotency-key"] for headers in server.headers}
+    assert len({uuid.UUID(key.strip('"')).version for key in new}) == 1 < len(new)
+    with Client(server.url) as client:
+        client.predict(ROW, idempotency_key="order 7")
+        assert server.headers[-1]["idempotency-key"] == '"order 7"'
+        for wrong in ("", 'a"b', "a\\b", "é", "a\nb", "x" * 256):
+            with pytest.raises(SettingsError, match="idempotency_key"):
+                client.predict(ROW, idempotency_key=wrong)
 
 
 def test_a_response_that_is_cut_off_is_not_sent_for_again(kind: str, server: ScriptedServer) -> None:

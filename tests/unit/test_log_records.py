@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.model.predictor import new_ids
 from services.model.results import ENTRY, ChallengerFailure, Identity, PredictionResult
 from tests.contracts import GOOD, NOW, contract
 from tests.log_records import logged_records
 from truecourse.modeling.encoding import LARGEST, Vocabulary, json_number
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows
+from truecourse.unique_ids import new_ids
 
 VOCABULARY = Vocabulary(
     kinds={
@@ -32,7 +32,7 @@ def read(*given: dict[str, Any]) -> Rows:
 
 def make_answer(rows: Rows, sold: list[float], computed: bool = False, **changes: Any) -> PredictionResult:
     """`sold` is looked up, or `computed` as an array."""
-    answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows))]
+    answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows), NOW)]
     columns = rows.values | {"sold": np.array(sold) if computed else [json_number(value) for value in sold]}
     events = {"sold": [EVENT if math.isfinite(value) else -(2**63) for value in sold]}
     return PredictionResult(

@@ -18,6 +18,7 @@ from truecourse.addresses import is_loopback_name
 from truecourse.errors import PlatformError, RequestError, SettingsError
 from truecourse.responses import ErrorResponse, HealthResponse
 from truecourse.tls import pinned_context
+from truecourse.unique_ids import LONGEST_KEY, is_call_key, new_call_key
 
 T = TypeVar("T", bound=BaseModel)
 BUSY = frozenset({429, 503})
@@ -98,9 +99,19 @@ class Reply(NamedTuple):
 
 
 class Call:
-    """One call: the time and the attempts that are left to it. `busy`: statuses after which it is tried again."""
+    """One call: the time and the attempts that are left to it. `busy`: statuses after which it is tried again.
+    `idempotency_key`: of a call with a body, by default a new one; all attempts have it, so they count once.
 
-    def __init__(self, options: Options, path: str, body: bytes | None, busy: frozenset[int] = BUSY) -> None:
+    Raises SettingsError for an invalid key."""
+
+    def __init__(
+        self,
+        options: Options,
+        path: str,
+        body: bytes | None,
+        busy: frozenset[int] = BUSY,
+        idempotency_key: str | None = None,
+    ) -> None:
         self._options, self._busy = options, busy
         self._deadline = time.monotonic() + options.seconds
         self._tries = options.tries
@@ -108,6 +119,7 @@ class Call:
         self.is_answered = False
         """Whether the header of a response was received; set by the client."""
         self.method, self.path, self.body = "GET" if body is None else "POST", f"/{path}", body
+        self.headers = {} if body is None else {"idempotency-key": f'"{_call_key(idempotency_key)}"'}
 
     @property
     def seconds_left(self) -> float:
@@ -156,6 +168,16 @@ class Call:
         if isinstance(error, httpx.TimeoutException):
             return f"no response within {self._options.timeout:g} s"
         return _first_cause(error)
+
+
+def _call_key(key: str | None) -> str:
+    """The key of a call, or a new one. Raises SettingsError if a header cannot hold it."""
+    if key is None:
+        return new_call_key()
+    if not is_call_key(key):
+        what = f"must be 1 to {LONGEST_KEY} printable ASCII characters without quotes"
+        raise SettingsError(what, where="`idempotency_key`", hint="use a UUID")
+    return key
 
 
 def _unanswered(reason: str, url: str) -> PlatformError:

@@ -63,14 +63,19 @@ class Client(_BaseClient[httpx.Client]):
 
     _kind = httpx.Client
 
-    def predict(self, *rows: "Row | pd.DataFrame") -> PredictionResponse:
+    def predict(self, *rows: "Row | pd.DataFrame", idempotency_key: str | None = None) -> PredictionResponse:
         """Predict each row, and each row of a frame. Raises RequestError for rows that violate the contract and for an
-        invalid key, PlatformError if the endpoint does not answer."""
-        return parse(self._call(Call(self._options, "predict", encode(rows))), PredictionResponse, self._url)
+        invalid API key, PlatformError if the endpoint does not answer.
 
-    def explain(self, *rows: "Row | pd.DataFrame") -> ExplanationResponse:
+        idempotency_key: of this call, if your code may repeat it; a repeated call with the same rows counts once. By
+        default a new one, for the attempts of the client itself. Raises SettingsError for an invalid one."""
+        call = Call(self._options, "predict", encode(rows), idempotency_key=idempotency_key)
+        return parse(self._call(call), PredictionResponse, self._url)
+
+    def explain(self, *rows: "Row | pd.DataFrame", idempotency_key: str | None = None) -> ExplanationResponse:
         """Predict each row, with SHAP contributions that sum to its margin. Raises as predict() does."""
-        return parse(self._call(Call(self._options, "explain", encode(rows))), ExplanationResponse, self._url)
+        call = Call(self._options, "explain", encode(rows), idempotency_key=idempotency_key)
+        return parse(self._call(call), ExplanationResponse, self._url)
 
     def post(self, path: str, *rows: "Row | pd.DataFrame") -> dict[str, Any]:
         """The endpoint's JSON response to the rows. Raises as predict() does."""
@@ -110,7 +115,9 @@ class Client(_BaseClient[httpx.Client]):
 
     def _send(self, call: Call) -> Reply:
         call.is_answered = False
-        with self._http.stream(call.method, call.path, content=call.body, timeout=call.timeouts()) as response:
+        with self._http.stream(
+            call.method, call.path, content=call.body, timeout=call.timeouts(), headers=call.headers
+        ) as response:
             call.is_answered, parts = True, []
             for part in response.iter_bytes():
                 parts.append(part)
@@ -124,13 +131,15 @@ class AsyncClient(_BaseClient[httpx.AsyncClient]):
 
     _kind = httpx.AsyncClient
 
-    async def predict(self, *rows: "Row | pd.DataFrame") -> PredictionResponse:
+    async def predict(self, *rows: "Row | pd.DataFrame", idempotency_key: str | None = None) -> PredictionResponse:
         """Predict each row, and each row of a frame. Raises as Client.predict() does."""
-        return parse(await self._call(Call(self._options, "predict", encode(rows))), PredictionResponse, self._url)
+        call = Call(self._options, "predict", encode(rows), idempotency_key=idempotency_key)
+        return parse(await self._call(call), PredictionResponse, self._url)
 
-    async def explain(self, *rows: "Row | pd.DataFrame") -> ExplanationResponse:
+    async def explain(self, *rows: "Row | pd.DataFrame", idempotency_key: str | None = None) -> ExplanationResponse:
         """Predict each row, with SHAP contributions that sum to its margin. Raises as predict() does."""
-        return parse(await self._call(Call(self._options, "explain", encode(rows))), ExplanationResponse, self._url)
+        call = Call(self._options, "explain", encode(rows), idempotency_key=idempotency_key)
+        return parse(await self._call(call), ExplanationResponse, self._url)
 
     async def post(self, path: str, *rows: "Row | pd.DataFrame") -> dict[str, Any]:
         """The endpoint's JSON response to the rows. Raises as predict() does."""
@@ -173,7 +182,9 @@ class AsyncClient(_BaseClient[httpx.AsyncClient]):
         try:
             async with (
                 asyncio.timeout(call.seconds_left),
-                self._http.stream(call.method, call.path, content=call.body, timeout=call.timeouts()) as response,
+                self._http.stream(
+                    call.method, call.path, content=call.body, timeout=call.timeouts(), headers=call.headers
+                ) as response,
             ):
                 call.is_answered = True
                 return Reply(response.status_code, response.headers, await response.aread())

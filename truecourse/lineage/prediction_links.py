@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.data.sources import scratch
@@ -29,7 +28,7 @@ from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
 from truecourse.registry.trained_problem import archived_problem
-from truecourse.serving.prediction_log import log_table
+from truecourse.serving.prediction_log import record_table
 from truecourse.serving.privacy import HASHED
 from truecourse.serving.rows import object_array
 from truecourse.storage import file_digests
@@ -138,12 +137,7 @@ def _explanation_link(id: str, model: Model, matrix: Array, base: float, recorde
 
 def _logged_input_links(tables: Tables, problem: Problem, record: Record) -> Iterator[Link]:
     """Compute request features again, and look up view features again as of the decision time."""
-    reference = tables.version(log_table(problem.name))
-    assert reference is not None
-    chosen = (pc.field("prediction_id") == record["prediction_id"]) & (pc.field("role") == record["role"])
-    day = record["day"]
-    row = tables.read(reference, COLUMNS, chosen, [("day", "=", day)]).slice(0, 1)
-    logged = LogSample(problem, row, 1)
+    logged = LogSample(problem, record_table(record).select(COLUMNS), 1)
     now = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
     try:
         audit = audit_inputs(problem, tables, logged, now)

@@ -57,7 +57,7 @@ def find_scored_rows(tables: Tables, problem: str, id: str) -> list[dict[str, An
     reference = tables.version(predictions_table(problem))
     if reference is None:
         return []
-    found = tables.read_with_files(reference, pc.field("id").cast(pa.string()) == id)
+    found = tables.find_rows(reference, pc.field("id").cast(pa.string()) == id)
     return [_record(row) for row in sorted(found, key=lambda row: row[SCORED_AT], reverse=True)]
 
 

@@ -26,8 +26,10 @@ from truecourse.serving.log_segments import (
     seal_abandoned,
     shipping_lock,
 )
+from truecourse.serving.repeated_calls import Appended, append_once
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.log")
 BATCH_BYTES = 32 << 20
@@ -36,13 +38,20 @@ BATCH_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Shipment:
-    """What one call shipped. `records`: predictions. `busy`: another process is shipping, so nothing was shipped."""
+    """What one call shipped. `records`: predictions. `busy`: another process is shipping, so nothing was shipped.
+    `repeated`: records of calls that were sent again, which were dropped or replaced."""
 
     records: int = 0
     segments: int = 0
     torn_bytes: int = 0
     damaged: tuple[str, ...] = ()
     busy: bool = False
+    repeated: int = 0
+
+    @property
+    def sentence(self) -> str:
+        again = f"; {counted(self.repeated, 'record')} of repeated calls dropped" if self.repeated else ""
+        return f"{counted(self.records, 'prediction')} shipped{again}"
 
 
 def spool_folder(problem: str) -> Path:
@@ -76,12 +85,13 @@ def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
     ):  # its segments still exist: they are removed only after a synced commit
         log.warning("%s of %s incomplete after a power failure; shipping again", ", ".join(gone), name)
     shipped = tables.transactions(name, {segment.stream for segment in segments})
-    records, count = 0, 0
+    records = repeated = count = 0
     damaged: list[str] = []
     for batch in _batches(segments, shipped):
         read = {segment: _read(segment) for segment in batch}
         payloads = [payload for found, _ in read.values() for payload in found]
-        records += _append(tables, name, payloads, batch)
+        appended = _append(tables, name, payloads, batch)
+        records, repeated = records + appended.records, repeated + appended.repeated
         for segment, (_, complete) in read.items():
             if complete:
                 segment.remove()
@@ -89,25 +99,14 @@ def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
                 damaged.append(str(segment.set_aside()))
                 log.error("%s is damaged: shipped the records before the damage, kept the file", damaged[-1])
         count += len(batch)
-    return Shipment(records, count, torn, tuple(damaged))
+    return Shipment(records, count, torn, tuple(damaged), repeated=repeated)
 
 
-def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segment]) -> int:
-    """Commit the entries of these segments; returns the number of records."""
-    rows = prediction_log.entries_table(payloads)
-    about = {"flow": "ship", "rows": len(rows), "segments": len(batch)}
+def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segment]) -> Appended:
+    """Commit the entries of these segments."""
     last = {segment.stream: segment.number for segment in batch}
-    tables.append(
-        name,
-        rows,
-        about,
-        partition_by=prediction_log.PARTITION,
-        stats_columns=prediction_log.DATED,
-        transactions=last,
-        merge=True,
-        keep_log=False,
-    )
-    return len(rows)
+    about = {"flow": "ship", "segments": len(batch)}
+    return append_once(tables, name, prediction_log.entries_table(payloads), about, last)
 
 
 def _read(segment: Segment) -> tuple[list[bytes], bool]:

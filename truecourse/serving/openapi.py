@@ -6,6 +6,7 @@ Responses are described by the schemas of their models (truecourse/serving/respo
 from truecourse.data.times import TIME_PATTERN
 from truecourse.serving.contract import DECISION_TIME, ID, ID_LIMIT, INTEGERS, LARGEST_FLOAT, Contract, RequestField
 from truecourse.serving.response_schemas import Schema, reference, response_schemas
+from truecourse.unique_ids import LONGEST_KEY
 
 _KINDS = {"text": "string", "integer": "integer", "float": "number", "boolean": "boolean", "time": "string"}
 _REFUSALS = {
@@ -16,7 +17,7 @@ _REFUSALS = {
     "413": "The body is too long.",
     "414": "The request line is too long.",
     "415": "The content type is not application/json, or the charset is not UTF-8.",
-    "422": "The rows violate the contract; the response lists the faults.",
+    "422": "The rows violate the contract, and the response lists the faults; or the key was used with another body.",
     "429": "Too many requests from this caller or in total; retry after Retry-After seconds.",
     "431": "The header is too long.",
     "500": "An internal error; the server's log has the cause.",
@@ -24,6 +25,13 @@ _REFUSALS = {
     "504": "The request timed out.",
 }
 _TIME = "ISO 8601, as 2024-05-01T12:30:00Z, of the years 1678 to 2261; UTC where no offset is given."
+_CALL_KEY: Schema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A new text for each call, as a UUID; the same one if a call is sent again, which then counts once.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": r"^[!#-\[\]-~]+$"},
+}
 _OF_ANY_PATH = ("401", "403", "500", "503", "504")
 _LISTED = 50
 """Maximum number of categories in a description."""
@@ -71,6 +79,7 @@ def _scoring(contract: Contract, name: str, summary: str, response: str) -> Sche
     return {
         "operationId": name,
         "summary": summary,
+        "parameters": [_CALL_KEY],
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {"200": _json("One prediction per row, in order.", reference(response)), **_errors(*_REFUSALS)},
     }

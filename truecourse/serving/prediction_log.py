@@ -52,8 +52,9 @@ scoring, of the `batch` rows of one request that were scored together. `error`: 
 raised, as a shadow or before the champion answered instead; such a record has role shadow and no prediction. Tables
 and records of older versions lack `seconds`, `batch` and `error`."""
 PARTITION = "day"
-DATED = ("at", "decision_time")
-"""The columns whose minimum and maximum are in the commits, for searching by time."""
+SEARCHED = ("at", "decision_time", "prediction_id")
+"""The columns whose minimum and maximum are in the commits: files are searched by them. Ids sort by time
+(truecourse.unique_ids)."""
 OF_ANSWER = ("prediction_id", "id", "decision_time", "score", "scores", "prediction", "base", "contributions")
 OF_ENTRY = ("at", "problem", "model_version", "model_sha256", "role", "seconds", "batch", "error")
 _JSON = ("request", "features", "event_times", "scores", "contributions")
@@ -150,6 +151,13 @@ def find_records(tables: Tables, problem: str, prediction_id: str) -> list[dict[
     reference = tables.version(log_table(problem))
     if reference is None:
         return []
-    found = tables.read_with_files(reference, pc.field("prediction_id") == prediction_id)
+    condition = pc.field("prediction_id") == prediction_id
+    found = tables.find_rows(reference, condition, [("prediction_id", "=", prediction_id)])
     parsed = [row | {name: json.loads(row[name]) for name in _JSON if row[name] is not None} for row in found]
     return sorted(parsed, key=lambda row: row["role"] == "shadow")
+
+
+def record_table(record: Mapping[str, Any]) -> pa.Table:
+    """Convert a record of find_records() to a row of the table."""
+    texts = {name: json.dumps(record[name]) for name in _JSON if record.get(name) is not None}
+    return pa.Table.from_pylist([{**record, **texts}], SCHEMA)

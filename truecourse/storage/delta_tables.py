@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from truecourse.errors import AccessDenied, NotFound, StorageError
+from truecourse.errors import AccessDenied, ConflictError, NotFound, StorageError
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
 from truecourse.storage import delta_options, file_digests
@@ -32,6 +32,7 @@ _AT_ONCE = 4
 _FILE = "__filename"
 _KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 """Delta must not delete old commits, because lineage reads them."""
+_STATISTICS = "delta.dataSkippingStatsColumns"
 _FEW_FILES = 64
 """Datasets of up to this many files are kept open with all files; larger ones are pruned by file statistics."""
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader
@@ -77,6 +78,9 @@ class Tables:
                 "TRUECOURSE_TABLE_RETENTION keeps replaced files longer",
             )
             raise NotFound(what, where=name, hint=hint) from None
+        except CommitFailedError as error:
+            hint = "try again: another process changed the table at the same time"
+            raise ConflictError(str(error), where=self.uri(name), hint=hint) from error
         except (DeltaError, OSError) as error:
             if any(sign in str(error) for sign in ("403", "Forbidden", "AccessDenied", "InvalidAccessKeyId")):
                 hint = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
@@ -166,12 +170,23 @@ class Tables:
                 columns=columns, filter=delta_options.filter_expression(where, filter)
             )
 
-    def read_with_files(self, reference: TableVersion, filter: Any) -> list[dict[str, Any]]:
-        """Read the rows selected by `filter`, each with the key of its `file`."""
+    def find_rows(self, reference: TableVersion, condition: Any, where: Sequence[Limit] = ()) -> list[dict[str, Any]]:
+        """Find the few rows selected by `condition`, each with the key of its `file`. `where`: as in read().
+
+        The columns of the condition are read first, and all others only of the row groups that have such rows."""
+        found: list[dict[str, Any]] = []
+        condition = delta_options.filter_expression(where, condition)
         with self._errors(reference.name):
-            dataset = self.dataset(reference)
-            rows = dataset.to_table(columns=[*dataset.schema.names, _FILE], filter=filter).to_pylist()
-        return [{"file": f"{reference.name}/{row.pop(_FILE)}", **row} for row in rows]
+            dataset = self.dataset(reference, where)
+            files = set(dataset.to_table(columns=[_FILE], filter=condition)[_FILE].to_pylist())
+            for fragment in dataset.get_fragments(filter=condition):
+                if fragment.path not in files:
+                    continue
+                for group in fragment.split_by_row_group(condition, dataset.schema):
+                    if group.scanner(schema=dataset.schema, columns=[], filter=condition).count_rows():
+                        rows = group.to_table(dataset.schema, filter=condition).to_pylist()
+                        found += [{"file": f"{reference.name}/{fragment.path}", **row} for row in rows]
+        return found
 
     def parts(
         self, reference: TableVersion, columns: list[str], rows: int, filter: Any = None, where: Sequence[Limit] = ()
@@ -205,22 +220,27 @@ class Tables:
         transactions: Mapping[str, int] | None = None,
         merge: bool = False,
         keep_log: bool = True,
+        after: TableVersion | None = None,
     ) -> TableVersion:
         """Append rows; create the table if it does not exist.
 
         `partition_by`: a column. `stats_columns`: columns whose minimum and maximum commits record (default: all).
         Both apply when the table is created. `transactions`: numbers by application, committed with the rows; see
         transactions(). `merge`: as in replace(). `keep_log`: keep all commits of a new table; otherwise Delta deletes
-        them after 30 days."""
-        new = {"delta.dataSkippingStatsColumns": ",".join(stats_columns)} if stats_columns else {}
+        them after 30 days. `after`: the version that the caller has read; raises ConflictError if a later one has a
+        number of the same application."""
+        new = {_STATISTICS: ",".join(stats_columns)} if stats_columns else {}
         new |= {} if keep_log else {"delta.enableExpiredLogCleanup": "true"}
         options: dict[str, Any] = {"mode": "append", "partition_by": partition_by, "schema_mode": _mode(merge)}
-        return self._write(name, rows, commit, transactions, new, **options)
+        return self._write(name, rows, commit, transactions, new, after, **options)
 
-    def compact(self, name: str) -> int:
-        """Merge small files in a new version with the same rows. Return how many files it removed."""
-        table = self.open(name)
+    def compact(self, name: str, stats_columns: Sequence[str] = ()) -> int:
+        """Merge small files in a new version with the same rows. Return how many files it removed. `stats_columns`: as
+        in append(); an older table has them from now on."""
+        table, wanted = self.open(name), ",".join(stats_columns)
         with self._errors(name), self._synced(name):
+            if wanted and table.metadata().configuration.get(_STATISTICS) != wanted:
+                table.alter.set_table_properties({_STATISTICS: wanted})
             removed = int(table.optimize.compact()["numFilesRemoved"])
         self._record_files(name)
         return removed
@@ -274,6 +294,7 @@ class Tables:
         commit: dict[str, Any],
         transactions: Mapping[str, int] | None = None,
         new: Mapping[str, str] | None = None,
+        after: TableVersion | None = None,
         **options: Any,
     ) -> TableVersion:
         properties = CommitProperties(
@@ -282,7 +303,7 @@ class Tables:
         )
         with self._errors(name), self._synced(name):
             write_deltalake(
-                self.uri(name),
+                self.uri(name) if after is None else self._open(name, after.version),
                 rows,
                 storage_options=self._options,
                 commit_properties=properties,

@@ -8,7 +8,7 @@ from typing import Any
 
 from feature_repo.compat import feast_online_store
 from truecourse.errors import PlatformError
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.settings import get_settings
 
 Matches = Callable[[dict[str, Any]], bool]
@@ -16,8 +16,9 @@ Matches = Callable[[dict[str, Any]], bool]
 _FOLDER = "feast"
 
 
-def remove_online(problem: Problem, matches: Matches, *, dry_run: bool) -> Iterator[tuple[str, int]]:
-    """Remove the matching keys from every online store of a problem; yields each store's name and the number of keys.
+def remove_online(problem: Namespace, matches: Matches, *, dry_run: bool) -> Iterator[tuple[str, int]]:
+    """Remove the matching keys from every online store of a problem or area; yields each store's name and the number of
+    keys.
 
     Raises PlatformError if Redis does not answer."""
     settings = get_settings()
@@ -53,7 +54,7 @@ def _remove_sqlite(path: Path, matches: Matches, dry_run: bool) -> int:
     return len(found)
 
 
-def _remove_redis(problem: Problem, matches: Matches, dry_run: bool) -> int:
+def _remove_redis(problem: Namespace, matches: Matches, dry_run: bool) -> int:
     import redis
 
     found = 0

@@ -11,6 +11,8 @@ from tests import simulated_orders
 HERE = Path(__file__).parent
 AREA = "customers"
 USERS = ("leaving", "growth", "segments")
+SUBJECT, OWN = "c007", "Zeppelin-Lila-88"
+"""A customer, and a category that no other customer has."""
 
 
 def install(root: Path) -> Path:
@@ -26,7 +28,9 @@ def install(root: Path) -> Path:
     customers = sorted(set(reviews["customer"]))
     facts = [(name, ["north", "south"][n % 2], 2000 + n % 20) for n, name in enumerate(customers)]
     pd.DataFrame(facts, columns=["customer", "region", "joined"]).to_csv(area / "data" / "customers.csv", index=False)
-    deliver(root, simulated_orders.orders(1500, until=330), 1)
+    orders = simulated_orders.orders(1500, until=330)
+    orders.loc[orders.index[orders["customer"] == SUBJECT][::3], "category"] = OWN
+    deliver(root, orders, 1)
     reviews.to_csv(folders["leaving"] / "data" / "reviews.csv", index=False)
     months = reviews.rename(columns={"review": "month", "reviewed_at": "begins_at"})
     months["spend"] = random.gamma(2, 20, len(months)).round(2)

@@ -13,7 +13,9 @@ from truecourse.wording import counted
 
 @command
 def forget(
-    entity: Annotated[str | None, typer.Argument(help="An entity of a problem, or a table with a key.")] = None,
+    entity: Annotated[
+        str | None, typer.Argument(help="An entity, or a table with a key; with AREA. or PROBLEM. before it, that one.")
+    ] = None,
     key: Annotated[list[str] | None, typer.Argument(help="The subject's key; one value for each key column.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
@@ -73,12 +75,14 @@ def _refuse_running_flows() -> None:
 
 def _document(outcome: Any, dry_run: bool) -> dict[str, Any]:
     from truecourse.erasure.removal import counts_by_kind
+    from truecourse.problem.namespace import FeatureArea
 
     return {
         "dry_run": dry_run,
-        "entity": outcome.targets[0].subject.entity,
+        "entity": outcome.entity,
         "key_hash": outcome.key_hash,
-        "problems": [target.problem.name for target in outcome.targets],
+        "problems": [one.namespace.name for one in outcome.targets if not isinstance(one.namespace, FeatureArea)],
+        "areas": [one.namespace.name for one in outcome.targets if isinstance(one.namespace, FeatureArea)],
         "removed": counts_by_kind(outcome.removed_data),
         "objects": [one.document() for one in outcome.removed_data],
         "versions": list(outcome.versions),
@@ -96,12 +100,15 @@ def _view(outcome: Any, *, dry_run: bool) -> RenderableType:
         [kind, f"{one['rewritten']:,}", f"{one['deleted']:,}", f"{one['rows']:,}", f"{one['texts']:,}"]
         for kind, one in document["removed"].items()
     ]
-    shown: dict[str, object] = {"problems": ", ".join(document["problems"])}
+    shown: dict[str, object] = {"problems": ", ".join(document["problems"]) or "none"}
+    shown |= {"feature areas": ", ".join(document["areas"])} if document["areas"] else {}
     shown |= {"record": f"number {document['record']}, key hash {document['key_hash'][:12]}"} if not dry_run else {}
     learned = [f"{one['problem']} {one['version']} ({counted(one['rows'], 'row')})" for one in document["versions"]]
     shown["models that learned from it"] = ", ".join(learned) or "none"
     if document["unread"]:
-        shown["problems that cannot be read"] = "; ".join(f"{name}: {why}" for name, why in outcome.unread.items())
+        shown["problems and areas that cannot be read"] = "; ".join(
+            f"{name}: {why}" for name, why in outcome.unread.items()
+        )
     if document["remains"]:
         shown["the key is still found in"] = "\n".join(document["remains"])
     headers = ("would be removed from" if dry_run else "removed from", "rewritten", "deleted", "rows", "texts")

@@ -16,6 +16,6 @@ def _remove_online(targets: Sequence[Target], dry_run: bool) -> Iterator[Removed
     from feature_repo.online_erasure import remove_online  # Feast takes seconds to import
 
     for target in targets:
-        found = remove_online(target.problem, lambda key, of=target.subject: has_key(key, of), dry_run=dry_run)  # type: ignore[misc]
+        found = remove_online(target.namespace, lambda key, of=target.subject: has_key(key, of), dry_run=dry_run)  # type: ignore[misc]
         for store, keys in found:
             yield RemovedData(store, "online store", rows=keys, how=DELETED)

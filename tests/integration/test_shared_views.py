@@ -9,18 +9,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from tests import shared_area, simulated_orders
 from tests.brute_force import brute_force
+from tests.byte_search import places_with
+from tests.conftest import existing
 from tests.edited_orders import replace_text
 from tests.integration.conftest import set_environment
 from tests.integration.test_aggregations import assert_same
 from tests.unevaluated_versions import set_champion
 from truecourse.deployment.bento import bento_files
+from truecourse.erasure.targets import find_targets
 from truecourse.features.definition_digests import feature_table
+from truecourse.features.feature_tables import compute_view
 from truecourse.hashing import sha256_file
 from truecourse.lineage.feature_origins import prediction_origins
 from truecourse.lineage.forward_trace import trace_row, trace_source, trace_table
@@ -31,7 +36,7 @@ from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry
 from truecourse.serving.batch_scoring import SCORE, find_scored_rows
 from truecourse.settings import get_settings
-from truecourse.storage.delta_tables import Tables, clean_table
+from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 
 USERS = ("leaving", "growth")
 
@@ -221,6 +226,53 @@ def test_an_edit_is_computed_once_and_the_champion_keeps_its_own_view(world: Wor
     assert not [link for link in result["links"] if link["state"] == "changed"]
 
 
+def test_a_subject_is_forgotten_in_the_area_and_in_every_problem_that_uses_it(world: World) -> None:
+    from feature_repo.online import OnlineReader
+    from tasks.data.forget_subject import forget_subject
+    from tasks.data.ingest import ingest_table
+    from tasks.training.trace import trace_model
+
+    home, problem, tables = world.root / ".truecourse", load_problem("leaving"), Tables()
+    before = len(places_with(home, tables.store, [shared_area.OWN]))
+    planned = forget_subject("customer", [shared_area.SUBJECT], dry_run=True)
+    assert len(places_with(home, tables.store, [shared_area.OWN])) == before > 5
+    outcome = forget_subject("customer", [shared_area.SUBJECT])
+    assert outcome.is_complete, outcome
+    assert [one.namespace.name for one in outcome.targets] == ["customers", "growth", "leaving", "segments"]
+    for done in (planned, outcome):
+        touched = {"/".join(one.key.split("/")[:3]).partition(".")[0] for one in done.removed_data}
+        assert touched >= {"sources/customers/orders", "sources/leaving/reviews", "tables/customers/raw",
+                           "tables/customers/clean", "tables/growth/clean", "features/customers/orders",
+                           "features/customers/last_order", "features/growth/announced"}  # fmt: skip
+        assert len([one for one in done.removed_data if one.key.startswith("feast/customers/")]) == 2
+    assert places_with(home, tables.store, [shared_area.OWN]) == []
+    for view in ("orders", "last_order"):
+        version = existing(tables.version(feature_table(problem, view)))
+        assert shared_area.SUBJECT not in tables.read(version)["customer"].to_pylist()
+        assert compute_view(problem, tables, view) == version, "nothing is computed anew"
+    moments = np.array(["2024-12-30"] * 2, "datetime64[us]")
+    read = OnlineReader(problem).read({"customer": [shared_area.SUBJECT, "c001"]}, moments, 2).values
+    assert [value is None for value in read["last_category"]] == [True, False]
+    assert shared_area.SUBJECT not in frame_of("growth")["customer"].to_pylist()
+    assert trace_model("leaving", world.version.version)["state"] == "redacted"
+    again = simulated_orders.orders(300, seed=9, first=5000, until=345)
+    again.loc[again["customer"] == shared_area.SUBJECT, "category"] = shared_area.OWN
+    shared_area.deliver(world.root, again, 2)
+    ingest_table.fn("customers", "orders")
+    (warning,) = tables.commits(raw_table("customers", "orders"))[-1][1]["deliveries"][-1]["warnings"]
+    assert "rows of 1 forgotten subject refused" in warning
+    assert places_with(home, tables.store, [shared_area.OWN]) == []
+
+
+def test_an_area_whose_folder_is_gone_is_read_from_the_archive_of_a_run(world: World) -> None:
+    for name in ("problems", "feature_views"):
+        shutil.rmtree(world.root / name)
+    (world.root / "problems").mkdir()
+    found = find_targets("customers.customer", [shared_area.SUBJECT])
+    assert [one.namespace.name for one in found.found] == ["customers", "leaving"]
+    assert list(found.unread) == ["growth"]  # no run has an archive of it
+
+
 def test_a_package_holds_the_area_and_needs_no_shared_folder(
     world: World, tmp_path: Path, configure: Callable[..., None]
 ) -> None:
@@ -244,7 +296,6 @@ def test_a_problem_without_time_uses_a_view_without_time(world: World) -> None:
     from feature_repo.online_loading import load_online
     from tasks.data.ingest import ingest_table
     from tasks.data.validate import validate_table
-    from truecourse.features.feature_tables import compute_view
 
     problem, tables = load_problem("segments"), Tables()
     ingest_table.fn("segments", "answers")

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from truecourse.erasure.subject import texts_of
+from truecourse.erasure.subject import declared_keys, tables_of, texts_of
 from truecourse.errors import AlreadyExists, NotFound
 from truecourse.hashing import canonical_json
 from truecourse.problem.namespace import Namespace
@@ -30,9 +30,10 @@ FORGET, ALLOW = "forget", "allow return"
 class Forgotten(Entry):
     """A forgotten subject, or with the action ALLOW one that may return.
 
-    `key_hash`: HMAC-SHA-256 of entity and key. `problems`: those that declare the entity. `removed`: by kind of data,
-    the numbers of `objects`, `rows` and replaced `texts`. `versions`: model versions that learned from it, each with
-    `problem`, `version`, `rows` and `snapshot`. `remains`: places where its key was found afterwards."""
+    `entity`: as the subject was named, or an area's entity that is the same subject, as `area.entity`. `key_hash`:
+    HMAC-SHA-256 of entity and key. `problems`: the problems and feature areas with the subject. `removed`: by kind of
+    data, the numbers of `objects`, `rows` and replaced `texts`. `versions`: model versions that learned from it, each
+    with `problem`, `version`, `rows` and `snapshot`. `remains`: places where its key was found afterwards."""
 
     entity: str
     key_hash: str
@@ -90,10 +91,9 @@ class Remembered:
                     found.add((entity, key))
         return found
 
-    def _columns(self, problem: Namespace, table: Table) -> Iterable[tuple[str, tuple[str, ...]]]:
-        declared = {entity.name: entity.join_keys for entity in problem.entities}
-        if table.key and table.name not in declared:
-            declared[table.name] = tuple(table.key)
-        for entity, names in declared.items():
-            if entity in self._entities and all(name in table.columns for name in names):
+    def _columns(self, namespace: Namespace, table: Table) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """The names under which subjects of a table's rows may have been forgotten, with the columns of their keys."""
+        for entity, names in declared_keys(namespace).items():
+            has_key = all(name in table.columns for name in names)
+            if entity in self._entities and has_key and table in tables_of(namespace, entity):
                 yield entity, names

@@ -31,7 +31,7 @@ from truecourse.erasure.subject import (
 )
 from truecourse.errors import NotFound, SourceError
 from truecourse.hashing import sha256
-from truecourse.problem import Problem
+from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Csv, Table
 from truecourse.registry import runs
 from truecourse.settings import Settings, get_settings
@@ -65,9 +65,9 @@ _DIGEST = 64
 
 @dataclass(frozen=True)
 class Target:
-    """A problem that declares the entity, and the subject in its terms."""
+    """A problem or feature area with data of the subject, and the subject in its terms."""
 
-    problem: Problem
+    namespace: Namespace
     subject: Subject
 
 
@@ -104,7 +104,7 @@ class SubjectRemoval:
         self._store, self._settings = tables.store, settings or get_settings()
         self._known = known or {}
         valued = [self._with_values(target) for target in targets]
-        self._of = {target.problem.name: target.subject for target in valued}
+        self._of = {target.namespace.name: target.subject for target in valued}
         shared = frozenset(value for subject in self._of.values() for value in subject.values)
         self._runs = {run: name for name in self._of for run in runs.run_ids(name)}
         self._everywhere = [replace(subject.with_values(shared), ids=frozenset()) for subject in self._of.values()]
@@ -122,22 +122,22 @@ class SubjectRemoval:
                 yield from self._delta_tables(f"tables/{name}/{place}/", kind, declared=True)
 
     def _names(self) -> list[str]:
-        return [target.problem.name for target in self._targets]
+        return [target.namespace.name for target in self._targets]
 
     # -- values
 
     def _with_values(self, target: Target) -> Target:
         """Add to the subject the values of its rows in the raw tables that no other row has."""
         values: set[str] = set()
-        for table in tables_with(target.problem, target.subject):
+        for table in tables_with(target.namespace, target.subject):
             values |= self._values_of(target, table)
         subject = target.subject.with_values(values)
-        return Target(target.problem, replace(subject, ids=subject.ids | self._ids_of(target)))
+        return Target(target.namespace, replace(subject, ids=subject.ids | self._ids_of(target)))
 
     def _ids_of(self, target: Target) -> frozenset[str]:
         """The ids of the subject's decisions, from the training frames. Files of runs name decisions by id alone."""
         ids: set[str] = set()
-        for key in self._store.list(f"snapshots/{target.problem.name}/"):
+        for key in self._store.list(f"snapshots/{target.namespace.name}/"):
             if key.endswith(".parquet"):
                 rows = pq.read_table(pa.BufferReader(self._store.get(key)))
                 ids |= {str(one) for one in rows.filter(matching_rows(rows, target.subject))["id"].to_pylist()}
@@ -146,7 +146,7 @@ class SubjectRemoval:
     def _values_of(self, target: Target, table: Table) -> set[str]:
         keys = {name for part in target.subject.parts for name in part.columns}
         found: set[str] = set()
-        files = delta_files.data_files(self._store, raw_table(target.problem.name, table.name))
+        files = delta_files.data_files(self._store, raw_table(target.namespace.name, table.name))
         for rows, own, names in self._raw_rows(files, target.subject, keys):
             found |= identifying_values(rows, own, names)
         for rows, own, names in self._raw_rows(files, target.subject, keys) if found else ():
@@ -187,7 +187,7 @@ class SubjectRemoval:
                 yield self._put(key, "ledgers", data, entry.data, 0, entry.masked)
 
     def _is_ours(self, first: str, rest: str) -> bool:
-        """Whether an object belongs to one of the problems, or to all."""
+        """Whether an object belongs to one of the targets, or to all problems."""
         shared = {"mlflow", "runs", "backup", "keys", "manifests", "deployments", "digests"}
         return first in shared or rest == "index.html" or rest.partition("/")[0].removesuffix(".json") in self._of
 
@@ -248,18 +248,18 @@ class SubjectRemoval:
 
     def _sources(self) -> Iterator[RemovedData]:
         for name, subject in self._of.items():
-            problem = next(target.problem for target in self._targets if target.problem.name == name)
+            namespace = next(target.namespace for target in self._targets if target.namespace.name == name)
             by_table: dict[str, dict[str, str]] = {}
             for key in list(self._store.list(f"sources/{name}/")):
                 table, sha = key.split("/")[2:4]
                 if table not in by_table:
-                    known = read_deliveries(self._tables, name, table)[0] if table in _names(problem) else []
+                    known = read_deliveries(self._tables, name, table)[0] if table in _names(namespace) else []
                     by_table[table] = {one.sha256: one.uri for one in known}
-                yield from self._source(problem, table, key, by_table[table].get(sha, ""), subject)
+                yield from self._source(namespace, table, key, by_table[table].get(sha, ""), subject)
 
-    def _source(self, problem: Problem, table: str, key: str, uri: str, subject: Subject) -> Iterator[RemovedData]:
+    def _source(self, namespace: Namespace, table: str, key: str, uri: str, subject: Subject) -> Iterator[RemovedData]:
         data = self._store.get(key)
-        dialect, is_lines = source_dialect(problem, table, uri, data)
+        dialect, is_lines = source_dialect(namespace, table, uri, data)
         new, removed = rewrite_source(data, dialect, is_lines, [subject])
         if removed:
             yield self._put(key, "sources", data, new, removed, 0)
@@ -331,18 +331,18 @@ class SubjectRemoval:
         return RemovedData(name, kind, new.removed, new.masked, DELETED if caches else REWRITTEN)
 
 
-def _names(problem: Problem) -> set[str]:
-    return {table.name for table in problem.tables}
+def _names(namespace: Namespace) -> set[str]:
+    return {table.name for table in namespace.tables}
 
 
-def source_dialect(problem: Problem, table: str, uri: str, data: bytes) -> tuple[Csv, bool]:
+def source_dialect(namespace: Namespace, table: str, uri: str, data: bytes) -> tuple[Csv, bool]:
     """How the archived bytes of a source are read: its CSV dialect, and whether they are JSON lines."""
-    if table in _names(problem) and uri:
+    if table in _names(namespace) and uri:
         with scratch() as folder:
             path = folder / "source"
             path.write_bytes(data)
             with suppress(SourceError):
-                located = locate_archived(problem.table(table), uri, path)
+                located = locate_archived(namespace.table(table), uri, path)
                 return located.csv, located.format == "jsonl"
     return Csv(), data.lstrip()[:1] == b"{"
 

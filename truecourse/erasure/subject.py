@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from urllib.parse import quote
@@ -164,40 +164,75 @@ def key_text(column: AnyColumn, text: str) -> str:
     return text
 
 
-def subject_of(problem: Namespace, entity: str, key: Iterable[str], secret: bytes = b"") -> Subject | None:
-    """The subject of a problem; None if the problem declares neither an entity nor a table with a key of this name.
+def declared_keys(namespace: Namespace) -> dict[str, tuple[str, ...]]:
+    """The columns of the key of each entity, and of each table with a key, by name: plain, and with the namespace's
+    name as in `customers.orders`. A problem's own come before those of the areas that it uses, entities before tables.
+    """
+    keys: dict[str, tuple[str, ...]] = {}
+    for one in reversed(namespace.namespaces):
+        for entity in one.entities:
+            keys.setdefault(entity.name, entity.join_keys)
+            keys.setdefault(f"{one.name}.{entity.name}", entity.join_keys)
+    for table in namespace.tables:
+        if table.key:
+            keys.setdefault(table.name, tuple(table.key))
+            keys.setdefault(f"{namespace.name}.{table.name}", tuple(table.key))
+    return keys
+
+
+def subject_of(namespace: Namespace, entity: str, key: Iterable[str], secret: bytes = b"") -> Subject | None:
+    """The subject of a problem or feature area; None if it declares neither an entity nor a table with a key of this
+    name (see declared_keys()).
 
     Raises ValueError if the key has another number of columns, or a value does not fit its column."""
-    names, columns = _key_columns(problem, entity)
+    names, values = declared_keys(namespace).get(entity, ()), list(key)
     if not names:
         return None
-    values = list(key)
     if len(values) != len(names):
         raise ValueError(f"the key of {entity} has {len(names)} parts ({', '.join(names)}), given are {len(values)}")
+    return subject_by_columns(namespace, entity, dict(zip(names, values, strict=True)), secret)
+
+
+def subject_by_columns(namespace: Namespace, entity: str, key: Mapping[str, str], secret: bytes = b"") -> Subject:
+    """The subject of a problem or feature area with this key. `key`: values as text by column.
+
+    Raises ValueError if a value does not fit its column."""
+    columns = _key_columns(namespace, entity, key)
     parts = []
-    for name, value in zip(names, values, strict=True):
+    for name, value in key.items():
         column = columns[name][0] if columns[name] else Text()
         known = frozenset().union({name}, *(column_names(name, one) for one in columns[name]))
         parts.append(Part(name, known, key_text(column, value)))
     ids = frozenset[str]()
-    hashes = _hashes(problem, parts, columns, secret) if isinstance(problem, Problem) else ()
-    if isinstance(problem, Problem) and not problem.has_spine and problem.label_table.name == entity:
+    hashes = _hashes(namespace, parts, columns, secret) if isinstance(namespace, Problem) else ()
+    if (
+        isinstance(namespace, Problem)
+        and not namespace.has_spine
+        and namespace.label_table is _own_table(namespace, entity)
+    ):
         texts = [part.text for part in parts]
         texts = [text.replace("\\", "\\\\").replace("|", "\\|") for text in texts] if len(texts) > 1 else texts
         ids = frozenset({"|".join(texts)})
     return Subject(entity, tuple(parts), ids, frozenset(hashes))
 
 
-def _key_columns(problem: Namespace, entity: str) -> tuple[tuple[str, ...], dict[str, list[AnyColumn]]]:
-    declared = next((one for one in problem.entities if one.name == entity), None)
-    table = next((one for one in problem.tables if one.name == entity), None)
-    names = declared.join_keys if declared else tuple(table.key) if table else ()
-    tables = problem.tables if declared else (table,) if table else ()
-    columns = {name: [one.columns[name] for one in tables if name in one.columns] for name in names}
-    for name in names:
-        if name in problem.request_fields:
-            columns[name].append(problem.request_fields[name])
-    return tuple(names), columns
+def _own_table(namespace: Namespace, entity: str) -> Table | None:
+    """The namespace's table of this name, plain or with the namespace's name."""
+    return next((one for one in namespace.tables if entity in (one.name, f"{namespace.name}.{one.name}")), None)
+
+
+def _is_table(namespace: Namespace, entity: str) -> bool:
+    """Whether a name stands for a table, and for no entity."""
+    names = {name for one in namespace.namespaces for e in one.entities for name in (e.name, f"{one.name}.{e.name}")}
+    return entity not in names and _own_table(namespace, entity) is not None
+
+
+def _key_columns(namespace: Namespace, entity: str, names: Iterable[str]) -> dict[str, list[AnyColumn]]:
+    """The columns that hold each part of a key: of the table that the key is of, or of all tables; and the field of
+    requests."""
+    tables = tables_of(namespace, entity)
+    holders = [*(table.columns for table in tables), namespace.request_fields]
+    return {name: [columns[name] for columns in holders if name in columns] for name in names}
 
 
 def _hashes(problem: Problem, parts: list[Part], columns: dict[str, list[AnyColumn]], secret: bytes) -> Iterator[str]:
@@ -285,10 +320,13 @@ def is_identifying(text: str) -> bool:
     return digits >= _LEAST_DIGITS if _NUMBER.fullmatch(text) else len(text) >= _LEAST_LETTERS and is_distinctive(text)
 
 
-def tables_with(problem: Problem, subject: Subject) -> list[Table]:
+def tables_of(namespace: Namespace, entity: str) -> list[Table]:
+    """The tables in which an entity's key may be: all; for the key of a table, this table."""
+    table = _own_table(namespace, entity) if _is_table(namespace, entity) else None
+    return [table] if table else list(namespace.tables)
+
+
+def tables_with(namespace: Namespace, subject: Subject) -> list[Table]:
     """The tables that have all columns of the key."""
-    if any(table.name == subject.entity for table in problem.tables) and not any(
-        one.name == subject.entity for one in problem.entities
-    ):
-        return [problem.table(subject.entity)]
-    return [table for table in problem.tables if all(part.name in table.columns for part in subject.parts)]
+    tables = tables_of(namespace, subject.entity)
+    return [table for table in tables if all(part.name in table.columns for part in subject.parts)]

@@ -6,18 +6,20 @@ deleted after its objects. A run's record is deleted before its files, which are
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any
 
 from pydantic import Field
 
-from truecourse.errors import IntegrityError, NotFound
+from truecourse.errors import IntegrityError, NotFound, TruecourseError
+from truecourse.problem.loader import load_problem
 from truecourse.references import StoredRecord, UtcTime
 from truecourse.retention.data import removed_data
-from truecourse.retention.inventory import Inventory
+from truecourse.retention.inventory import DataInventory, Inventory, problems
 from truecourse.retention.kept_versions import version_reasons
 from truecourse.retention.leftovers import home_leftovers
 from truecourse.retention.marking import Item, Limits, Marked, is_young, mark
@@ -32,11 +34,13 @@ from truecourse.storage.object_store import ObjectStore, open_store
 log = logging.getLogger("truecourse.retention")
 PERIOD = timedelta(hours=20)
 """Minimum time between two daily cleanups."""
+_USERS = ("version", "run", "frame", "batch")
+"""The kinds of items of a problem that may need data of feature areas."""
 _SHOWN = ("frame", "table file", "source", "feature table")
 
 
 class RetentionState(StoredRecord):
-    """`cleaned`: time of the last cleanup. `unused`: of former releases."""
+    """`cleaned`: time of the last cleanup of a problem or feature area. `unused`: of former releases."""
 
     cleaned: UtcTime
     unused: dict[str, UtcTime] = Field(default_factory=dict)
@@ -54,10 +58,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cleanup of one problem removes, and what it keeps. Nothing is removed yet."""
+    """What a cleanup of one problem or feature area removes, and what it keeps. Nothing is removed yet.
+
+    `items`: what it keeps of a problem, which may need data of areas."""
 
     removals: tuple[Removal, ...]
     kept: tuple[Kept, ...]
+    items: tuple[Item, ...] = ()
 
     def carry_out(self) -> dict[str, int]:
         """Remove it; returns the number of each kind."""
@@ -69,26 +76,42 @@ class Plan:
 
 
 def clean(problem: str, now: datetime) -> dict[str, int] | None:
-    """Clean up a problem and this machine, once a day; returns the number of each kind that was removed.
+    """Clean up a problem, this machine and the areas of the problem's shared views, each once a day; returns the number
+    of each kind that was removed.
 
     None if the last cleanup was less than PERIOD ago. `now`: wall clock, UTC. Raises StorageError."""
     store = open_store()
-    before = _load_state(store, problem)
-    if before is not None and now - before.cleaned < PERIOD:
+    if not _is_due(store, problem, now):
         return None
     removed: Counter[str] = Counter()
     for plan in (make_plan(problem, now), machine_plan(now)):
         removed.update(plan.carry_out())
-    store.put(f"retention/{problem}.json", RetentionState(cleaned=now).model_dump_json().encode())
+    store.put(_state_key(problem), RetentionState(cleaned=now).model_dump_json().encode())
+    for area in _used_areas(problem):
+        if _is_due(store, area, now):
+            removed.update(make_area_plan(area, now).carry_out())
+            store.put(_state_key(area), RetentionState(cleaned=now).model_dump_json().encode())
     log.info("removed: %s", ", ".join(f"{count} {kind}" for kind, count in removed.items() if count) or "nothing")
     return dict(removed)
 
 
-def _load_state(store: ObjectStore, problem: str) -> RetentionState | None:
+def _state_key(name: str) -> str:
+    return f"retention/{name}.json"
+
+
+def _is_due(store: ObjectStore, name: str, now: datetime) -> bool:
+    """Whether a problem or area was not cleaned within the last PERIOD."""
     try:
-        return RetentionState.model_validate_json(store.get(f"retention/{problem}.json"))
+        return now - RetentionState.model_validate_json(store.get(_state_key(name))).cleaned >= PERIOD
     except NotFound:
-        return None
+        return True
+
+
+def _used_areas(problem: str) -> list[str]:
+    """The areas of a problem's shared views; none if the problem cannot be read."""
+    with suppress(TruecourseError):
+        return list(load_problem(problem).areas)
+    return []
 
 
 def make_plan(problem: str, now: datetime) -> Plan:
@@ -100,11 +123,7 @@ def make_plan(problem: str, now: datetime) -> Plan:
         limits |= dict.fromkeys(MODELS)
     reasons = version_reasons(context.tables, problem, context.settings.champion_retention, rows)
     inventory = Inventory(context.tables, problem, reasons, rows, context.settings.champion_retention)
-    try:
-        items = inventory.items()
-    except ValueError as error:  # without it, what it refers to would be removed
-        hint = "restore it from a backup; nothing of this problem is removed before"
-        raise IntegrityError(f"a stored record cannot be read: {error}", where=problem, hint=hint) from None
+    items = _listed(inventory)
     marked = mark(items, limits)
     removals: Iterator[Removal] = chain(
         expired_reports(context),
@@ -114,7 +133,34 @@ def make_plan(problem: str, now: datetime) -> Plan:
         baselines(context, inventory.version_numbers(marked)),
         removed_data(context, inventory, marked.unneeded),
     )
-    return Plan(tuple(removals), tuple(_kept(context, items, marked, limits)))
+    kept = tuple(item for item in items if item.id in marked.holders)
+    return Plan(tuple(removals), tuple(_kept(context, items, marked, limits)), kept)
+
+
+def _listed(inventory: DataInventory) -> list[Item]:
+    """The items of an inventory. Raises IntegrityError if a record cannot be read: what it needs would be removed."""
+    try:
+        return inventory.items()
+    except ValueError as error:
+        hint = "restore it from a backup; nothing that it may need is removed before"
+        raise IntegrityError(f"a stored record cannot be read: {error}", where=inventory.problem, hint=hint) from None
+
+
+def make_area_plan(area: str, now: datetime, plans: Mapping[str, Plan] | None = None) -> Plan:
+    """Find what nothing needs of a feature area. `now`: wall clock, UTC. Raises StorageError.
+
+    Whatever is stored of any problem keeps what it needs of the area, since the problems may have other retention
+    settings. `plans`: by problem, those that are to be carried out before; what they remove needs nothing."""
+    context, plans = Context(Tables(), area, get_settings(), now), plans or {}
+    users = list[Item]()
+    for problem in problems(context.store):
+        stored = plans[problem].items if problem in plans else _listed(Inventory(context.tables, problem, {}, {}, 0))
+        users += [replace(item, held=item.held or "it is stored") for item in stored if item.kind in _USERS]
+    inventory = DataInventory(context.tables, area)
+    items, limits = [*users, *inventory.items()], context.limits()
+    marked = mark(items, limits)
+    kept = [one for one in _kept(context, items, marked, limits) if one.needs]
+    return Plan(tuple(removed_data(context, inventory, marked.unneeded)), tuple(kept))
 
 
 def machine_plan(now: datetime) -> Plan:

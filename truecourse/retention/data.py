@@ -4,14 +4,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from truecourse.retention.inventory import Inventory
+from truecourse.retention.inventory import DataInventory
 from truecourse.retention.marking import Item
 from truecourse.retention.models import delete_prefix
 from truecourse.retention.removal import Context, Removal, in_days
 from truecourse.storage.locks import locked
 
 
-def removed_data(context: Context, inventory: Inventory, unneeded: Sequence[Item]) -> Iterator[Removal]:
+def removed_data(context: Context, inventory: DataInventory, unneeded: Sequence[Item]) -> Iterator[Removal]:
     """The removal of each kind of unneeded data."""
     settings, by_kind = context.settings, dict[str, list[Item]]()
     for item in unneeded:
@@ -59,7 +59,7 @@ def _empty_tables(context: Context, items: Sequence[Item]) -> None:
             context.tables.replace(item.id, empty, {"flow": "cleanup", "rows": 0})
 
 
-def _delete_files(context: Context, items: Sequence[Item], inventory: Inventory) -> None:
+def _delete_files(context: Context, items: Sequence[Item], inventory: DataInventory) -> None:
     keys = {item.id for item in items}
     for name, files in inventory.files.items():
         context.tables.delete_files(name, sorted(keys & files.stored.keys()))

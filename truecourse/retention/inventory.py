@@ -1,9 +1,12 @@
-"""The inventory of a problem: what is stored of its models and data, and what each part needs to be of use.
+"""The inventory of a problem or feature area: what is stored of its models and data, and what each part needs to be of
+use.
 
 A version needs its run; a run needs its training frame, the files of every table version that it was trained from, and
 the bytes of their sources; a frame needs the files of its input tables; a batch of predictions needs the table versions
 and files that it was scored from; a table needs the files of its newest version. So a kept version can be traced,
 reproduced and made champion again.
+
+An area has tables and sources, and no models: the versions, runs, frames and batches of all problems may need them.
 """
 
 import json
@@ -21,7 +24,7 @@ from truecourse.data.quarantine import quarantine_of
 from truecourse.errors import ModelError, NotFound, ProblemError, TruecourseError
 from truecourse.features.definition_digests import feature_table
 from truecourse.modeling.snapshot import Manifest, load_manifest
-from truecourse.problem.loader import load_problem
+from truecourse.problem.loader import load_namespace
 from truecourse.references import Snapshot, TableVersion
 from truecourse.registry import aliases, mlflow_runs, runs
 from truecourse.registry import versions as registry
@@ -45,27 +48,21 @@ def frame_id(snapshot: Snapshot) -> str:
 
 
 def problems(store: ObjectStore) -> list[str]:
-    """The problems that have stored tables or models, by name. Feature areas are none: their data is kept, because the
-    runs of several problems may need it."""
+    """The names of the problems that have stored tables or models. Feature areas are none."""
     found = {key.split("/")[1] for place in ("tables/", "models/") for key in store.list(place) if key.count("/") > 1}
     return sorted(found - marked_areas(store))
 
 
 @dataclass(frozen=True)
-class Inventory:
-    """Lists the items of a problem. `reasons`: why each version is kept, by number. `rows`: limits of the
-    rows of predictions that are kept, by table. `champions`: how many of the last ones are kept; 0: all."""
+class DataInventory:
+    """Lists the tables and sources of a problem or feature area. `problem`: its name."""
 
     tables: Tables
     problem: str
-    reasons: Mapping[int, str]
-    rows: Mapping[str, Sequence[Limit]]
-    champions: int
 
     def items(self) -> list[Item]:
         """List all items, those that may be held by themselves first. Raises StorageError."""
-        parts = (self._versions(), self._batches(), self._tables(), self._runs(), self._frames(), self._sources())
-        return [item for part in parts for item in part]
+        return [*self._tables(), *self._sources()]
 
     @cached_property
     def files(self) -> dict[str, TableFiles]:
@@ -76,6 +73,79 @@ class Inventory:
         names.add(rejected_table(self.problem))
         found = {name: list_files(self.tables, name) for name in sorted(names)}
         return {name: files for name, files in found.items() if files is not None}
+
+    def _table_files(self, name: str) -> TableFiles | None:
+        """The files of a table, also of one of an area; None if it is not stored."""
+        if name not in self.files and name not in self._others:
+            self._others[name] = list_files(self.tables, name)
+        return self.files.get(name) or self._others[name]
+
+    @cached_property
+    def _others(self) -> dict[str, TableFiles | None]:
+        """The files of tables of areas, by the table's name; None for those that are not stored."""
+        return {}
+
+    def _files_of(self, version: TableVersion) -> Iterable[str]:
+        files = self._table_files(version.name)
+        return files.files(version.version) if files is not None else ()
+
+    def _tables(self) -> Iterator[Item]:
+        current = self._current_features()
+        for name, files in self.files.items():
+            is_feature = name.startswith("features/")
+            held = current.get(name, current.get("", "")) if is_feature else f"a table of {self.problem}"
+            last = self.tables.recent(name, 1)[-1]
+            needs = set(files.newest)
+            if is_feature:  # the next computation compares with the versions that the last one read
+                for version in map(TableVersion.model_validate, last[2].get("inputs", ())):
+                    needs |= set(self._files_of(version))
+            kind, size = (
+                ("feature table" if is_feature else "table"),
+                sum(files.stored[key].bytes for key in files.newest if key in files.stored),
+            )
+            held = held or ("it has no rows" if not files.newest else "")
+            yield Item(kind, name, size, frozenset(needs), held, last[1])  # type: ignore[arg-type]
+            if files.is_whole or name == log_table(self.problem):
+                yield from _file_items(name, files, is_log=name == log_table(self.problem))
+
+    def _current_features(self) -> dict[str, str]:
+        """The feature tables of the current definitions, with the reason that keeps them; "" stands for all others."""
+        try:
+            namespace = load_namespace(self.problem)
+            return {feature_table(namespace, view.name): f"a view of {self.problem}" for view in namespace.views}
+        except TruecourseError as error:
+            why = "cannot be read" if isinstance(error, ProblemError) else "cannot be compared"
+            return {"": f"the folder of {self.problem} {why}, so its views are not known"}
+
+    @cached_property
+    def _sizes(self) -> dict[str, tuple[int, datetime]]:
+        """The archived source bytes: size and time of writing, by key."""
+        objects = self.tables.store.objects(f"sources/{self.problem}/")
+        return {one.key: (one.bytes, one.modified) for one in objects}
+
+    def _sources(self) -> Iterator[Item]:
+        """Source bytes: held are current deliveries, and those of tables whose deliveries are not known."""
+        for table in sorted({key.split("/")[2] for key in self._sizes}):
+            since = unused_sources(self.tables, self.problem, table) if table != SCORED else {}
+            for key, (size, modified) in self._sizes.items():
+                if key.split("/")[2] == table:
+                    moment = since.get(key.rpartition("/")[2], modified)
+                    held = "a current delivery" if moment is None else ""
+                    yield Item("source", key, size, frozenset(), held, moment)
+
+
+@dataclass(frozen=True)
+class Inventory(DataInventory):
+    """Lists the items of a problem. `reasons`: why each version is kept, by number. `rows`: limits of the
+    rows of predictions that are kept, by table. `champions`: how many of the last ones are kept; 0: all."""
+
+    reasons: Mapping[int, str]
+    rows: Mapping[str, Sequence[Limit]]
+    champions: int
+
+    def items(self) -> list[Item]:
+        parts = (self._versions(), self._batches(), self._tables(), self._runs(), self._frames(), self._sources())
+        return [item for part in parts for item in part]
 
     @cached_property
     def records(self) -> list[runs.RunRecord]:
@@ -128,12 +198,6 @@ class Inventory:
                 for _, commit in item["commits"]:
                     yield from (archive_key(path[1], path[3], d["sha256"]) for d in commit.get("deliveries", ()))
 
-    @cached_property
-    def _sizes(self) -> dict[str, tuple[int, datetime]]:
-        """The archived source bytes: size and time of writing, by key."""
-        objects = self.tables.store.objects(f"sources/{self.problem}/")
-        return {one.key: (one.bytes, one.modified) for one in objects}
-
     def _frames(self) -> Iterator[Item]:
         store, place = self.tables.store, f"snapshots/{self.problem}/"
         objects = sorted(store.objects(place), key=lambda one: one.key.split("/")[2])
@@ -160,28 +224,27 @@ class Inventory:
         for item in manifest.inputs:
             yield from (item.table.name, *item.files)
             if item.role == "clean":
-                yield from self._quarantined(item.table, item.name)
+                yield from self._quarantined(item.table)
 
-    def _quarantined(self, clean: TableVersion, table: str) -> Iterable[str]:
+    def _quarantined(self, clean: TableVersion) -> Iterable[str]:
         """The files of the quarantine table's version that belongs to a clean table's version."""
+        _, owner, _, table = clean.name.split("/")  # of the problem, or of an area
         commits = [(number, commit) for number, commit in self._commits(clean.name) if number <= clean.version]
         listed = [(number, commit) for number, commit in commits if "deliveries" in commit]
         if not listed:
             return ()
         version, last = listed[-1]
-        found = quarantine_of(self.tables, self.problem, table, {**last, "version": version})
+        found = quarantine_of(self.tables, owner, table, {**last, "version": version})
         return self._files_of(found) if found is not None else ()
 
     def _commits(self, name: str) -> list[tuple[int, dict[str, Any]]]:
-        return self._all_commits.setdefault(name, self.tables.commits(name) if name in self.files else [])
+        if name not in self._all_commits:
+            self._all_commits[name] = self.tables.commits(name) if self._table_files(name) is not None else []
+        return self._all_commits[name]
 
     @cached_property
     def _all_commits(self) -> dict[str, list[tuple[int, dict[str, Any]]]]:
         return {}
-
-    def _files_of(self, version: TableVersion) -> Iterable[str]:
-        files = self.files.get(version.name)
-        return files.files(version.version) if files is not None else ()
 
     def _batches(self) -> Iterator[Item]:
         """The batches of predictions that still have rows."""
@@ -203,44 +266,6 @@ class Inventory:
                     needs |= {version.name, *self._files_of(version)}
                 held = f"scored predictions in {name}"
                 yield Item("batch", f"batch {commit['batch'][:12]}, commit {number}", 0, frozenset(needs), held)
-
-    def _tables(self) -> Iterator[Item]:
-        current = self._current_features()
-        for name, files in self.files.items():
-            is_feature = name.startswith("features/")
-            held = current.get(name, current.get("", "")) if is_feature else "a table of the problem"
-            last = self.tables.recent(name, 1)[-1]
-            needs = set(files.newest)
-            if is_feature:  # the next computation compares with the versions that the last one read
-                for version in map(TableVersion.model_validate, last[2].get("inputs", ())):
-                    needs |= set(self._files_of(version))
-            kind, size = (
-                ("feature table" if is_feature else "table"),
-                sum(files.stored[key].bytes for key in files.newest if key in files.stored),
-            )
-            held = held or ("it has no rows" if not files.newest else "")
-            yield Item(kind, name, size, frozenset(needs), held, last[1])  # type: ignore[arg-type]
-            if files.is_whole or name == log_table(self.problem):
-                yield from _file_items(name, files, is_log=name == log_table(self.problem))
-
-    def _current_features(self) -> dict[str, str]:
-        """The feature tables of the current definitions, with the reason that keeps them; "" stands for all others."""
-        try:
-            problem = load_problem(self.problem)
-            return {feature_table(problem, view.name): "a view of the problem" for view in problem.views}
-        except TruecourseError as error:
-            why = "cannot be read" if isinstance(error, ProblemError) else "cannot be compared"
-            return {"": f"the problem's folder {why}, so its views are not known"}
-
-    def _sources(self) -> Iterator[Item]:
-        """Source bytes: held are current deliveries, and those of tables whose deliveries are not known."""
-        for table in sorted({key.split("/")[2] for key in self._sizes}):
-            since = unused_sources(self.tables, self.problem, table) if table != SCORED else {}
-            for key, (size, modified) in self._sizes.items():
-                if key.split("/")[2] == table:
-                    moment = since.get(key.rpartition("/")[2], modified)
-                    held = "a current delivery" if moment is None else ""
-                    yield Item("source", key, size, frozenset(), held, moment)
 
 
 def _file_items(name: str, files: TableFiles, *, is_log: bool) -> Iterator[Item]:

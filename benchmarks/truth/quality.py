@@ -29,9 +29,10 @@ from truecourse.monitoring.alerts.alert_lifecycle import update_alerts
 from truecourse.monitoring.dashboard import control_page
 from truecourse.monitoring.findings import Check, Finding, Report
 from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, decisions_by_bin, sums_by_bin
-from truecourse.monitoring.quality.degradation import build_streams, threshold
+from truecourse.monitoring.quality.degradation import build_streams, label_scale, threshold
 from truecourse.monitoring.quality.label_delay import check_selection
 from truecourse.monitoring.quality.label_model import label_residuals
+from truecourse.monitoring.quality.streams import JoinedStream, Stream
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.problem.monitoring import QualityWatch
@@ -43,6 +44,9 @@ DAILY: tuple[Check, ...] = ("drift", "quality", "skew")
 
 
 A_DAY, HELD_OUT, YEAR = 900, 42, 365
+LABEL_STREAMS = ("labels", "turned")
+PROMOTED = 5
+"""Days from one promotion to the next, in the simulations of promotions."""
 MOVED, NOISE = 0.14, 0.056
 """Share of positives that the changed rule makes negative; share of labels that are flipped at random."""
 
@@ -104,13 +108,33 @@ def critical_findings(reference: Sequence[Cohort], days: Sequence[Cohort]) -> li
     """(day, cause) of every critical finding of the detectors, checked each day.
 
     Critical findings of the same cause within a week count once."""
-    watch, total = QualityWatch(), sum(one.labelled for one in reference)
-    loss = sum(one.loss for one in reference) / total
-    scale = float(np.sqrt(sum(one.variance for one in reference) / total))
     found = []
-    for stream in build_streams(reference, reference, days, watch, scale, loss, 2):
-        cause = "label rule" if stream.name in ("labels", "turned") else "concept drift"
-        found += [(shift.day, cause) for shift in stream.critical_shifts(threshold(watch, 2))]
+    for stream in _streams(reference, days):
+        cause = "label rule" if stream.name in LABEL_STREAMS else "concept drift"
+        found += [(shift.day, cause) for shift in stream.critical_shifts(threshold(QualityWatch(), 2))]
+    return _without_repeats(found)
+
+
+def label_findings(days: Sequence[Cohort], every: int) -> list[tuple[int, str]]:
+    """Critical findings about labels after HELD_OUT days, with a promotion after each `every` days.
+
+    A version's baseline is the HELD_OUT days before its promotion."""
+    versions = [_streams(days[first - HELD_OUT : first], days[first : first + every])
+                for first in range(HELD_OUT, len(days), every)]  # fmt: skip
+    found = []
+    for parts in zip(*versions, strict=True):
+        joined = JoinedStream.of(parts) if parts[0].name in LABEL_STREAMS else None
+        shifts = joined.critical_shifts(threshold(QualityWatch(), 2)) if joined else []
+        found += [(shift.day, "label rule") for shift in shifts]
+    return _without_repeats(found)
+
+
+def _streams(reference: Sequence[Cohort], days: Sequence[Cohort]) -> list[Stream]:
+    scale, loss = label_scale("binary", reference)
+    return build_streams(reference, reference, days, QualityWatch(), scale, loss, 2)
+
+
+def _without_repeats(found: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
     kept: list[tuple[int, str]] = []
     for day, cause in sorted(found):
         if not any(cause == other and day - before < 7 for before, other in kept):
@@ -131,11 +155,36 @@ def _detector_rows(quick: bool) -> Iterator[Row]:
         hits = [found(seed, cause, within, change) for seed in range(trials)]
         yield Row(what=f"{what}: found within {within} days, of {trials} simulations", value=100 * np.mean(hits),
                   unit="%", limit=80, sense="at least")  # fmt: skip
+    yield from _promotion_rows(years, trials)
     named = sum(
         any(cause == "label rule" for _, cause in clean(seed, 0.3, small=True, days=60)) for seed in range(trials)
     )
     yield Row(what=f"label rule critical in 60 clean days with cohorts of ten rows, of {trials} simulations",
               value=100 * named / trials, unit="%", limit=100 * 60 / 365)  # fmt: skip
+
+
+def _promotion_rows(years: int, trials: int) -> Iterator[Row]:
+    """The detectors of the label rule, with a promotion every few days."""
+    about = f"with a promotion every {PROMOTED} days"
+    for memory in (0.0, 0.4, 0.7):
+        count = sum(len(label_findings(simulate(seed, memory, YEAR), PROMOTED)) for seed in range(years))
+        yield Row(what=f"false label rules in {years} clean years {about}, correlation {memory}", value=count / years,
+                  unit="per year", limit=1)  # fmt: skip
+    hits = sum(is_rule_found(seed, PROMOTED) for seed in range(trials))
+    yield Row(what=f"a rule that makes a seventh of the positives negative, {about}: found within 10 days, of {trials} "
+              "simulations", value=100 * hits / trials, unit="%", limit=80, sense="at least")  # fmt: skip
+
+
+def simulate(seed: int, memory: float, days: int) -> list[Cohort]:
+    """HELD_OUT clean days, and `days` more."""
+    return Simulation(np.random.default_rng([seed, round(10 * memory)]), memory).days(0, HELD_OUT + days)
+
+
+def is_rule_found(seed: int, every: int) -> bool:
+    """Whether a rule that changes after 30 clean days is found within ten, with a promotion after each `every` days."""
+    simulation = Simulation(np.random.default_rng([seed, 99]))
+    days = [*simulation.days(0, HELD_OUT + 30), *simulation.days(HELD_OUT + 30, 10, moved=MOVED)]
+    return any(day >= 30 for day, _ in label_findings(days, every))
 
 
 def _label_rows(quick: bool) -> Iterator[Row]:

@@ -11,4 +11,5 @@ __all__ = [
     "label_model",
     "quality_check",
     "quality_page",
+    "streams",
 ]

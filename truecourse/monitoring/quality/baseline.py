@@ -3,7 +3,7 @@
 It is computed once from the version's training snapshot and stored."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
@@ -71,6 +71,11 @@ class QualityBaseline:
         chosen = tuple(one for one in self.out_of_fold if one.day < first and closing_time(one.day, after) <= at)
         description = "days with out-of-fold predictions"
         return (*chosen, *days), description if not days else f"{description}, and held-out days"
+
+    def label_days(self, reference: Sequence[Cohort], first: date) -> list[Cohort]:
+        """Return the baseline days of the label model: the `reference`, after other days before `first` that the label
+        model was not trained on."""
+        return [*(one for one in self.out_of_fold if one not in reference and one.day < first), *reference]
 
 
 def daily_cohorts(

@@ -59,12 +59,25 @@ class CohortClosing:
 
         cohorts() then reads their sums."""
         everything = self._load()
-        due = [day for day in self._due(everything)[1] if midnight(day) + _DAY <= before]
-        if not due:
-            return
-        new = self._count(due, read_served(self.problem, self.tables, self.version.version, due, self._moment))
+        self._add(everything, [day for day in self._due(everything)[1] if midnight(day) + _DAY <= before])
+
+    def scored_cohorts(self) -> list[Cohort]:
+        """Return the closed cohorts whose labels suffice, oldest first, as cohorts() counts them.
+
+        Open cohorts are not read."""
+        everything = self._load()
+        kept, due, last = self._due(everything)
+        closed = (one for day, one in sorted((kept | self._add(everything, due)).items()) if day <= last)
+        return [one for one in closed if one.labelled and self.is_scorable(one)]
+
+    def _add(self, everything: dict[date, Cohort], days: Sequence[date]) -> dict[date, Cohort]:
+        """Sum the cohorts of these days, and store them with the others; returns the new ones."""
+        if not days:
+            return {}
+        new = self._count(days, read_served(self.problem, self.tables, self.version.version, days, self._moment))
         if new:
             self._store(everything | new)
+        return new
 
     def _due(self, everything: dict[date, Cohort]) -> tuple[dict[date, Cohort], list[date], date]:
         """Return the stored cohorts that count, the closed days to count, and the last closed day."""

@@ -4,23 +4,20 @@ The null hypothesis is no change at all, so a lasting shift is detected soon. A 
 has a practical size. The rate of false alarms is set by `QualityWatch.false_pages_a_year`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import NamedTuple
 
 import numpy as np
 
 from truecourse.arrays import Array
 from truecourse.monitoring.quality.cohorts import Cohort
-from truecourse.monitoring.quality.e_detector import DailyVariation, Series, e_detector, e_values, mean_e_values
+from truecourse.monitoring.quality.e_detector import Series
+from truecourse.monitoring.quality.streams import JoinedStream, Stream, levels
+from truecourse.problem.definition import Kind
 from truecourse.problem.monitoring import QualityWatch
 from truecourse.statistics.metrics import bounded
 
-RECENT = 28
-"""Days whose median is the level of label residuals: the season changes it, which is no new label rule."""
-_RECOVERY_DAYS = 7
-"""Days whose median decides whether a shift is over."""
 _MIN_INFORMATION = 100.0
 """Information about a class's flipped share above which a single day counts more: its standard error is 0.1."""
 _CLIP, _CLIP_TWO_DAYS, _CLIP_ONE_DAY = 2.5, 4.0, 5.0
@@ -42,78 +39,37 @@ class Alarm:
 
     `since`: the most likely first day of the shift. `size`: its mean since then minus the usual level, in the stream's
     practical unit. `direction`: 1 up, -1 down; for "turned", the index of the class whose labels are flipped (for a
-    regression: 0 up, 1 down)."""
+    regression: 0 up, 1 down). `versions`: whose predictions the days since then are about."""
 
     stream: str
     direction: int
     since: date
     size: float
     evidence: float
-
-
-class Shift(NamedTuple):
-    """A shift within n days: index of its first day, mean size since then, and the evidence."""
-
-    start: int
-    size: float
-    evidence: float
-
-
-class CriticalShift(NamedTuple):
-    """A shift that reached the practical size. `day`: index of the first day on which it did. `end`: index of the day
-    when it was over; n while it lasts; -1 if it lasts but is below the practical size again."""
-
-    day: int
-    end: int
-    shift: Shift
+    versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Stream:
-    """A daily figure that is tested for an upward shift.
+class FormerLabels:
+    """The closed cohorts of a former champion, as evidence about labels.
 
-    `before`, `days`: the figure in the baseline period and on the n days tested. `size`: (n,) the quantity that must
-    have a practical size, at least `least`, and its level before. `clip`: where a day is clipped, in standard
-    deviations. `recent`: whether the level is the median of the last weeks, because the season changes it."""
+    `version`: its number. `usual`: its baseline days. `days`: its closed cohorts with labels. `scale`: the labels'
+    standard deviation around its scores."""
 
-    name: str
-    direction: int
-    before: Series
-    days: Series
-    size: tuple[Array, float]
-    least: float
-    clip: float | Array
-    recent: bool = False
+    version: int
+    usual: Sequence[Cohort]
+    days: Sequence[Cohort]
+    scale: float
 
-    def shift(self, top: float) -> Shift | None:
-        """Return the shift that lasts on the last day, if any. `top`: the evidence that is required."""
-        shifts = self.critical_shifts(top)
-        return shifts[-1].shift if shifts and shifts[-1].end == len(self.days.day) else None
 
-    def critical_shifts(self, top: float) -> list[CriticalShift]:
-        """List every shift that had a practical size on some day, as evaluated at the end of each day."""
-        usual = DailyVariation.of(self.before)
-        if usual is None:
-            return []
-        values, plain = self.size
-        # The level is estimated from few days; its standard error is counted in the model's favour.
-        level: Array = np.full(len(values), usual.mean + usual.error)
-        sizes = np.full(len(values), plain)
-        if self.recent:
-            level = sizes = _levels(self.before.value, self.days.value)
-        values = np.where(np.isfinite(values), values, sizes)
-        z, clip = usual.standardised(self.days, level), np.broadcast_to(self.clip, (len(level),))
-        tails = mean_e_values(usual.standardised(self.before, usual.mean), float(np.min(clip, initial=_CLIP_ONE_DAY)))
-        shifts = []
-        for start, first, end in _episodes(_Evidence(z, clip, tails), values, sizes, self.least, top):
-            so_far = np.cumsum(values[start:end]) / np.arange(1, end - start + 1) - sizes[start]
-            critical = np.flatnonzero(so_far[first - start :] >= self.least)
-            if len(critical):
-                evidence = float(e_detector(z[start:end], clip[start:end], tails).max())
-                lasts_until = end if so_far[-1] >= self.least else -1
-                shift = Shift(start, float(so_far[-1]), evidence)
-                shifts.append(CriticalShift(first + int(critical[0]), lasts_until, shift))
-        return shifts
+def label_scale(kind: Kind, reference: Sequence[Cohort]) -> tuple[float, float]:
+    """Return the standard deviation of labels around the scores, and the mean loss; 0 without labelled rows."""
+    rows = sum(one.labelled for one in reference)
+    if not rows:
+        return 0.0, 0.0
+    loss = sum(one.loss for one in reference) / rows
+    variance = loss if kind == "regression" else sum(one.variance for one in reference) / rows
+    return float(np.sqrt(variance)), loss
 
 
 def count_streams(classes: int) -> int:
@@ -135,23 +91,38 @@ def build_streams(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Se
 
     `scale`: the labels' standard deviation around the scores. `loss`: the reference's mean loss. `classes`: how many
     the label has, 0 for a regression."""
-    usual = [one for one in usual if one.labelled and one.label_residuals is not None]
-    labels = _of_labels(usual, days, watch, scale, classes)
+    labels = _of_labels(_usable(usual), days, watch, scale, classes)
     return [*labels, *_of_scores(reference, days, watch, scale, loss)]
 
 
 def find_alarms(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
-                scale: float, loss: float, classes: int) -> list[Alarm]:  # fmt: skip
-    """Find the shifts that last on the last day. Arguments as in build_streams()."""
-    days, alarms = [one for one in days if one.labelled], []
-    for stream in build_streams(reference, usual, days, watch, scale, loss, classes):
-        shift = stream.shift(threshold(watch, classes))
-        if shift is None:
+                scale: float, loss: float, classes: int, version: int = 0,
+                former: Sequence[FormerLabels] = ()) -> list[Alarm]:  # fmt: skip
+    """Find the shifts that last on the last day. Arguments as in build_streams().
+
+    `version`: the champion's number. `former`: former champions, whose label streams are joined with the champion's.
+    The streams of scores and loss are about the champion alone."""
+    days = [one for one in days if one.labelled]
+    figures: dict[tuple[str, int], list[tuple[int, Stream]]] = {}
+    by_version: list[tuple[int, Iterable[Stream]]] = [
+        (version, build_streams(reference, usual, days, watch, scale, loss, classes)),
+        *((one.version, _of_labels(_usable(one.usual), one.days, watch, one.scale, classes)) for one in former),
+    ]
+    for number, streams in by_version:
+        for stream in streams:
+            figures.setdefault((stream.name, stream.direction), []).append((number, stream))
+    alarms = []
+    for (name, direction), parts in figures.items():
+        joined = JoinedStream.of([stream for _, stream in parts])
+        shift = joined.lasting_shift(threshold(watch, classes)) if joined else None
+        if joined is None or shift is None:
             continue
-        direction = stream.direction
-        if stream.name == "labels" and classes != 2:
-            direction = _label_direction(days[shift.start :])
-        alarms.append(Alarm(stream.name, direction, days[shift.start].day, shift.size, shift.evidence))
+        since = date.fromordinal(int(joined.day[shift.start]))
+        if name == "labels" and classes != 2:
+            cohorts = [*days, *(day for one in former for day in one.days)]
+            direction = _label_direction([one for one in cohorts if one.day >= since])
+        versions = sorted(parts[place][0] for place in joined.streams_since(shift.start))
+        alarms.append(Alarm(name, direction, since, shift.size, shift.evidence, tuple(versions)))
     return alarms
 
 
@@ -196,10 +167,14 @@ def _of_labels(
         yield Stream("labels", sign, before, now, (now.value, 0.0), watch.labels_moved, _CLIP, recent=True)
     for number in range(len(days[0].turned)):
         before, now = (_flip_series(side, number, unit, None if classes else squares / rows) for side in (usual, days))
-        far = now.value - _levels(before.value, now.value) >= _ONE_DAY_FACTOR * watch.labels_turned
+        far = now.value - levels(before.value, now.value) >= _ONE_DAY_FACTOR * watch.labels_turned
         enough = np.array([one.turned[number][1] >= _MIN_INFORMATION for one in days])
         clip = np.where(enough, np.where(far, _CLIP_ONE_DAY, _CLIP_TWO_DAYS), _CLIP)
         yield Stream("turned", number, before, now, (now.value, 0.0), watch.labels_turned, clip, recent=True)
+
+
+def _usable(usual: Sequence[Cohort]) -> list[Cohort]:
+    return [one for one in usual if one.labelled and one.label_residuals is not None]
 
 
 def _mean_residual(one: Cohort, place: int) -> float:
@@ -242,50 +217,3 @@ def _slope(outcomes: Array, lost: Array) -> float:
 def _label_direction(days: Sequence[Cohort]) -> int:
     """Return 1 if labels are above the label model's predictions, -1 if below, 0 if unknown."""
     return int(np.sign(sum(one.label_residuals[1] for one in days if one.label_residuals)))
-
-
-def _levels(before: Array, values: Array) -> Array:
-    """Return the median (n,) of the RECENT days before each day, without days that have no value."""
-    both = np.concatenate([before, values])
-    recent = [both[max(0, n - RECENT) : n] for n in range(len(before), len(both))]
-    finite = [days[np.isfinite(days)] for days in recent]
-    return np.array([np.median(days) if len(days) else 0.0 for days in finite])
-
-
-class _Evidence(NamedTuple):
-    """The arguments of e_detector()."""
-
-    z: Array
-    clip: Array
-    usual: Array
-
-    def part(self, first: int, end: int) -> "_Evidence":
-        return _Evidence(self.z[first:end], self.clip[first:end], self.usual)
-
-
-def _episodes(
-    evidence: _Evidence, values: Array, level: Array, least: float, top: float
-) -> Iterator[tuple[int, int, int]]:
-    """Yield each shift: (its first day, the day its evidence reached `top`, the day it was over or n).
-
-    After a shift is over, evidence is collected anew. `values`, `level`: (n,) the quantity that must have a practical
-    size, at least `least`, and its level."""
-    begin, n = 0, len(values)
-    while begin < n:
-        reached = np.flatnonzero(e_detector(*evidence.part(begin, n)) >= top)
-        if not len(reached):
-            return
-        first = begin + int(reached[0])
-        start = begin + _onset(evidence.part(begin, first + 1))
-        # The comparison uses the level before the shift: a moving level would absorb a shift that lasts.
-        normal = level[start] + least
-        medians = ((day, np.median(values[max(first, day - _RECOVERY_DAYS + 1) : day + 1])) for day in range(first, n))
-        end = next((day for day, median in medians if median <= normal), n)
-        yield start, first, end
-        begin = end + 1
-
-
-def _onset(evidence: _Evidence) -> int:
-    """Return the most likely first day of a shift that lasts to the last day, over all sizes in SHIFTS."""
-    since = np.log(e_values(evidence.z, evidence.clip) / evidence.usual[:, None])[:, ::-1].cumsum(axis=1)[:, ::-1]
-    return int(since.max(axis=0).argmax())

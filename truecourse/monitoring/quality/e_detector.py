@@ -126,8 +126,13 @@ def e_detector(z: Array, clip: float | Array, usual: Array | float = 1.0) -> Arr
     """Return the evidence (n,) by each day that the mean of z rose above 0 on some earlier day.
 
     `clip`: as in e_values(). `usual`: what the e-values are divided by, see mean_e_values()."""
-    evidence, total = np.zeros(len(SHIFTS)), np.empty(len(z))
-    for day, ratio in enumerate((e_values(z, clip) / np.reshape(usual, (-1, 1))).T):
+    return accumulate(e_values(z, clip) / np.reshape(usual, (-1, 1)))
+
+
+def accumulate(ratios: Array) -> Array:
+    """Return the evidence (n,) by each day, the mean over the sizes of shift, from e-values (shifts, n)."""
+    evidence, total = np.zeros(len(ratios)), np.empty(ratios.shape[1])
+    for day, ratio in enumerate(ratios.T):
         evidence = np.minimum((evidence + 1) * ratio, 1e12)
         total[day] = evidence.mean()
     return total

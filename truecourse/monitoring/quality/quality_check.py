@@ -5,8 +5,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from truecourse.errors import ModelError
 from truecourse.features.clock import reference_time
 from truecourse.monitoring.finding_causes import Cause
@@ -15,8 +13,9 @@ from truecourse.monitoring.predictions.served_predictions import newest_decision
 from truecourse.monitoring.quality.baseline import FEWEST_DAYS, load_baseline
 from truecourse.monitoring.quality.cohort_closing import CohortClosing
 from truecourse.monitoring.quality.cohorts import Cohort, closing_time
-from truecourse.monitoring.quality.degradation import Alarm, find_alarms, threshold
+from truecourse.monitoring.quality.degradation import Alarm, FormerLabels, find_alarms, label_scale, threshold
 from truecourse.monitoring.quality.figures import closed_figures, open_figures
+from truecourse.monitoring.quality.former_champions import read_former_labels
 from truecourse.monitoring.quality.label_delay import check_labels, find_selection, measure_selection
 from truecourse.monitoring.quality.static_table_quality import QualityResult, check_untimed
 from truecourse.problem import Problem
@@ -75,23 +74,25 @@ def _check_cohorts(problem: Problem, tables: Tables, version: ModelVersion, mome
     closing = CohortClosing(problem, tables, version, baseline, moment)
     days, waiting = closing.cohorts()
     figures = open_figures(waiting)
+    is_champion = version == registry.champion(problem.name)
+    former = read_former_labels(problem, tables, version, days, moment) if is_champion else []
+    classes = baseline.model.vocabulary.classes
     if not days:
-        return _describe_open(problem, version, waiting), [], figures, False
+        findings = _degradation(problem, version, classes, [], [], [], former)
+        return summarize(findings, _describe_open(problem, version, waiting)), findings, figures, False
     findings = check_labels(problem, baseline.coverage, days)
     scored = [one for one in days if one.labelled and closing.is_scorable(one)]
     reference, description = baseline.reference(problem, days[0].day, moment)
     figures |= closed_figures(problem, reference, days, scored) | {"reference": description}
     inside = [one for one in scored if figures.get("window") and str(one.day) >= figures["window"][0]]
-    earlier = [one for one in baseline.out_of_fold if one not in reference and one.day < days[0].day]
-    own = [*earlier, *reference]
+    own = baseline.label_days(reference, days[0].day)
     selection = measure_selection(inside, own)
     if selection is not None:
         base_rate = figures.get("metrics", {}).get("base_rate", {}).get("now", {}).get("value")
         selection = selection if base_rate is not None else replace(selection, base_rate=None)
         figures["selection"] = selection.figures()
         findings += find_selection(problem, selection, base_rate)
-    if scored and reference:
-        findings += _degradation(problem, baseline.model.vocabulary.classes, reference, own, scored)
+    findings += _degradation(problem, version, classes, reference, own, scored if reference else [], former)
     enough = "metrics" in figures and len(reference) >= FEWEST_DAYS
     summary = summary_sentence(problem, figures, len(reference))
     return summarize(findings, summary), findings, figures, enough
@@ -108,36 +109,47 @@ def _describe_open(problem: Problem, version: ModelVersion, waiting: Sequence[Co
 
 def _degradation(
     problem: Problem,
+    version: ModelVersion,
     classes: Sequence[str],
     reference: Sequence[Cohort],
     own: Sequence[Cohort],
     days: Sequence[Cohort],
+    former: Sequence[FormerLabels],
 ) -> list[Finding]:
     """Run the degradation test. `own`: the label model's baseline days. `classes`: empty for a regression."""
-    rows = sum(one.labelled for one in reference)
-    loss = sum(one.loss for one in reference) / rows
-    variance = loss if problem.kind == "regression" else sum(one.variance for one in reference) / rows
-    watch, scale = problem.monitoring.quality, float(np.sqrt(variance))
-    alarms = find_alarms(reference, own, days, watch, scale, loss, len(classes))
+    scale, loss = label_scale(problem.kind, reference)
+    watch, number = problem.monitoring.quality, version.version
+    alarms = find_alarms(reference, own, days, watch, scale, loss, len(classes), number, former)
     rules = [alarm for alarm in alarms if alarm.stream in ("labels", "turned")]
     if not alarms:
         return []
     if rules:  # another label rule is not a degradation of the model
-        return [_finding(problem, classes, "label", "label rule", rules)]
-    return [_finding(problem, classes, problem.metric, "concept drift", alarms)]
+        return [_finding(problem, version, classes, "label", "label rule", rules)]
+    return [_finding(problem, version, classes, problem.metric, "concept drift", alarms)]
 
 
-def _finding(problem: Problem, classes: Sequence[str], subject: str, cause: Cause, alarms: Sequence[Alarm]) -> Finding:
+def _finding(
+    problem: Problem, version: ModelVersion, classes: Sequence[str], subject: str, cause: Cause, alarms: Sequence[Alarm]
+) -> Finding:
     """Return one finding for all alarms of a cause."""
     strongest = max(alarms, key=lambda alarm: alarm.evidence)
-    figures: dict[str, Any] = {"since": str(strongest.since)}
+    figures: dict[str, Any] = {"since": str(strongest.since), "versions": list(strongest.versions)}
     figures["threshold"] = threshold(problem.monitoring.quality, len(classes))
     # Of the classes whose labels were flipped, keep the one with the most evidence.
     for alarm in sorted(alarms, key=lambda alarm: alarm.evidence):
         figures[alarm.stream] = {"size": alarm.size, "evidence": alarm.evidence}
     shown = [strongest] if cause == "label rule" else alarms
-    sentence = " ".join(_SENTENCES[alarm.stream](problem, classes, alarm) for alarm in shown)
-    return Finding(check="quality", subject=subject, cause=cause, page=True, sentence=sentence, figures=figures)
+    sentences = [_SENTENCES[alarm.stream](problem, classes, alarm) for alarm in shown]
+    if strongest.versions != (version.version,):
+        sentences.append(f"These are labels of predictions by {_describe_versions(strongest.versions)}.")
+    return Finding(
+        check="quality", subject=subject, cause=cause, page=True, sentence=" ".join(sentences), figures=figures
+    )
+
+
+def _describe_versions(numbers: Sequence[int]) -> str:
+    *others, last = map(str, numbers)
+    return f"model versions {', '.join(others)} and {last}" if others else f"model version {last}"
 
 
 def _describe_rule(problem: Problem, classes: Sequence[str], alarm: Alarm) -> str:

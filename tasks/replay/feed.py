@@ -8,12 +8,15 @@ import pyarrow.parquet as pq
 from prefect.runtime import flow_run
 
 from tasks.replay.worker_process import WorkerProcess
+from truecourse.data.sql import labelled_tables, table_label
 from truecourse.data.validation_report import in_order_of_reference
 from truecourse.features.feature_tables import compute_view
 from truecourse.ingestion.ingest import ingest_sources
 from truecourse.ingestion.validate import validate_new
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Objects, Problem
+from truecourse.problem.namespace import Namespace
+from truecourse.problem.schema import Table
 from truecourse.replay.problem_copy import batch_key
 from truecourse.replay.source_data import SourceData, as_delivered
 from truecourse.storage.delta_tables import Tables
@@ -34,16 +37,19 @@ class Feed:
         """Deliver the rows of [reached, until), one batch per table, and update the feature tables.
 
         now: the time at which freshness is measured. Returns findings of refused batches."""
-        for table in self._problem.tables:
-            rows = self._source.rows(table.name, self.reached, until)
+        for name, (owner, table) in labelled_tables(self._problem).items():
+            rows = self._source.rows(name, self.reached, until)
             if len(rows):
-                key = batch_key(table.name, self._number)
+                key = batch_key(owner, table, self._number)
                 self._tables.store.put(key, parquet(as_delivered(rows)))
-                ingest_sources(self._problem, replace(table, source=Objects(key)), self._tables, run=_run())
+                ingest_sources(owner, replace(table, source=Objects(key)), self._tables, run=_run())
                 self.rows += len(rows)
         self._number, self.reached = self._number + 1, until
         findings = [
-            finding for table in in_order_of_reference(self._problem) for finding in self._validate(table.name, now)
+            finding
+            for owner in self._problem.namespaces
+            for table in in_order_of_reference(owner)
+            for finding in self._validate(owner, table, now)
         ]
         self._compute([view.name for view in self._problem.views])
         return findings
@@ -56,9 +62,9 @@ class Feed:
         for other in others:
             other.result()
 
-    def _validate(self, name: str, now: datetime) -> list[Finding]:
-        at = now.replace(tzinfo=None)
-        result = validate_new(self._problem, self._problem.table(name), self._tables, at, run=_run())
+    def _validate(self, owner: Namespace, table: Table, now: datetime) -> list[Finding]:
+        at, name = now.replace(tzinfo=None), table_label(self._problem, owner, table)
+        result = validate_new(owner, table, self._tables, at, run=_run())
         if not result.faults:
             return []
         sentence = f"Validation of {name}: {'; '.join(result.faults)}."

@@ -105,10 +105,6 @@ def play(plan: Plan, report: ProgressCallback = lambda progress: None) -> dict[s
 
     The document is also written there. Raises ReplayError for an invalid plan, and what the steps raise."""
     user = load_problem(plan.problem)
-    if user.areas:
-        hint = "declare the views in a copy of the problem, and replay that"
-        what = "a replay cannot use views of feature areas"
-        raise ReplayError(user.name, [Fault("problem.py shared_views", what, hint)])
     faults = parse_faults(user, list(plan.inject), plan.first, plan.last)
     place = replay_home(user.name)
     shutil.rmtree(place, ignore_errors=True)

@@ -17,7 +17,7 @@ from tasks.training.build_snapshot import build_snapshot
 from truecourse.data.deliveries import Delivery, accepted_deliveries
 from truecourse.data.pending_batch import PendingBatch
 from truecourse.data.reread import restore
-from truecourse.data.sql import clean_versions, table_label
+from truecourse.data.sql import clean_versions, labelled_tables
 from truecourse.errors import SourceError, TruecourseError
 from truecourse.features.feature_tables import compute_view
 from truecourse.hashing import sha256
@@ -93,9 +93,7 @@ def rebuild(plan: Plan) -> RebuildResult:
 
 def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
     """Read the deliveries again, and validate them in their original order."""
-    owned = {
-        table_label(problem, owner, table): (owner, table) for owner in problem.namespaces for table in owner.tables
-    }
+    owned = labelled_tables(problem)
     raw = {name: restore(*owned[name], tables, list(known)) for name, known in plan.deliveries.items()}
     for commit in plan.validations:
         known = plan.deliveries[commit.table]

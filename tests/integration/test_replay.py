@@ -1,6 +1,7 @@
 """A replay of the deliveries: it uses no future data, it is repeatable, and planted faults are detected."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,11 +21,15 @@ from tasks.replay.replay_history import Plan, isolated_settings, play, replay_ho
 from tasks.replay.requests import prediction_id
 from tests import simulated_deliveries
 from tests.conftest import REPOSITORY, wait_until
+from truecourse.features.definition_digests import feature_table
 from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
+from truecourse.replay.faults import parse_faults
+from truecourse.replay.source_data import read_source_data
 from truecourse.serving.prediction_log import log_table
 from truecourse.settings import child_environment, get_settings
 from truecourse.storage.delta_tables import Tables
+from truecourse.storage.object_store import open_store
 
 FIRST, LAST = date(2024, 3, 1), date(2024, 3, 12)
 
@@ -120,6 +125,54 @@ def test_a_model_trained_ahead_does_not_depend_on_later_deliveries(installed: Pa
             models.append([version.model_sha256 for version in registry.versions("deliveries")])
     assert models[0] == models[1]
     assert len(set(models[0])) == 2
+
+
+AREA = """
+from truecourse.problem import FeatureArea, Text
+
+from .problem import PROBLEM
+
+AREA = FeatureArea(
+    "fleet",
+    tables=PROBLEM.tables,
+    keys={"courier": Text(), "depot": Text()},
+    entities=PROBLEM.entities,
+    views=PROBLEM.views,
+    relations=PROBLEM.relations,
+)
+"""
+SHARED = """
+import dataclasses
+
+shared = [f"fleet.{view.name}" for view in PROBLEM.views]
+PROBLEM = dataclasses.replace(PROBLEM, views=[], entities=[], shared_views=shared)
+"""
+
+
+def test_shared_views_are_replayed_as_those_of_the_problem(installed: Path) -> None:
+    """The area has tables of the same names as the problem, and the same data."""
+    plan = Plan("deliveries", FIRST, FIRST, tick=30)
+    play(plan)
+    own = log_of("deliveries")
+    area = installed.parent / "feature_views" / "fleet"
+    shutil.copytree(installed / "deliveries", area)
+    (area / "area.py").write_text(AREA)
+    with (installed / "deliveries" / "problem.py").open("a") as file:
+        file.write(SHARED)
+    document = play(plan)
+    assert log_of("deliveries").select(KEPT).equals(own.select(KEPT))
+    assert document["refused"] == 0
+    with isolated_settings(replay_home("deliveries")):
+        problem, tables = load_problem("deliveries"), Tables()
+        assert len(tables.commits(feature_table(problem, "courier_history"))) > 1
+        assert not list(tables.store.list("features/deliveries/"))
+    faults = ("unit:fleet.deliveries.distance:*10@2024-03-02", "category:fleet.deliveries.courier:c01>new@2024-03-02")
+    problem = load_problem("deliveries")
+    source = read_source_data(problem, open_store(), parse_faults(problem, list(faults), FIRST, LAST))
+    planted, plain = (source.complete(f"{prefix}deliveries") for prefix in ("fleet.", ""))
+    assert pc.sum(planted["distance"]).as_py() > 1.1 * pc.sum(plain["distance"]).as_py()
+    assert "new" in source.complete("fleet.couriers")["courier"].to_pylist()
+    assert "new" not in source.complete("couriers")["courier"].to_pylist()
 
 
 def test_planted_faults_reach_requests_features_labels_and_the_serving_code(installed: Path) -> None:

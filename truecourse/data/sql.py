@@ -97,6 +97,13 @@ def versions_for(problem: Namespace, view: str, versions: Mapping[str, TableVers
     return {table.name: versions[table_label(problem, owner, table)] for table in owner.tables}
 
 
+def labelled_tables(problem: Namespace) -> dict[str, tuple[Namespace, Table]]:
+    """All tables of a problem and of the areas that it uses, each with its namespace, by table_label()."""
+    return {
+        table_label(problem, owner, table): (owner, table) for owner in problem.namespaces for table in owner.tables
+    }
+
+
 def table_label(problem: Namespace, owner: Namespace, table: Table) -> str:
     """A table's name in a problem; that of an area's table is `area.table`."""
     return table.name if owner.name == problem.name else f"{owner.name}.{table.name}"

@@ -125,9 +125,7 @@ class Selection:
 def select_table(problem: Problem, name: str) -> tuple[Namespace, Table]:
     """Return a table of the problem, or as `area.table` one of an area that it uses, with the namespace that it belongs
     to. Raises NotFound with similar names."""
-    known = {
-        sql.table_label(problem, owner, table): (owner, table) for owner in problem.namespaces for table in owner.tables
-    }
+    known = sql.labelled_tables(problem)
     if name not in known:
         raise NotFound(f"no table {name!r}", where=f"problem {problem.name}", hint=nearest(name, known))
     return known[name]

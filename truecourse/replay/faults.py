@@ -5,15 +5,17 @@ docs/explanation/replay.md describes the kinds.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
+from truecourse.data.sql import labelled_tables
 from truecourse.errors import Fault, ReplayError
 from truecourse.monitoring.drift.unit_changes import FORMS, parse_change
 from truecourse.problem import Problem
 from truecourse.problem.definition import midnight
-from truecourse.problem.schema import AnyColumn, Float, Integer, Text
+from truecourse.problem.schema import AnyColumn, Float, Integer, Table, Text
 
 Kind = Literal["unit", "dead", "category", "label", "skew"]
 KINDS: tuple[Kind, ...] = ("unit", "dead", "category", "label", "skew")
@@ -24,7 +26,7 @@ _TEXT = re.compile(r"(?P<kind>[a-z]+)(?::(?P<rest>.*))?@(?P<first>[^@.]+)(?:\.\.
 @dataclass(frozen=True)
 class PlantedFault:
     """A planted fault. `table`, `column`: its target, empty if the kind has none; for a skew, `column` is the feature.
-    Active for `start` <= t < `end`, UTC; None: until the end of the replay."""
+    The table of an area is named as `area.table`. Active for `start` <= t < `end`, UTC; None: it has no end."""
 
     kind: Kind
     table: str
@@ -100,13 +102,14 @@ def _target(problem: Problem, kind: Kind, rest: str) -> tuple[str, str, str]:
     target, _, how = rest.partition(":")
     if kind == "skew":
         return "", *_skew(problem, target, how)
-    table, _, column = target.partition(".")
-    _require_timed(problem, table)
+    known = {name: table for name, (_, table) in labelled_tables(problem).items()}
+    table, _, column = (target, "", "") if target in known else target.rpartition(".")
+    _require_timed(known, table or column)
     if kind == "dead":
         if column or how:
             raise _Invalid("a dead feed has only a table as its target", f"write dead:{table}@FIRST")
         return table, "", ""
-    declared = problem.table(table).columns
+    declared = known[table].columns
     _require_one_of(column, list(declared), f"{table} has no column")
     check = _unit if kind == "unit" else _category
     return table, column, check(target, declared[column], how)
@@ -117,9 +120,9 @@ def _require_one_of(name: str, known: list[str], what: str) -> None:
         raise _Invalid(f"{what} {name!r}", f"one of {', '.join(known)}")
 
 
-def _require_timed(problem: Problem, name: str) -> None:
-    timed = [table.name for table in problem.tables if table.time]
-    _require_one_of(name, [table.name for table in problem.tables], "there is no table")
+def _require_timed(known: Mapping[str, Table], name: str) -> None:
+    timed = [one for one, table in known.items() if table.time]
+    _require_one_of(name, list(known), "there is no table")
     if name not in timed:
         raise _Invalid(f"{name} has no time: it is delivered once, before the replay", f"one of {', '.join(timed)}")
 

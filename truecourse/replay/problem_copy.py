@@ -1,4 +1,5 @@
 """The replayed problem: a copy of the user's problem in the replay's problems folder, with tables fed by the replay.
+The areas that it uses are copied in the same way, beside that folder.
 
 Training, evaluation and serving load it by name, without special cases.
 """
@@ -14,8 +15,10 @@ from truecourse.errors import Fault, ReplayError
 from truecourse.modeling.splitting import problem_at
 from truecourse.problem import Label, Objects, Problem, TimeSplit
 from truecourse.problem.definition import midnight
-from truecourse.problem.loader import load_problem
+from truecourse.problem.loader import load_area, load_problem
+from truecourse.problem.namespace import AREAS, FeatureArea, Namespace
 from truecourse.problem.promotion import BeatsBaseline, BeatsChampion, EveryClass, NotWorseThanLinear
+from truecourse.problem.schema import Table
 from truecourse.registry.run_archive import packed_folder, unpack_folder
 from truecourse.replay.faults import PlantedFault
 
@@ -27,28 +30,33 @@ from truecourse.replay.problem_copy import restaged
 
 PROBLEM = restaged({name!r}, Path(__file__).parent / {original!r}, {stage!r})
 '''
+_AREA = '''"""Written by `truecourse replay`: the feature area of the folder below, its tables fed by the replay."""
+
+from pathlib import Path
+
+from truecourse.replay.problem_copy import restaged_area
+
+AREA = restaged_area({name!r}, Path(__file__).parent / {original!r})
+'''
 LABEL = "replayed_label.sql"
 ORIGINAL = "original"
-"""The folder, next to the replayed problem.py, with the user's problem as it is when the replay starts."""
+"""The folder, next to the replayed problem.py or area.py, with the user's one as it is when the replay starts."""
 
 
-def batch_key(table: str, number: int | str) -> str:
-    """Return the key of a table's batch in storage."""
-    return f"batches/{table}/{number if isinstance(number, str) else f'{number:04d}'}.parquet"
+def batch_key(owner: Namespace, table: Table, number: int | str) -> str:
+    """Return the key of a table's batch in storage. `owner`: the problem or area that the table belongs to."""
+    return f"batches/{owner.name}/{table.name}/{number if isinstance(number, str) else f'{number:04d}'}.parquet"
 
 
 def write_problem_copy(problem: Problem, place: Path, first: date, faults: tuple[PlantedFault, ...]) -> None:
-    """Write the problems folder of a replay that starts on `first`. Raises ReplayError for a problem without time."""
+    """Write the problems folder of a replay that starts on `first`, and beside it that of feature areas. Raises
+    ReplayError for a problem without time."""
     if not problem.has_spine or not isinstance(problem.split, TimeSplit):
         what = "has no spine with decision times and a time split"
         hint = "only problems with decision times and a TimeSplit can be replayed"
         raise ReplayError(problem.name, [Fault("problem.py", what, hint)])
     folder = place / problem.name
-    folder.mkdir(parents=True)
-    for file in problem.folder.rglob("*.sql"):
-        copy = folder / file.relative_to(problem.folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+    _copy_sql(problem, folder)
     rules = [fault for fault in faults if fault.kind == "label"]
     if rules:
         (folder / LABEL).write_text(label_sql(problem, rules))
@@ -56,6 +64,21 @@ def write_problem_copy(problem: Problem, place: Path, first: date, faults: tuple
     unpack_folder(packed_folder(problem)[0], folder / ORIGINAL / problem.name)
     text = _PROBLEM.format(name=problem.name, original=ORIGINAL, stage=json.dumps(stage))
     (folder / "problem.py").write_text(text)
+    for name, area in problem.areas.items():
+        copy = place.parent / AREAS / name
+        _copy_sql(area, copy)
+        shutil.copytree(folder / ORIGINAL / problem.name / AREAS / name, copy / ORIGINAL / name)
+        (copy / "area.py").write_text(_AREA.format(name=name, original=ORIGINAL))
+
+
+def _copy_sql(owner: Namespace, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for file in owner.folder.rglob("*.sql"):
+        parts = file.relative_to(owner.folder)
+        if parts.parts[0] != AREAS:
+            copy = folder / parts
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def restaged(name: str, problems: Path, stage: str) -> Problem:
@@ -65,12 +88,23 @@ def restaged(name: str, problems: Path, stage: str) -> Problem:
     worse model. Gates that compare with baselines and the champion stay."""
     settings: dict[str, Any] = json.loads(stage)
     problem = load_problem(name, problems)
-    tables = tuple(dataclasses.replace(t, source=Objects(batch_key(t.name, "*"))) for t in problem.tables)
+    tables = _fed_tables(problem)
     label: Label = problem.label if not settings["rules"] else dataclasses.replace(problem.label, sql=LABEL)
     kept = BeatsBaseline | NotWorseThanLinear | EveryClass | BeatsChampion
     gates = tuple(gate for gate in problem.gates if isinstance(gate, kept))
-    staged = dataclasses.replace(problem, tables=tables, label=label, gates=gates)
+    own = dataclasses.replace(problem, views=problem.own_views, areas={})  # the loader adds the shared ones
+    staged = dataclasses.replace(own, tables=tables, label=label, gates=gates)
     return problem_at(staged, midnight(date.fromisoformat(settings["first"])))
+
+
+def restaged_area(name: str, areas: Path) -> FeatureArea:
+    """Load the user's feature area with the sources of the replay."""
+    area = load_area(name, areas)
+    return dataclasses.replace(area, tables=_fed_tables(area))
+
+
+def _fed_tables(owner: Namespace) -> tuple[Table, ...]:
+    return tuple(dataclasses.replace(t, source=Objects(batch_key(owner, t, "*"))) for t in owner.tables)
 
 
 def label_sql(problem: Problem, rules: list[PlantedFault]) -> str:

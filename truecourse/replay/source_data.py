@@ -25,7 +25,8 @@ from truecourse.storage.object_store import ObjectStore
 
 @dataclass(frozen=True)
 class SourceData:
-    """Tables by name, with rows in the order of the sources, as read_batches() returns them.
+    """Tables by name (those of areas as `area.table`), with rows in the order of the sources, as read_batches() returns
+    them.
 
     `arrivals`: for tables without time, rows that exist only from a given time on."""
 
@@ -37,7 +38,7 @@ class SourceData:
         """Return the rows with times in [start, end); without `start`, all before `end` and those without a time.
 
         For a table without time: everything without `start`, later only new arrivals."""
-        table, rows = self.problem.table(name), self.tables[name]
+        (_, table), rows = sql.labelled_tables(self.problem)[name], self.tables[name]
         if table.time is None:
             arrived = [new for at, new in self.arrivals.get(name, ()) if (start is None or start <= at) and at < end]
             parts = [*([rows] if start is None else []), *arrived]
@@ -64,15 +65,16 @@ def naive(moment: datetime) -> np.datetime64:
 def read_source_data(problem: Problem, store: ObjectStore, faults: tuple[PlantedFault, ...]) -> SourceData:
     """Read all sources and plant the faults. Raises SourceError for a source that cannot be read."""
     tables: dict[str, pa.Table] = {}
-    for table in problem.tables:
+    known = sql.labelled_tables(problem)
+    for name, (owner, table) in known.items():
         with scratch() as folder:
-            located = locate(problem, table, store, folder)
+            located = locate(owner, table, store, folder)
             batches = [batch for source in located for batch in read_batches(source, table)]
-        tables[table.name] = pa.Table.from_batches(batches).combine_chunks()
+        tables[name] = pa.Table.from_batches(batches).combine_chunks()
     arrivals: dict[str, tuple[tuple[datetime, pa.Table], ...]] = {}
     for fault in faults:
         if fault.table:
-            tables[fault.table] = _apply_fault(problem.table(fault.table), tables[fault.table], fault)
+            tables[fault.table] = _apply_fault(known[fault.table][1], tables[fault.table], fault)
         if fault.kind == "category":
             arrivals |= _new_category_arrival(problem, tables, arrivals, fault)
     return SourceData(problem, tables, arrivals)
@@ -107,13 +109,15 @@ def _new_category_arrival(
     problem: Problem, tables: Mapping[str, pa.Table], arrivals: Mapping[str, Any], fault: PlantedFault
 ) -> dict[str, tuple[tuple[datetime, pa.Table], ...]]:
     """Add the new value of a reference column to the referenced table, as a copy of the replaced value's row."""
-    other = problem.table(fault.table).columns[fault.column].in_table
-    if other is None or problem.table(other).time is not None:
+    owner, table = sql.labelled_tables(problem)[fault.table]
+    name = table.columns[fault.column].in_table
+    if name is None or owner.table(name).time is not None:
         return {}
-    key, (old, new) = problem.table(other).key_column, fault.swapped
+    referenced, (old, new) = owner.table(name), fault.swapped
+    key, other = referenced.key_column, sql.table_label(problem, owner, referenced)
     assert key is not None
     rows = tables[other].filter(pc.equal(tables[other][key], old))[:1]
-    if not len(rows) or not isinstance(problem.table(other).columns[key], Text):
+    if not len(rows) or not isinstance(referenced.columns[key], Text):
         return {}
     row = rows.set_column(rows.schema.get_field_index(key), rows.schema.field(key), pa.array([new], pa.string()))
     return {other: (*arrivals.get(other, ()), (fault.start, row))}

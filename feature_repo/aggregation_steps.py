@@ -69,7 +69,7 @@ def _query(view: Aggregations, names: Sequence[str], changed: int | None, until:
     windows = dict.fromkeys(function.window for function in view.features.values() if function.window)
     changes = [CREATED, UNTIL, *(f"{EVENT} + to_microseconds({window // _MICROSECOND})" for window in windows)]
     newest = ", ".join(f"max({change}) FILTER ({change} <= {moment})" for change in changes)
-    parts = " UNION ".join(f"SELECT {keys} FROM __changed{number}" for number in range(changed or 0))  # noqa: S608
+    parts = " UNION ".join(f"SELECT DISTINCT {keys} FROM __changed{number}" for number in range(changed or 0))  # noqa: S608
     rows = "__rows" if changed is None else f"__rows SEMI JOIN ({parts}) USING ({keys})"
     since = f"SELECT {keys}, greatest({newest}) AS {_SINCE} FROM {rows} GROUP BY {keys}"  # noqa: S608
     known = f"{CREATED} <= {moment} AND ({UNTIL} IS NULL OR {UNTIL} > {moment})"

@@ -120,7 +120,7 @@ def _newest_rows(problem: Namespace, view: View, rows: ds.Dataset, changed: list
         if changed is not None:
             for number, part in enumerate(changed):
                 connection.register(f"__changed{number}", part)
-            parts = " UNION ".join(f"SELECT {keys} FROM __changed{n}" for n in range(len(changed)))  # noqa: S608
+            parts = " UNION ".join(f"SELECT DISTINCT {keys} FROM __changed{n}" for n in range(len(changed)))  # noqa: S608
             query = f"SELECT * FROM ({parts}) LEFT JOIN ({query}) USING ({keys})"  # noqa: S608
         yield from connection.sql(query).to_arrow_reader(_CHUNK)
 

@@ -206,13 +206,15 @@ def test_before_the_first_load_values_are_missing_and_not_zero(folder: Path, sto
     assert known > 0
 
 
-def test_a_load_of_an_earlier_moment_holds_what_was_known_then(folder: Path, store: str) -> None:
+def test_a_load_holds_what_was_known_then(folder: Path, store: str) -> None:
+    """At later and earlier moments than that of the load before, of the same tables."""
     problem, tables = load_problem(), Tables()
     deliver_more(folder)
-    moment = datetime(2024, 8, 1)
-    load(problem, tables, moment)
-    at_once = decisions_after(moment).assign(t=np.datetime64(moment, "us"))
-    assert_same(online(problem, at_once), expected(problem, tables, at_once), at_once)
+    for moment in (datetime(2024, 6, 1), datetime(2024, 8, 1), datetime(2024, 7, 1)):
+        written = load(problem, tables, moment)
+        assert max(written.values()) <= 41, "each key once"
+        at_once = decisions_after(moment).assign(t=np.datetime64(moment, "us"))
+        assert_same(online(problem, at_once), expected(problem, tables, at_once), at_once)
 
 
 def test_a_killed_load_is_finished_by_the_next(folder: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from benchmarks.__main__ import NAMES, ON_REQUEST, benchmark, main, table
 from benchmarks.harness import Row, growth, measure
 from benchmarks.monitoring import drift
 from benchmarks.pipeline import aggregations, pit_join, scale, score, tables
+from benchmarks.replay import plain_change
 from tests.simulated_deliveries import install
 from truecourse.errors import PlatformError
 from truecourse.features.aggregates.evaluation import evaluate
@@ -115,6 +116,21 @@ def test_drift_figures_come_with_their_reference(home: Path) -> None:
     theirs = measure("benchmarks.monitoring.drift:evidently", reference=2_000, window=1_000)
     assert ours.result == 0  # nothing drifted
     assert theirs.result > drift.COLUMNS
+
+
+@pytest.mark.parametrize(("earlier", "confirmed"), [(0.5, True), (3.0, False)])
+def test_a_true_alarm_is_about_a_week_like_none_before(earlier: float, confirmed: bool) -> None:
+    """Two rows on each of 40 days; the mean of the last week is higher by 1, that of a week before it by `earlier`."""
+    day = np.repeat(np.arange(40), 2)
+    values = 5 + 0.01 * (day % 3) + 1.0 * (day >= 33) + earlier * ((day >= 10) & (day < 17))
+    times = np.datetime64("2024-01-01T05:00", "us") + day.astype("timedelta64[D]")
+    frame = pa.table({"decision_time": times, "weight": values, "name": [None if n == 39 else "a" for n in day]})
+    alarm = {"at": "2024-02-10T06:00:00+00:00", "cause": "drift", "subject": "weight"}
+    change = plain_change(frame, alarm)
+    assert (change["times"] > 1) == confirmed
+    assert change["what"] == f"mean of the week {values[-14:].mean():.3f}"
+    assert plain_change(frame, alarm | {"subject": "name", "cause": "dead feed"})["times"] > 1
+    assert plain_change(frame, alarm | {"subject": "name"})["times"] == 0
 
 
 @pytest.fixture

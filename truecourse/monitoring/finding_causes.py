@@ -78,12 +78,12 @@ CAUSES: Mapping[Check, Mapping[Cause, CauseInfo]] = {
         "drift": CauseInfo(
             "a column",
             "A feature's distribution changed faster than it ever did, beyond its seasonal range.",
-            "if it is twice as far as any past change, with a PSI above `Monitoring.psi`",
+            "if it is twice as far as any change up to four weeks before, with a PSI above `Monitoring.psi`",
         ),
         "prediction drift": CauseInfo(
             "a score column",
             "The distribution of the scores changed faster than it ever did, beyond its seasonal range.",
-            "if it is twice as far as any past change, with a PSI above `Monitoring.psi`",
+            "if it is twice as far as any change up to four weeks before, with a PSI above `Monitoring.psi`",
         ),
         "relation drift": CauseInfo(
             "a column", "A column has the usual values, but its relation to the other columns changed.", NEVER

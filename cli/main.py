@@ -68,7 +68,19 @@ canary = group(
     _loaders({"stop": "cli.commands.promote:stop_canary"}),
     "A canary or shadow: a challenger that scores requests beside the champion.",
 )
-GROUPS = {"run": run, "key": key, "trace": trace, "mirror": mirror, "schedules": schedules, "canary": canary}
+openlineage = group(
+    _loaders({"show": "cli.commands.openlineage:show", "send": "cli.commands.openlineage:send"}),
+    "Lineage events that wait for their receiver.",
+)
+GROUPS = {
+    "run": run,
+    "key": key,
+    "trace": trace,
+    "mirror": mirror,
+    "schedules": schedules,
+    "canary": canary,
+    "openlineage": openlineage,
+}
 COMMANDS = _loaders(
     {
         "demo": "cli.commands.demo:demo",
@@ -93,6 +105,7 @@ COMMANDS = _loaders(
         "schedules": "",
         "release": "cli.commands.release:release",
         "trace": "",
+        "openlineage": "",
         "reproduce": "cli.commands.inspect:reproduce",
         "features": "cli.commands.features:features",
         "diff": "cli.commands.diff:diff",

@@ -2,13 +2,13 @@
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.naming import run_name
-from tasks.process import note_process
 from tasks.release.deploy import deploy_version, stop_deployment
 from truecourse.references import Deployment
 
 
-@flow(name="deploy", flow_run_name=run_name, on_running=[note_process])
+@flow(name="deploy", flow_run_name=run_name, **HOOKS)
 def deploy(
     environment: str = "dev",
     problem: str | None = None,

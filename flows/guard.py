@@ -4,15 +4,15 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.monitoring.alerts import notify, record_findings
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 from tasks.release.evaluate_canary import apply_canary_decision, evaluate_canary, reevaluate_gates
 from tasks.scoring.ship_log import ship_log
 
 
-@flow(name="guard", flow_run_name=run_name, on_running=[note_process])
+@flow(name="guard", flow_run_name=run_name, **HOOKS)
 def guard(problem: str | None = None) -> dict[str, Any]:
     """Compare the challenger's responses with the champion's, then increase its traffic, promote it, or roll it back.
 

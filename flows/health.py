@@ -4,16 +4,16 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.monitoring.alerts import notify, record_findings
 from tasks.monitoring.check_health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.monitoring.summarize import require_unbroken, run_check
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 
 
-@flow(name="health", flow_run_name=run_name, on_running=[note_process])
+@flow(name="health", flow_run_name=run_name, **HOOKS)
 def health(problem: str | None = None) -> dict[str, Any]:
     """Check scheduled flows, tables, the online store, the prediction log, endpoints, this machine and the registry.
 

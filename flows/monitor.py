@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.monitoring.alerts import notify, record_findings
 from tasks.monitoring.check_drift import check_drift
 from tasks.monitoring.check_health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
@@ -15,12 +16,11 @@ from tasks.monitoring.publish_control_page import publish_control
 from tasks.monitoring.summarize import require_unbroken, run_check, summary
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 from truecourse.features.clock import clip_to_now, require_past
 from truecourse.references import Window
 
 
-@flow(name="monitor", flow_run_name=run_name, on_running=[note_process])
+@flow(name="monitor", flow_run_name=run_name, **HOOKS)
 def monitor(
     problem: str | None = None,
     start: datetime | None = None,

@@ -4,10 +4,10 @@ from datetime import datetime
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 from tasks.release.approve import request_approval
 from tasks.release.promote import candidate, evaluate_version, make_champion, require_passed_gates
 from tasks.release.start_canary import start_canary, starts_as_canary
@@ -16,7 +16,7 @@ from truecourse.references import Aliases
 from truecourse.registry import aliases
 
 
-@flow(name="promote", flow_run_name=run_name, on_running=[note_process])
+@flow(name="promote", flow_run_name=run_name, **HOOKS)
 def promote(
     reason: str,
     problem: str | None = None,

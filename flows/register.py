@@ -2,18 +2,18 @@
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.monitoring.publish_features import publish_features
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 from tasks.release.register import find_registered, register_model
 from tasks.training.evaluate_model import evaluate_model
 from truecourse.references import ModelVersion
 from truecourse.registry.runs import trained_run
 
 
-@flow(name="register", flow_run_name=run_name, on_running=[note_process])
+@flow(name="register", flow_run_name=run_name, **HOOKS)
 def register(problem: str | None = None, run_id: str | None = None) -> ModelVersion:
     """Evaluate a trained model on test rows and by the problem's gates, and register it as a version.
 

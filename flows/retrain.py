@@ -8,16 +8,16 @@ from prefect import flow
 from flows.package import package
 from flows.register import register
 from flows.train import train
+from tasks.hooks import HOOKS
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 from tasks.training.build_snapshot import newest_decision
 from tasks.training.retrain import begin_retraining, end_retraining, fail_retraining
 from truecourse.errors import TruecourseError
 from truecourse.monitoring.alerts.alert_record import Decision
 
 
-@flow(name="retrain", flow_run_name=run_name, on_running=[note_process])
+@flow(name="retrain", flow_run_name=run_name, **HOOKS)
 def retrain(problem: str | None = None, reason: str = "", at: datetime | None = None) -> dict[str, Any]:
     """Train on all known data, evaluate and register the model, and package it if it became champion.
 

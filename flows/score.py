@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.monitoring.check_drift import update_daily_histograms
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 from tasks.scoring.score_decisions import score_decisions
 from tasks.scoring.score_files import score_file
 from truecourse.features.clock import data_end
@@ -15,7 +15,7 @@ from truecourse.references import FileScores, TableVersion, Window, naive_utc
 from truecourse.storage.delta_tables import Tables
 
 
-@flow(name="score", flow_run_name=run_name, on_running=[note_process])
+@flow(name="score", flow_run_name=run_name, **HOOKS)
 def score(
     problem: str | None = None,
     source: str | None = None,

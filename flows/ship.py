@@ -2,14 +2,14 @@
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.monitoring.check_drift import update_daily_histograms
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 from tasks.scoring.ship_log import gather_files, ship_log
 
 
-@flow(name="ship", flow_run_name=run_name, on_running=[note_process])
+@flow(name="ship", flow_run_name=run_name, **HOOKS)
 def ship(problem: str | None = None) -> dict[str, int]:
     """Ship the predictions logged on this machine, each exactly once.
 

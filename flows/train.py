@@ -4,9 +4,9 @@ from datetime import datetime
 
 from prefect import flow
 
+from tasks.hooks import HOOKS
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
-from tasks.process import note_process
 from tasks.training.build_snapshot import take_snapshot
 from tasks.training.train import train_model
 from tasks.training.tune import search_parameters
@@ -14,7 +14,7 @@ from truecourse.authoring.checks.run_checks import require_valid
 from truecourse.references import TrainedRun
 
 
-@flow(name="train", flow_run_name=run_name, on_running=[note_process])
+@flow(name="train", flow_run_name=run_name, **HOOKS)
 def train(
     problem: str | None = None,
     until: datetime | None = None,

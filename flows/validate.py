@@ -5,9 +5,9 @@ from datetime import datetime
 from prefect import flow
 
 from tasks.data.validate import publish, validate_table
+from tasks.hooks import HOOKS
 from tasks.naming import run_name
 from tasks.open_problem import open_problem_or_area
-from tasks.process import note_process
 from truecourse.data.sql import table_label
 from truecourse.data.validation_report import TableResult, in_order_of_reference, require_accepted
 from truecourse.errors import TruecourseError, ValidationFailed
@@ -15,7 +15,7 @@ from truecourse.problem.namespace import Namespace
 from truecourse.references import TableVersion
 
 
-@flow(name="validate", flow_run_name=run_name, on_running=[note_process])
+@flow(name="validate", flow_run_name=run_name, **HOOKS)
 def validate(
     problem: str | None = None, as_of: datetime | None = None, recheck: bool = False, area: str | None = None
 ) -> dict[str, TableVersion]:

@@ -17,6 +17,8 @@ from typing import Any
 class Webhook:
     """A webhook server. `status`: the status of its next answers; `bodies` and `ids`: what it accepted.
 
+    `requests`: the path and the `Authorization` of each request that it got.
+
     `drip`: if not zero, it sends one byte of headers every `drip` seconds, and never ends its answer."""
 
     url: str = ""
@@ -24,6 +26,7 @@ class Webhook:
     drip: float = 0.0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     @property
     def texts(self) -> list[str]:
@@ -37,6 +40,7 @@ def webhook() -> Iterator[Webhook]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            hook.requests.append((self.path, self.headers["Authorization"]))
             if hook.drip:
                 self.send_response(200)
                 self.flush_headers()

@@ -1,12 +1,15 @@
 """Addresses that our servers listen on and that clients connect to: names, IPv6, wildcards and loopback."""
 
+import http.client
 import ipaddress
 import socket
+import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from truecourse.errors import PlatformError, SettingsError
+from truecourse.errors import DeliveryFailed, PlatformError, SettingsError
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
@@ -73,6 +76,36 @@ def open_url(request: urllib.request.Request, seconds: float) -> Any:
 def proxy_bypass(target: str) -> list[urllib.request.BaseHandler]:
     """Handlers for a urllib opener that bypass the proxy if the target is on this machine."""
     return [urllib.request.ProxyHandler({})] if is_loopback_name(urlsplit(target).hostname or "") else []
+
+
+def post(target: str, body: bytes, headers: Mapping[str, str], seconds: float) -> None:
+    """Send a POST request to another system's URL. A redirect is not followed.
+
+    `seconds`: the most that each step may take. Raises DeliveryFailed, without the URL: it may hold a secret."""
+    request = urllib.request.Request(target, body, dict(headers), method="POST")  # noqa: S310 - the caller checks it
+    try:
+        with urllib.request.build_opener(_NoRedirects, *proxy_bypass(target)).open(request, timeout=seconds):
+            return
+    except urllib.error.HTTPError as error:
+        raise DeliveryFailed(f"the receiver answered with status {error.code}", status=error.code) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise DeliveryFailed(failure_reason(error, seconds)) from None
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects: a redirected POST would become a GET without its body."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def failure_reason(error: Exception, seconds: float) -> str:
+    """Why a receiver was not reached, without its address. `seconds`: the timeout of the request."""
+    reason = getattr(error, "reason", None)
+    cause = reason if isinstance(reason, Exception) else error
+    if isinstance(cause, TimeoutError):
+        return f"no answer within {seconds:.0f} seconds"
+    return getattr(cause, "strerror", None) or type(cause).__name__
 
 
 def require_free(host: str, port: int, what: str, setting: str) -> None:

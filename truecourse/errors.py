@@ -23,7 +23,7 @@ TruecourseError
 ├── RequestError           a prediction request violates the contract
 ├── PlatformError          a server or process does not start or answer, or a port is in use
 │   └── MirrorError        the MLflow mirror of the registry cannot be read or written
-└── DeliveryFailed         a notification was not delivered
+└── DeliveryFailed         a notification or a lineage event was not delivered
 """
 
 from collections.abc import Iterable, Mapping
@@ -195,4 +195,8 @@ class MirrorError(PlatformError):
 
 
 class DeliveryFailed(TruecourseError):
-    pass
+    """`status`: that of the receiver's answer in HTTP; 0 if there was none."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", status: int = 0) -> None:
+        self.status = status
+        super().__init__(what, where=where, hint=hint)

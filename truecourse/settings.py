@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from truecourse.errors import SettingsError
+from truecourse.setting_types import AbsolutePath, FileName, LineageTarget
 from truecourse.wording import suggestion
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -25,18 +26,6 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXY_VARIABLES = {"http_proxy", "https_proxy", "all_proxy"}
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 """Variables that Kubernetes sets in every pod for each service of its namespace, including our own services."""
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-def _absolute_if_any(name: str) -> str:
-    return str(_absolute(Path(name))) if name else ""
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-FileName = Annotated[str, AfterValidator(_absolute_if_any)]
 
 
 class Settings(BaseSettings):
@@ -83,6 +72,12 @@ class Settings(BaseSettings):
     mail_password: SecretStr = Field(SecretStr(""), description="password of that user")
     mail_from: str = Field("", description="sender address of alerts")
     mail_to: str = Field("", description="recipient addresses of alerts, comma-separated")
+
+    openlineage: LineageTarget = Field(
+        "off", description="where OpenLineage events go: off, file:PATH, or the URL of a server that takes them"
+    )
+    openlineage_api_key: SecretStr = Field(SecretStr(""), description="API key that is sent to that server")
+    openlineage_namespace: str = Field("truecourse", min_length=1, description="namespace of the jobs in these events")
 
     log: bool = Field(True, description="whether the endpoint logs its predictions")
     log_secret: SecretStr = Field(

@@ -42,6 +42,7 @@ GUIDES = {
     "mirror": "explanation/promotion.md#mlflow-is-a-mirror",
     "schedules": "how-to/schedule.md",
     "trace": "explanation/lineage.md",
+    "openlineage": "how-to/send-lineage-events.md",
     "reproduce": "explanation/lineage.md#reproduction",
     "features": "reference/features.md",
     "diff": "explanation/lineage.md#what-differs-truecourse-diff",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
+from prefect.runtime import flow_run
 
 from services.model import scoring_script
 from services.model.scoring_script import Scorer
@@ -95,6 +96,7 @@ def write(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, span: 
     """Score one part of a batch and write it in one commit, replacing an earlier run's rows."""
     scores = scoring_script.run(scorer, frame, batch.explain)
     rows = batch_scoring.prediction_rows(problem, scorer.model.vocabulary, frame, scores, batch, datetime.now(UTC))
-    name, commit = predictions_table(problem.name), batch.commit(span, len(rows))
+    name, run = predictions_table(problem.name), {"run": str(flow_run.get_id() or "")}
+    commit = batch.commit(span, len(rows)) | run
     tables.replace(name, rows, commit, where=span.predicate(batch.id) if tables.exists(name) else None, merge=True)
     log.info("%s: %s rows scored, %s to %s", problem.name, f"{len(rows):,}", span.start, span.end)

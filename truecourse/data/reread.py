@@ -51,7 +51,9 @@ def read_numbered(path: Path, schema: pa.Schema, start: int) -> Iterator[pa.Reco
             start += batch.num_rows
 
 
-def edit_raw(problem: Namespace, table: Table, tables: Tables, known: list[Delivery]) -> list[Delivery]:
+def edit_raw(
+    problem: Namespace, table: Table, tables: Tables, known: list[Delivery], *, run: str = ""
+) -> list[Delivery]:
     """Edit a raw table to its current declaration in one commit, with the table's lock held. Return its deliveries.
 
     Edits of rules change no rows. For other edits the rows are read again: a delivery keeps its number, and its rows
@@ -63,7 +65,7 @@ def edit_raw(problem: Namespace, table: Table, tables: Tables, known: list[Deliv
     assert old is not None
     stored = stored_document(deliveries.newest_commit(tables, name), tables.dataset(old).schema)
     edits = find_edits(stored, table)
-    commit = raw_commit(table) | {"edits": [edit.document() for edit in edits]}
+    commit = raw_commit(table) | {"run": run, "edits": [edit.document() for edit in edits]}
     if edits and all(edit.kind in RULES for edit in edits):
         tables.append(name, schema.empty_table(), commit)
         return known

@@ -58,7 +58,7 @@ def record_cost(tables: Tables, before: TableVersion | None, after: TableVersion
         rows=commit["rows"],
         cpu_seconds=watch.cpu_seconds(),
         seconds=watch.seconds(),
-        bytes=tables.added_bytes(before, after),
+        bytes=tables.added(before, after)[2],
     )
     known = _load(tables, after.name)
     full = cost if cost.mode == "full" else known.full if known else None

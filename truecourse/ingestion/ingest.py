@@ -55,7 +55,7 @@ def ingest_sources(problem: Namespace, table: Table, tables: Tables, *, run: str
     name = raw_table(problem.name, table.name)
     if isinstance(problem, FeatureArea):
         mark_area(tables.store, problem.name)
-    known = _read_deliveries(problem, table, tables)
+    known = _read_deliveries(problem, table, tables, run)
     with scratch() as folder:
         after = deliveries.read_so_far(table, known, refused_numbers(tables, problem, table, known), datetime.now(UTC))
         located = list(locate(problem, table, tables.store, folder, after))
@@ -78,7 +78,7 @@ def ingest_sources(problem: Namespace, table: Table, tables: Tables, *, run: str
     return version
 
 
-def _read_deliveries(problem: Namespace, table: Table, tables: Tables) -> list[Delivery]:
+def _read_deliveries(problem: Namespace, table: Table, tables: Tables, run: str) -> list[Delivery]:
     """The deliveries so far; edits the stored table if its declaration changed."""
     name, declared_shape = raw_table(problem.name, table.name), deliveries.shape_digest(table)
     known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
@@ -89,7 +89,7 @@ def _read_deliveries(problem: Namespace, table: Table, tables: Tables) -> list[D
         with locked(tables.store, name, patience=PATIENCE):
             known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
             if shape != declared_shape:
-                known = edit_raw(problem, table, tables, known)
+                known = edit_raw(problem, table, tables, known, run=run)
     return known
 
 

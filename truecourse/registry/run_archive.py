@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import json
 import platform
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -133,6 +134,19 @@ def source_state(folder: Path) -> dict[str, Any]:
     commit = _git(folder, "rev-parse", "HEAD")
     state = _git(folder, "status", "--porcelain", "--", ".") if commit else None
     return {"commit": commit.decode().strip() if commit else None, "dirty": None if state is None else bool(state)}
+
+
+def source_location(folder: Path) -> dict[str, str] | None:
+    """Return a folder's place in its Git repository: `url`, `repoUrl`, `path`, and the commit as `version`.
+
+    None outside a repository. Without a remote, the URL is that of the repository's folder. It has no password."""
+    found = _git(folder, "rev-parse", "HEAD", "--show-toplevel", "--show-prefix")
+    if found is None:
+        return None
+    commit, top, path, *_ = [*found.decode().split("\n"), "", ""]
+    remote = _git(folder, "remote", "get-url", "origin")
+    url = Path(top).as_uri() if remote is None else re.sub(r"(?<=://)[^/@]*@", "", remote.decode().strip())
+    return {"type": "git", "url": url, "repoUrl": url, "path": path or ".", "version": commit}
 
 
 def _changes(folder: Path) -> bytes:

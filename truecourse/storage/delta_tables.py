@@ -354,12 +354,14 @@ class Tables:
         limits = [added[f"{end}.{column}"].to_pylist() if known else none for end in ("min", "max")]
         return list(zip(added["path"].to_pylist(), *limits, strict=True))
 
-    def added_bytes(self, old: TableVersion | None, new: TableVersion) -> int:
-        """The bytes of the Parquet files that `new` has and `old` does not have; of all files if `old` is None."""
+    def added(self, old: TableVersion | None, new: TableVersion) -> tuple[int, int, int]:
+        """The number of Parquet files that `new` has and `old` does not have, their rows, and their bytes; of all files
+        if `old` is None."""
         before = set(self._files(old)["path"].to_pylist()) if old else set()
         files = self._files(new)
-        sizes = zip(files["path"].to_pylist(), files["size_bytes"].to_pylist(), strict=True)
-        return sum(size for path, size in sizes if path not in before)
+        columns = (files[name].to_pylist() for name in ("path", "num_records", "size_bytes"))
+        added = [(rows or 0, size) for path, rows, size in zip(*columns, strict=True) if path not in before]
+        return len(added), sum(rows for rows, _ in added), sum(size for _, size in added)
 
     def _files(self, reference: TableVersion) -> pa.Table:
         """The path, size and statistics of each file of a version."""

@@ -1,18 +1,15 @@
 """Notification channels: a webhook that takes Slack's JSON, and e-mail. Messages contain no secret and no row."""
 
-import http.client
 import json
 import logging
 import smtplib
 import ssl
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from email.message import EmailMessage
 from email.utils import formatdate
 
-from truecourse.addresses import proxy_bypass
+from truecourse import addresses
 from truecourse.errors import DeliveryFailed
 from truecourse.hashing import sha256
 from truecourse.monitoring.alerts.alert_record import Kind, Notification
@@ -60,21 +57,7 @@ def post(settings: Settings, problem: str, notifications: Sequence[Notification]
         raise DeliveryFailed("TRUECOURSE_WEBHOOK is not an http(s) URL")
     body = json.dumps({"text": headline(problem, notifications), "blocks": [_block(one) for one in notifications]})
     headers = {"Content-Type": "application/json", "Idempotency-Key": message_id(notifications)}
-    request = urllib.request.Request(url, body.encode(), headers, method="POST")  # noqa: S310
-    try:
-        with urllib.request.build_opener(_NoRedirects, *proxy_bypass(url)).open(request, timeout=TIMEOUT):
-            return
-    except urllib.error.HTTPError as error:
-        raise DeliveryFailed(f"the receiver answered with status {error.code}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DeliveryFailed(_reason(error)) from None
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: a redirected POST would become a GET without its body."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None
+    addresses.post(url, body.encode(), headers, TIMEOUT)
 
 
 def _block(notification: Notification) -> dict[str, object]:
@@ -87,14 +70,6 @@ def _block(notification: Notification) -> dict[str, object]:
 def _escape(text: str) -> str:
     """Escape what Slack would read as links, mentions and channels."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None)
-    cause = reason if isinstance(reason, Exception) else error
-    if isinstance(cause, TimeoutError):
-        return f"no answer within {TIMEOUT:.0f} seconds"
-    return getattr(cause, "strerror", None) or type(cause).__name__
 
 
 def send_mail(settings: Settings, problem: str, notifications: Sequence[Notification]) -> None:
@@ -117,7 +92,7 @@ def send_mail(settings: Settings, problem: str, notifications: Sequence[Notifica
     except smtplib.SMTPResponseException as error:
         raise DeliveryFailed(f"the mail server answered with {error.smtp_code}") from None
     except (OSError, ValueError) as error:
-        raise DeliveryFailed(_reason(error)) from None
+        raise DeliveryFailed(addresses.failure_reason(error, TIMEOUT)) from None
 
 
 def _connect(settings: Settings) -> smtplib.SMTP:

@@ -2,69 +2,49 @@
 
 import io
 import json
-import os
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from truecourse.data.validation_report import in_order_of_reference
 from truecourse.features.feature_tables import compute_view
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.openlineage import delivery, flow_events
 from truecourse.openlineage.steps import FlowRun
 from truecourse.problem.loader import load_problem
 from truecourse.storage.delta_tables import Tables
 
-_RUN = "PREFECT__FLOW_RUN_ID"
-"""The variable by which a worker tells a process of its flow run."""
 
-
-@contextmanager
-def flow_run(flow: str, problem: str, **parameters: Any) -> Iterator[FlowRun]:
-    """A run of a flow of which the block does the work."""
-    run = FlowRun(str(uuid.uuid4()), flow, {"problem": problem, **parameters}, datetime.now(UTC))
-    os.environ[_RUN] = run.id
-    try:
-        yield run
-    finally:
-        del os.environ[_RUN]
-
-
-def record(flow: str, problem: str, work: Callable[[], Any], **parameters: Any) -> Any:
-    """Do the work of a flow between its events; its result."""
-    with flow_run(flow, problem, **parameters) as run:
-        flow_events.flow_started(run, None)
-        try:
-            result = work()
-        except Exception as error:
-            flow_events.flow_ended(run, "FAIL", error)
-            raise
-        flow_events.flow_ended(FlowRun(run.id, flow, run.parameters, run.started, result), "COMPLETE")
-        return result
+def record(flow: str, problem: str, work: Callable[[FlowRun], Any]) -> Any:
+    """Do the work of a run of a flow between its events; its result."""
+    run = FlowRun(str(uuid.uuid4()), flow, {"problem": problem}, datetime.now(UTC))
+    flow_events.flow_started(run, None)
+    result = work(run)
+    flow_events.flow_ended(run, "COMPLETE")
+    return result
 
 
 def prepare(name: str) -> None:
     """Ingest, validate and materialize a problem, with the areas whose views it uses."""
     problem, tables = load_problem(name), Tables()
 
-    def ingest() -> None:
+    def ingest(run: FlowRun) -> None:
         for owner in problem.namespaces:
             for table in owner.tables:
-                ingest_sources(owner, table, tables)
+                ingest_sources(owner, table, tables, run=run.id)
 
-    def validate() -> None:
+    def validate(run: FlowRun) -> None:
         for owner in problem.namespaces:
             for table in in_order_of_reference(owner):
-                validate_new(owner, table, tables, datetime(2024, 3, 10))
+                validate_new(owner, table, tables, datetime(2024, 3, 10), run=run.id)
 
-    def materialize() -> None:
+    def materialize(run: FlowRun) -> None:
         for view in problem.views:
-            compute_view(problem, tables, view.name, run=os.environ[_RUN])
+            compute_view(problem, tables, view.name, run=run.id)
 
     for work in (ingest, validate, materialize):
         record(work.__name__, name, work)

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pytest
 from prefect import flow
 
-from tasks.data.ingest import ingest_sources
-from tasks.data.validate import validate_new
 from tasks.hooks import HOOKS
 from tests import lineage_events, openlineage_schema, shared_area
 from tests.integration.conftest import Trained
@@ -23,6 +21,8 @@ from truecourse.features.affected_spans import ALWAYS
 from truecourse.features.aggregation_rows import AggregationRows
 from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_versions import HISTORY
+from truecourse.ingestion.ingest import ingest_sources
+from truecourse.ingestion.validate import validate_new
 from truecourse.lineage.feature_origins import HeldTables
 from truecourse.openlineage import delivery
 from truecourse.openlineage.column_lineage import snapshot_lineage, view_lineage
@@ -225,8 +225,9 @@ def test_a_refused_delivery_fails_its_step_and_says_which_rules_broke(
     names = [column.source or name for name, column in table.columns.items()]
     rows = [["SECRETVALUE"] * len(names)] * 30
     (data / "patients.csv.zip").write_bytes(lineage_events.zipped("patients.csv", names, rows))
-    lineage_events.record("ingest", "diabetes", lambda: ingest_sources(problem, table, tables))
-    lineage_events.record("validate", "diabetes", lambda: validate_new(problem, table, tables, datetime(2024, 1, 1)))
+    now = datetime(2024, 1, 1)
+    lineage_events.record("ingest", "diabetes", lambda run: ingest_sources(problem, table, tables, run=run.id))
+    lineage_events.record("validate", "diabetes", lambda run: validate_new(problem, table, tables, now, run=run.id))
     events = lineage_events.read(tmp_path / "events")
     require_valid(events)
     step = completed(events)[f"diabetes.validate.{table.name}"]

@@ -145,8 +145,16 @@ def source_location(folder: Path) -> dict[str, str] | None:
         return None
     commit, top, path, *_ = [*found.decode().split("\n"), "", ""]
     remote = _git(folder, "remote", "get-url", "origin")
-    url = Path(top).as_uri() if remote is None else re.sub(r"(?<=://)[^/@]*@", "", remote.decode().strip())
+    url = Path(top).as_uri() if remote is None else _remote_url(remote.decode().strip())
     return {"type": "git", "url": url, "repoUrl": url, "path": path or ".", "version": commit}
+
+
+def _remote_url(remote: str) -> str:
+    """Return the URL of a remote, which Git also writes as `user@host:path` or as a path, without user and password."""
+    if "://" in remote:
+        return re.sub(r"(?<=://)[^/@]*@", "", remote)
+    short = re.fullmatch(r"(?:[^@/]+@)?([^/:]+):(.+)", remote)
+    return f"ssh://{short[1]}/{short[2]}" if short else Path(remote).absolute().as_uri()
 
 
 def _changes(folder: Path) -> bytes:

@@ -355,8 +355,7 @@ class Tables:
         return list(zip(added["path"].to_pylist(), *limits, strict=True))
 
     def added(self, old: TableVersion | None, new: TableVersion) -> tuple[int, int, int]:
-        """The number of Parquet files that `new` has and `old` does not have, their rows, and their bytes; of all files
-        if `old` is None."""
+        """The number of Parquet files of `new` that `old` lacks (all if it is None), their rows, and their bytes."""
         before = set(self._files(old)["path"].to_pylist()) if old else set()
         files = self._files(new)
         columns = (files[name].to_pylist() for name in ("path", "num_records", "size_bytes"))

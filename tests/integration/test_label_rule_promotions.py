@@ -17,6 +17,8 @@ from truecourse.monitoring.quality.quality_check import check_quality
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Window
 from truecourse.registry import aliases, runs
+from truecourse.registry import versions as registry
+from truecourse.registry.aliases import CANARY
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.object_store import open_store
 
@@ -40,8 +42,8 @@ def first(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> M
     return trained.version
 
 
-def score(start: datetime, end: datetime) -> None:
-    score_decisions.fn("deliveries", None, Window(start=start, end=end), False)
+def score(start: datetime, end: datetime, version: int | None = None) -> None:
+    score_decisions.fn("deliveries", version, Window(start=start, end=end), False)
 
 
 def promote(number: int, run_id: str, model_sha256: str) -> ModelVersion:
@@ -74,6 +76,17 @@ def test_a_label_rule_is_found_through_a_promotion_and_a_rollback(first: ModelVe
     aliases.roll_back("deliveries", "a test says so")
     assert findings(moment(2, 26))["label rule"] == alone
     assert findings(moment(2, 29))["label rule"].figures == later.figures
+
+
+def test_a_canary_is_evidence_too(first: ModelVersion) -> None:
+    """It answers all requests since 25 February; the champion has no cohorts after it."""
+    canary = ModelVersion(problem="deliveries", version=first.version + 1, run_id=first.run_id,
+                          model_sha256=first.model_sha256)  # fmt: skip
+    register_untrained(canary)
+    registry.move_aliases(aliases.current("deliveries"), "deliveries", CANARY, "a trial", challenger=canary, share=1.0)
+    score(PROMOTION, END, canary.version)
+    rule = findings(moment(2, 29))["label rule"]
+    assert rule.figures["versions"] == [first.version, canary.version]
 
 
 def test_a_version_trained_on_another_label_is_no_evidence(first: ModelVersion) -> None:

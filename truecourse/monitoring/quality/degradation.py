@@ -51,7 +51,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class FormerLabels:
-    """The closed cohorts of a former champion, as evidence about labels.
+    """The closed cohorts of a former champion or a canary, as evidence about labels.
 
     `version`: its number. `usual`: its baseline days. `days`: its closed cohorts with labels. `scale`: the labels'
     standard deviation around its scores."""
@@ -100,8 +100,8 @@ def find_alarms(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequ
                 former: Sequence[FormerLabels] = ()) -> list[Alarm]:  # fmt: skip
     """Find the shifts that last on the last day. Arguments as in build_streams().
 
-    `version`: the champion's number. `former`: former champions, whose label streams are joined with the champion's.
-    The streams of scores and loss are about the champion alone."""
+    `version`: the champion's number. `former`: other versions that answered. Their label streams are joined with the
+    champion's. The streams of scores and loss are about the champion alone."""
     days = [one for one in days if one.labelled]
     figures: dict[tuple[str, int], list[tuple[int, Stream]]] = {}
     by_version: list[tuple[int, Iterable[Stream]]] = [

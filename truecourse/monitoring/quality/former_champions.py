@@ -1,12 +1,13 @@
-"""The label evidence of former champions: a promotion or a rollback discards none of it.
+"""The label evidence of former champions and canaries: a promotion or a rollback discards none of it.
 
 A label follows a rule, whichever model predicted it. So the detectors of the label rule use the closed cohorts of all
-champions of the last weeks, each cohort once. Evidence about scores and loss is about one model, and starts with it.
+versions that answered in the last weeks, each cohort once. Evidence about scores and loss is about one model, and
+starts with it.
 """
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from truecourse.monitoring.predictions.served_predictions import read_served
@@ -21,7 +22,7 @@ from truecourse.registry import versions as registry
 from truecourse.storage.delta_tables import Tables
 
 _MOST = 12
-"""Former champions that are read at most: a check takes bounded time, however often versions are promoted."""
+"""Other versions that are read at most: a check takes bounded time, however often versions are promoted."""
 _NO_RULE = {"description", "unit", "lookback", "closes_after"}
 """Parts of a label's declaration that do not change labels."""
 
@@ -29,33 +30,43 @@ _NO_RULE = {"description", "unit", "lookback", "closes_after"}
 def read_former_labels(
     problem: Problem, tables: Tables, champion: ModelVersion, own: Sequence[Cohort], at: datetime
 ) -> list[FormerLabels]:
-    """Read the closed cohorts of former champions within HORIZON before `at` (naive UTC), the newest champion first.
+    """Read the closed cohorts of former champions and canaries within HORIZON before `at` (naive UTC), newest first.
 
     `own`: the champion's closed cohorts. Versions that were trained on another definition of the label, and versions
     that retention removed, are left out."""
     horizon, rule = (at - HORIZON).date() + timedelta(days=1), _label_rule(champion)
+    entries = _entries_since(horizon, aliases.history(problem.name))
+    first_entries = {version.version: entry for entry in entries for version in _answering(entry)}
     first_days = {champion.version: own[0].day if own else None}
     found = []
-    for version, is_first_reign in _reigns(aliases.history(problem.name)):
-        if version.version not in first_days:
-            if len(first_days) > _MOST:
-                break
+    for entry in entries:
+        answering = _answering(entry)
+        for version in answering:
+            if version.version in first_days or len(first_days) > _MOST:
+                continue
             cohorts, baseline = _closed_cohorts(problem, tables, version, rule, at)
             first_days[version.version] = cohorts[0].day if cohorts else None
             days = [one for one in cohorts if one.day >= horizon]
             if baseline is not None and days:
                 found.append(_former_labels(problem, baseline, version, days, at))
-        first = first_days[version.version]
-        if is_first_reign and first is not None and first <= horizon:
-            break  # champions before it served before HORIZON
+        began = [first_days.get(one.version) for one in answering if first_entries[one.version] is entry]
+        if any(day is not None and day <= horizon for day in began):
+            break  # versions of earlier entries answered before HORIZON only
     return found
 
 
-def _reigns(entries: Sequence[Aliases]) -> list[tuple[ModelVersion, bool]]:
-    """List the champions, newest first, once for each entry, each with whether it is the version's first entry."""
-    champions = [entry.champion for entry in reversed(entries) if entry.champion is not None]
-    first = {version.version: place for place, version in enumerate(champions)}
-    return [(version, first[version.version] == place) for place, version in enumerate(champions)]
+def _entries_since(horizon: date, entries: Sequence[Aliases]) -> list[Aliases]:
+    """Return the entries that were current on `horizon` or later, newest first.
+
+    Decisions may be older than the entries, as with the clock of the data, but not newer."""
+    until: list[datetime | None] = [*(following.at for following in entries[1:]), None]
+    return [entry for entry, end in zip(entries, until, strict=True) if end is None or end.date() >= horizon][::-1]
+
+
+def _answering(entry: Aliases) -> list[ModelVersion]:
+    """Return the versions that answer requests."""
+    challenger = entry.challenger if entry.share else None
+    return [version for version in (challenger, entry.champion) if version is not None]
 
 
 def _closed_cohorts(

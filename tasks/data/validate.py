@@ -10,7 +10,7 @@ from tasks.retry import RETRY
 from truecourse.data import deliveries, validation_report
 from truecourse.data.sql import table_label
 from truecourse.data.validation_report import TableResult
-from truecourse.errors import ValidationFailed
+from truecourse.errors import FeatureError, ValidationFailed
 from truecourse.features.clock import data_end
 from truecourse.ingestion.validate import validate_new
 from truecourse.monitoring.dashboard import control_page
@@ -37,7 +37,18 @@ def validate_table(problem: str, table: str, as_of: datetime | None = None, rech
 def _now(problem: Namespace, tables: Tables) -> datetime:
     if not isinstance(problem, Problem) or problem.clock == "wall":
         return datetime.now(UTC)
-    return data_end(problem, tables) or datetime(1970, 1, 1, tzinfo=UTC)  # no data yet: nothing is stale
+    try:
+        end = data_end(problem, tables)
+    except FeatureError:  # the spine reads columns that are stored once the edited tables are validated
+        end = _newest_time(problem, tables)
+    return end or datetime(1970, 1, 1, tzinfo=UTC)  # no data yet: nothing is stale
+
+
+def _newest_time(problem: Problem, tables: Tables) -> datetime | None:
+    """The newest time of the rows of the clean tables (UTC)."""
+    last = [deliveries.accepted_deliveries(tables, problem.name, table.name)[1] for table in problem.tables]
+    times = [datetime.fromisoformat(one["watermark"]) for one in last if one is not None and one["watermark"]]
+    return max(times).replace(tzinfo=UTC) if times else None
 
 
 @task(name="publish_validation", **RETRY)

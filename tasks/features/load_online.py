@@ -7,12 +7,10 @@ from prefect import task
 
 from tasks.features.trained_features import (
     archived_problem_of,
-    features_of_reparsed_tables,
-    list_names,
     training_contract,
 )
 from tasks.retry import RETRY
-from truecourse.errors import TruecourseError
+from truecourse.errors import FeatureError, TruecourseError
 from truecourse.features.definition_digests import redefined_features
 from truecourse.features.feature_tables import compute_view
 from truecourse.problem import Problem
@@ -47,7 +45,7 @@ def load_for_models(problem: str, until: datetime) -> list[int]:
     """Load the features of running versions that were trained on older view definitions; returns the version numbers.
 
     Running versions are the champion and a challenger with traffic. Their features are computed by the definitions they
-    were trained on. Features that cannot be computed any more are logged."""
+    were trained on. Features whose values are unknown after an edit of the tables are logged."""
     spec, now = load_problem(problem), aliases.current(problem)
     running = [now.champion, now.challenger if now.shadow or now.share > 0 else None]
     return [one.version for one in running if one is not None and _load_trained_views(spec, one, until)]
@@ -55,8 +53,6 @@ def load_for_models(problem: str, until: datetime) -> list[int]:
 
 def _load_trained_views(problem: Problem, version: ModelVersion, until: datetime) -> bool:
     """Load the views as the version was trained on them; returns False if they are the same as today's."""
-    from feature_repo.online_loading import load_online
-
     number = version.version
     try:
         defined = training_contract(version).definitions
@@ -65,14 +61,21 @@ def _load_trained_views(problem: Problem, version: ModelVersion, until: datetime
         with archived_problem_of(version) as own:
             names = [name for view in own.views for name in view.features]
             other = redefined_features(problem, defined, names)
-            if lost := features_of_reparsed_tables(problem, own, other):
-                message = "version %d gets no new values of %s: their source tables are stored in another form now"
-                log.warning(message, number, list_names(lost))
-            views = [view for view in own.views if not set(view.features) & set(lost)] if other else []
-            for view in views:
-                compute_view(own, Tables(), view.name)
-                load_online(own, Tables(), view.name, until)
+            loaded = [_load_trained_view(own, view.name, number, until) for view in own.views if other]
+            return any(loaded)
     except TruecourseError as error:
         log.warning("version %d gets no new values of the features it was trained on: %s", number, error)
         return False
-    return bool(views)
+
+
+def _load_trained_view(own: Problem, view: str, number: int, until: datetime) -> bool:
+    """Load a view as a version was trained on it; returns False, and logs why, if its values are unknown."""
+    from feature_repo.online_loading import load_online
+
+    try:
+        compute_view(own, Tables(), view)
+    except FeatureError as error:
+        log.warning("version %d gets no new values of view %s: %s", number, view, error)
+        return False
+    load_online(own, Tables(), view, until)
+    return True

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 
@@ -12,16 +12,12 @@ import pyarrow.compute as pc
 from tasks.features.decision_frame import feature_versions, with_view_features
 from truecourse.data.sources import scratch
 from truecourse.data.sql import clean_versions
-from truecourse.errors import ModelError, ProblemError, TruecourseError
+from truecourse.errors import ModelError, TruecourseError
 from truecourse.evaluation.paired_comparison import FeatureLookup
 from truecourse.features import frame as frames
-from truecourse.features.columns_read import columns_read, parsing_of_column, view_columns_read
 from truecourse.features.definition_digests import is_label_redefined, redefined_features
 from truecourse.features.feature_tables import compute_view
 from truecourse.problem import Problem
-from truecourse.problem.loader import load_area
-from truecourse.problem.namespace import Namespace
-from truecourse.problem.schema import Table
 from truecourse.references import ModelVersion, TableVersion, TrainedRun, Window, naive_utc
 from truecourse.registry import runs
 from truecourse.registry.trained_problem import archived_problem
@@ -69,7 +65,7 @@ def trained_feature_versions(
     """The feature tables of `own`, the problem as a version was trained on it; computed if it was edited since.
 
     `names`: features that are read from the problem's tables. Raises ModelError if their definition cannot be computed
-    any more."""
+    any more, FeatureError if values that they need are unknown after an edit of the tables."""
     if own is problem:
         return feature_versions(problem, tables, clean_versions(problem, tables))
     _require_computable(problem, own, contract, redefined_features(problem, contract.definitions, names))
@@ -77,9 +73,8 @@ def trained_feature_versions(
 
 
 def _require_computable(problem: Problem, own: Problem, contract: Contract, names: Sequence[str]) -> None:
-    """Raise ModelError if redefined features cannot be computed by their definition in `own` any more."""
-    lost = features_of_reparsed_tables(problem, own, names) + redefined_features(own, contract.definitions, names)
-    if lost:
+    """Raise ModelError if this release computes redefined features of `own` by another definition than recorded."""
+    if lost := redefined_features(own, contract.definitions, names):
         what = f"its features {list_names(lost)} were redefined, and the old definition cannot be computed any more"
         hint = f"truecourse run train --problem {problem.name}"
         raise ModelError(what, where=f"problem {problem.name}", hint=hint)
@@ -90,63 +85,6 @@ def archived_problem_of(version: ModelVersion | TrainedRun) -> Iterator[Problem]
     """The problem as archived with the version's training run; its files exist until the block ends."""
     with scratch() as folder:
         yield archived_problem(version, folder)
-
-
-def features_of_reparsed_tables(problem: Problem, own: Problem, names: Sequence[str]) -> list[str]:
-    """The features that read columns which were removed or parsed again since: their earlier values are gone."""
-    stored = {namespace.name: namespace for namespace in _stored_namespaces(problem, own)}
-    other = {
-        (owner.name, table.name): _changed_columns(table, stored.get(owner.name))
-        for owner in own.namespaces
-        for table in owner.tables
-    }
-    if not any(other.values()):
-        return []
-    read = {
-        name: {(owner.name, table): columns for table, columns in view_columns_read(owner, view).items()}
-        for owner in own.view_owners
-        for view in owner.own_views
-        for name in view.features
-    }
-    read |= {name: _decision_columns(own, name) for name in names if name not in read}
-    return [name for name in names if any(other[t] & columns for t, columns in read[name].items())]
-
-
-def _stored_namespaces(problem: Problem, own: Problem) -> Iterator[Namespace]:
-    """The problem and the areas of its earlier version, as they are declared now. Areas may be gone."""
-    yield problem
-    for name in own.areas:
-        with suppress(ProblemError):
-            yield load_area(name)
-
-
-def _changed_columns(table: Table, owner: Namespace | None) -> set[str]:
-    """The columns whose earlier values are not stored in the namespace's table any more."""
-    now = {one.name: one for one in owner.tables} if owner is not None else {}
-    return {name for name in table.columns if not _is_stored(table, name, now.get(table.name))}
-
-
-def _decision_columns(own: Problem, name: str) -> dict[tuple[str, str], frozenset[str]]:
-    """The columns, by namespace and table, that a feature of the decisions themselves is read from."""
-    if own.spine is not None:
-        return {(own.name, table): columns for table, columns in columns_read(own, own.spine).items()}
-    declared, table = own.request_features, own.label_table
-    inputs = declared.inputs if declared is not None and name in declared.features else (name,)
-    return {(own.name, table.name): frozenset({*inputs, *table.key})}
-
-
-def _is_stored(table: Table, name: str, now: Table | None) -> bool:
-    """Whether a column's values are still stored as they were, possibly under another name."""
-    if now is None:
-        return False
-    renamed = {column.renamed_from: other for other, column in now.columns.items()}
-    current = name if name in now.columns else renamed.get(name, name)
-    if current not in now.columns:
-        return False
-    before, after = (parsing_of_column(n, t.columns[n]) for n, t in ((name, table), (current, now)))
-    formats = [[repr(getattr(t.source, part, None)) for part in ("csv", "format")] for t in (table, now)]
-    same_source = before[0] == after[0] or current != name
-    return same_source and before[1:] == after[1:] and formats[0] == formats[1]
 
 
 def _compute(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:

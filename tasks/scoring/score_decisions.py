@@ -34,8 +34,8 @@ Versions = dict[str, TableVersion]
 def score_decisions(problem: str, number: int | None, window: Window, explain: bool) -> TableVersion:
     """Score the window's decisions, read by the problem as the version was trained on it.
 
-    Returns the version of the predictions table. Raises FeatureError if there are no decisions, ModelError if the
-    version's features cannot be computed any more."""
+    Returns the version of the predictions table. Raises FeatureError if there are no decisions, or if the tables were
+    edited since and values that the version needs are unknown."""
     current, tables = load_problem(problem), Tables()
     version = find_version(problem, number)
     with trained_problem(current, version) as spec:

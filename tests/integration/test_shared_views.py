@@ -224,6 +224,17 @@ def test_an_edit_is_computed_once_and_the_champion_keeps_its_own_view(world: Wor
     result = reproduce("leaving", world.version.version, "source")
     assert result["identical"]
     assert not [link for link in result["links"] if link["state"] == "changed"]
+    rows = frame_of("leaving")
+    for removed in ('"category": Text(nulls=True),', '"last_category": Last("category"),'):
+        replace_text(world.area / "area.py", removed, "")
+    declared = 'Float("EUR", nulls=True, unit="EUR")'
+    replace_text(world.area / "area.py", declared, 'Text("EUR", nulls=True)')
+    replace_text(world.area / "area.py", 'Sum("amount"', 'Sum("CAST(amount AS DOUBLE)"')
+    replace_text(world.area / "last_order.sql", "amount", "CAST(amount AS DOUBLE)")
+    ingest_table.fn("customers", "orders")
+    validate_table.fn("customers", "orders")
+    again = rows_as_trained(load_problem("leaving"), world.version, rows)
+    assert again.equals(trained), "columns that were removed and retyped are read as it was trained on them"
 
 
 def test_a_subject_is_forgotten_in_the_area_and_in_every_problem_that_uses_it(world: World) -> None:

@@ -9,15 +9,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from cli.main import execute
+from tasks.features.load_online import load_for_models
+from tasks.features.trained_features import rows_as_trained
 from tasks.scoring.score_decisions import score_decisions
 from tasks.scoring.score_files import score_file
 from tasks.training.build_snapshot import build_snapshot
 from tasks.training.reproduce import reproduce
 from tasks.training.trace import trace_model
 from tasks.training.train import train_model
+from tests.conftest import existing
 from tests.edited_orders import (
     ANONYMOUS,
     CORRECTED,
@@ -35,7 +40,7 @@ from truecourse.authoring.checks.run_checks import require_valid
 from truecourse.authoring.table_changes import plan_changes
 from truecourse.data.sql import clean_versions
 from truecourse.data.validation_report import TableResult, read_result
-from truecourse.errors import ModelError, ValidationFailed
+from truecourse.errors import FeatureError, ModelError, ValidationFailed
 from truecourse.features.definition_digests import feature_table
 from truecourse.features.feature_tables import compute_view
 from truecourse.hashing import sha256
@@ -157,15 +162,6 @@ EDITS = {
 }  # fmt: skip
 
 
-GONE = {
-    "remove a column that a view reads",
-    "rename and widen a column",
-    "widen an integer to a float",
-    "widen a boolean to text",
-}
-"""Edits after which a view's former values are not stored any more."""
-
-
 def train_version(problem: Problem) -> ModelVersion:
     tables = Tables()
     clean = clean_versions(problem, tables)
@@ -184,17 +180,20 @@ def assert_rebuilt(version: ModelVersion, folder: Path) -> None:
     assert sha256(model.ubj()) == version.model_sha256
 
 
-def score_both(version: ModelVersion, folder: Path) -> dict[str, tuple[float, float]]:
-    """Score a week's decisions, and the same rows in a file. The two scores of each decision by id."""
-    window = Window(start=datetime(2026, 2, 5), end=datetime(2026, 2, 12))
+WEEK = Window(start=datetime(2026, 2, 5), end=datetime(2026, 2, 12))
+
+
+def score_both(version: ModelVersion, folder: Path, window: Window = WEEK) -> dict[str, tuple[float, float]]:
+    """Score the decisions of a window, and the same rows in a file. The two scores of each decision by id."""
     decided = Tables().read(score_decisions.fn("orders", version.version, window, explain=False)).to_pandas()
-    decided = decided[decided[ROW].isna()].sort_values("id")
+    times = decided["decision_time"].dt.tz_localize(None)
+    decided = decided[decided[ROW].isna() & (times >= window.start) & (times < window.end)].sort_values("id")
     file = folder / "rows.csv"
     decided[["id", "decision_time", "customer", "channel"]].to_csv(file, index=False)
     written = score_file.fn("orders", str(file), version.version, explain=False)
     assert (written.scored, written.rejected) == (len(decided), 0)
     scored = Tables().read(written.predictions).to_pandas()
-    filed = scored[scored[ROW].notna()].sort_values("id")
+    filed = scored[scored[ROW].notna() & scored["id"].isin(decided["id"])].sort_values("id")
     assert filed["id"].tolist() == decided["id"].tolist()
     assert len(decided) > 30
     return dict(zip(decided["id"], zip(decided[SCORE], filed[SCORE], strict=True), strict=True))
@@ -331,11 +330,82 @@ def test_an_edit_keeps_rows_and_versions(
     assert_rebuilt(world.first, tmp_path / "first")
     set_champion(second)
     assert aliases.roll_back("orders", "it was better").champion == world.first
-    if name in GONE:
-        with pytest.raises(ModelError, match="the old definition cannot be computed any more"):
-            score_both(world.first, world.folder)
-    elif edit.kept != ALL:
+    if edit.kept != ALL:
         assert score_both(world.first, world.folder) == world.scores
+
+
+LOST = ("remove a column that a view reads", "rename and widen a column", "widen a category to text")
+
+
+def deliver_more(folder: Path, rows: pd.DataFrame, drop: str = "") -> None:
+    """Deliver rows in a new file, and compute the views."""
+    rows.drop(columns=[drop] if drop else []).to_csv(folder / "data" / "orders-9.csv", index=False)
+    run_data(load_problem())
+
+
+def test_an_earlier_version_gets_new_rows_as_if_nothing_was_edited(world: World, tmp_path: Path) -> None:
+    """Its features and decisions after three edits, of new rows, corrections and rows that its types cannot read."""
+    more = orders(390, 80, "2026-02-25", 9).assign(region="north")  # ten corrections, and late rows
+    month = Window(start=datetime(2026, 2, 25), end=datetime(2026, 3, 27))
+    more.loc[20, "amount"] = "7.25"
+    unedited = tmp_path / "unedited"
+    shutil.copytree(tmp_path / ".truecourse", unedited / ".truecourse")
+    shutil.copytree(tmp_path / "problems", unedited / "problems")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("HOME", unedited / ".truecourse"), ("PROBLEMS", unedited / "problems")):
+            patch.setenv(f"TRUECOURSE_{name}", str(value))
+        get_settings.cache_clear()
+        deliver_more(unedited / "problems" / "orders", more)
+        for view in load_problem().views:
+            compute_view(load_problem(), Tables(), view.name)
+        expected = score_both(world.first, unedited, month)
+    get_settings.cache_clear()
+    for name in LOST:
+        world.edit(EDITS[name])
+        run_data(load_problem())
+    deliver_more(world.folder, more.rename(columns={"amount": "value"}))
+    found = score_both(world.first, world.folder, month)
+    assert found.keys() - expected.keys() == {"410"}, "its decision is known, and only the views leave its amount out"
+    assert {id: scores for id, scores in found.items() if id != "410"} == expected
+    assert len(expected) > 60
+
+
+@pytest.mark.parametrize("earlier", [True, False], ids=["with an earlier version", "without"])
+def test_values_whose_bytes_expired_are_read_from_an_earlier_version(earlier: bool, world: World) -> None:
+    world.edit(EDITS["remove a column that a view reads"])
+    run_data(load_problem())
+    tables, raw = Tables(), raw_table("orders", "orders")
+    for key in list(tables.store.list("sources/orders/orders/")):
+        tables.store.delete(key)
+    if earlier:
+        assert score_both(world.first, world.folder) == world.scores
+        return
+    kept = set(tables.files(existing(tables.version(raw))))
+    replaced = [file for number in (0, 1) for file in tables.files(TableVersion(name=raw, version=number))]
+    tables.delete_files(raw, set(replaced) - kept)
+    with pytest.raises(FeatureError, match=r"former values are unknown: delivery 0 .*its bytes have expired"):
+        score_both(world.first, world.folder)
+
+
+@pytest.mark.parametrize(
+    ("drop", "fault"), [("express", "delivery 2 .*has no column 'express'"), ("", "12 rows of later deliveries differ")]
+)
+def test_a_delivery_without_former_values_is_refused(
+    world: World, drop: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.edit(EDITS["remove a column that a view reads"])
+    run_data(load_problem())
+    again = pd.read_csv(world.folder / "data" / "orders-2.csv", dtype=str).iloc[50:62]
+    express = np.where(again["express"] == "true", "false", "true")
+    deliver_more(world.folder, again.assign(express=express), drop)
+    with pytest.raises(FeatureError, match=fault) as refused:
+        score_both(world.first, world.folder)
+    assert "run score --source" in str(refused.value)
+    rows = load_frame(Tables().store, runs.trained_run("orders", world.first.run_id).snapshot)
+    with pytest.raises(ModelError, match="features express_last were redefined, and computing the old definition"):
+        rows_as_trained(load_problem(), world.first, rows)
+    assert load_for_models.fn("orders", datetime(2026, 3, 10, tzinfo=UTC)) == [1], "the other views are loaded"
+    assert "version 1 gets no new values of view haste: " in caplog.text
 
 
 def test_stored_rows_are_quarantined_when_asked(world: World) -> None:

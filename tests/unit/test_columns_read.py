@@ -20,6 +20,8 @@ STATEMENTS = {
     'SELECT "number" FROM orders AS o ORDER BY o.note': {"number", "at", "note"},
     "SELECT * FROM orders": EVERY,
     "SELECT o.* FROM orders AS o": EVERY,
+    "SELECT c.*, number FROM orders JOIN customers AS c ON true": {"number", "at"},
+    "SELECT o.*, c.id FROM customers AS c JOIN orders AS o ON true": EVERY,
     "SELECT * EXCLUDE (note) FROM orders": EVERY,
     "FROM orders": EVERY,
     "SELECT * FROM (SELECT number FROM orders)": {"number", "at"},

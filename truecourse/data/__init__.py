@@ -8,6 +8,7 @@ __all__ = [
     "decoding",
     "deliveries",
     "expectations",
+    "former_columns",
     "merge",
     "overlap",
     "parsing",
@@ -19,6 +20,7 @@ __all__ = [
     "sources",
     "sql",
     "table_edits",
+    "table_views",
     "times",
     "validation_report",
 ]

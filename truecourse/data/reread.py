@@ -130,7 +130,7 @@ def _restore_one(problem: Namespace, table: Table, tables: Tables, delivery: Del
     kept, schema = path.with_suffix(".bytes"), batch_schema(table.columns)
     tables.store.download(archive_key(problem.name, table.name, delivery.sha256), kept)
     located = locate_archived(table, delivery.uri, kept)
-    return write_ipc(path, read_batches(located, table, _fillable(table)), schema)
+    return write_ipc(path, read_batches(located, table, fillable(table)), schema)
 
 
 def _reread_one(
@@ -160,7 +160,7 @@ def _reread_one(
         raise SourceError(what + error.what, where=error.where, hint=hint) from None
 
 
-def _fillable(table: Table) -> set[str]:
+def fillable(table: Table) -> set[str]:
     """The columns that an earlier source may lack: those that may be null or have a default, or all, if the table
     declares so."""
     if table.on_missing_column != "fail":
@@ -182,7 +182,7 @@ def _read(
         log.info("%s: %s has no column %s: default or null", table.name, located.uri, ", ".join(added))
     rows = _stored_rows(tables, old, delivery, kept, stored) if kept else None
     start = 0
-    for batch in read_batches(located, replace(table, columns=present), _fillable(table) - stored.keys()):
+    for batch in read_batches(located, replace(table, columns=present), fillable(table) - stored.keys()):
         if rows is not None:
             batch = _joined(batch, rows.slice(start, batch.num_rows), schema)
             start += batch.num_rows
@@ -225,7 +225,7 @@ def _converted(table: Table, tables: Tables, old: TableVersion, delivery: Delive
     """Convert the stored rows of a delivery: parse each cell's text under the new declaration."""
     rows = (pc.field("_tc_row") >= delivery.start) & (pc.field("_tc_row") < delivery.end)
     stored = former_names(tables.dataset(old).schema.names, table)
-    if lost := [name for name in table.columns if name not in stored and name not in _fillable(table)]:
+    if lost := [name for name in table.columns if name not in stored and name not in fillable(table)]:
         raise SourceError(f"its bytes have expired, and it has no values for {', '.join(lost)}", where=delivery.uri)
     for batch in tables.read(old, filter=rows).sort_by("_tc_row").combine_chunks().to_batches():
         yield _converted_batch(batch, table.columns, stored)

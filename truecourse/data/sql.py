@@ -3,18 +3,18 @@
 SQL sees each table under its own name, with its declared columns only; every time is a naive TIMESTAMP in UTC.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import duckdb
 import pyarrow as pa
 
 from truecourse.errors import FeatureError, NotFound
 from truecourse.problem.namespace import Namespace
-from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Table, Text, Time
-from truecourse.references import TableVersion, Window
+from truecourse.problem.schema import Table
+from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, clean_table
 
@@ -107,137 +107,6 @@ def labelled_tables(problem: Namespace) -> dict[str, tuple[Namespace, Table]]:
 def table_label(problem: Namespace, owner: Namespace, table: Table) -> str:
     """A table's name in a problem; that of an area's table is `area.table`."""
     return table.name if owner.name == problem.name else f"{owner.name}.{table.name}"
-
-
-def bind(
-    connection: duckdb.DuckDBPyConnection,
-    problem: Namespace,
-    tables: Tables,
-    versions: Mapping[str, TableVersion],
-    *,
-    rows: str = CURRENT,
-    window: Window | None = None,
-    cut: Cut | None = None,
-) -> None:
-    """Create a view of each clean table at `versions`, under its name, and of each of the problem's relations.
-
-    `rows`: the visible row versions (CURRENT, BASE or as_of(t)). `window`: for tables with a `time`, only rows in this
-    time range (naive UTC). `cut`: only what can be known at a moment.
-    """
-    for table in problem.tables:
-        bind_table(connection, tables, table, versions[table.name], rows=rows, window=window, cut=cut)
-    for name, file in problem.relations.items():
-        run(connection, f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {statement(problem, file)}", where=file)
-
-
-def _bind_rows(connection: duckdb.DuckDBPyConnection, tables: Tables, version: TableVersion, table: Table) -> None:
-    """Create the relation `<table>__rows` of a version's rows, with the columns of an earlier declaration under their
-    names: renamed columns have their values, removed ones are null.
-
-    Raises FeatureError for a column that was declared after the version was written."""
-    rows, dataset = f"{table.name}__rows", tables.dataset(version)
-    others = {name: stored for name, stored in stored_names(tables, version, table.columns).items() if name != stored}
-    if not others:
-        connection.register(rows, dataset)
-        return
-    connection.register(f"{table.name}__stored", dataset)
-    values = ", ".join(
-        f"{quote(stored) if stored else _null(table.columns[name])} AS {quote(name)}" for name, stored in others.items()
-    )
-    source = quote(f"{table.name}__stored")
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {quote(rows)} AS SELECT *, {values} FROM {source}")  # noqa: S608
-
-
-def stored_names(tables: Tables, version: TableVersion, names: Iterable[str]) -> dict[str, str]:
-    """The name under which a version of a clean table stores each column of an earlier declaration, after edits; empty
-    if it was removed. Raises FeatureError for a column that was declared after the version was written."""
-    present = tables.dataset(version).schema.names
-    found = {name: name for name in names}
-    if found.keys() <= set(present):
-        return found
-    edits = [
-        edit for number, commit in tables.commits(version.name) if number <= version.version
-        for edit in commit.get("edits", ())
-    ]  # fmt: skip
-    found = {name: name if name in present else _after_edits(name, edits) for name in found}
-    if unknown := [name for name, stored in found.items() if stored not in ("", *present)]:
-        hint = "run `truecourse run ingest` and `validate`: the declaration changed since"
-        raise FeatureError(f"the stored table has no column {', '.join(unknown)}", where=str(version), hint=hint)
-    return found
-
-
-def _after_edits(name: str, edits: Iterable[Mapping[str, str]]) -> str:
-    for edit in edits:
-        if edit["kind"] == "renamed" and edit["before"] == name:
-            name = edit["column"]
-        elif edit["kind"] == "removed" and edit["column"] == name:
-            name = ""
-    return name
-
-
-def _null(column: AnyColumn) -> str:
-    kinds = {Text: "VARCHAR", Integer: "BIGINT", Float: "DOUBLE", Boolean: "BOOLEAN", Time: "TIMESTAMPTZ"}
-    return f"CAST(NULL AS {kinds[type(column)]})"
-
-
-def bind_table(
-    connection: duckdb.DuckDBPyConnection,
-    tables: Tables,
-    table: Table,
-    version: TableVersion,
-    *,
-    rows: str = CURRENT,
-    window: Window | None = None,
-    cut: Cut | None = None,
-    further: Sequence[str] = (),
-) -> None:
-    """Create a view of one clean table, as bind() does. `further`: columns of Truecourse that it has too."""
-    _bind_rows(connection, tables, version, table)
-    conditions = [rows, *_within(table, window), *_known(table, table.known_ahead, cut)]
-    source = quote(f"{table.name}__rows")
-    if cut is not None and cut.known is not None and cut.table == table.name:
-        connection.register("__cells", cut.known)
-        later = f"SELECT _tc_cell FROM __cells WHERE known_at > {_literal(cut.moment)}"  # noqa: S608
-        source += f" LEFT JOIN ({later}) AS later ON later._tc_cell = {ROW}"
-    columns = ", ".join([select_list(table, cut), *further])
-    connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW {quote(table.name)} AS SELECT {columns} "  # noqa: S608
-        f"FROM {source} WHERE {' AND '.join(conditions)}"
-    )
-
-
-def select_list(table: Table, cut: Cut | None = None) -> str:
-    """The select list of a table's declared columns."""
-    return ", ".join(f"{_value(table, name, column, cut)} AS {quote(name)}" for name, column in table.columns.items())
-
-
-def _value(table: Table, name: str, column: AnyColumn, cut: Cut | None) -> str:
-    value = f"CAST({quote(name)} AS TIMESTAMP)" if isinstance(column, Time) else quote(name)
-    known = _known(table, column.known_ahead, cut) if column.known_ahead is not None else []
-    if cut is not None and cut.known is not None and cut.table == table.name and name in cut.columns:
-        known.append("later._tc_cell IS NULL")
-    return f"CASE WHEN {' AND '.join(known)} THEN {value} END" if known else value
-
-
-def _known(table: Table, ahead: timedelta, cut: Cut | None) -> list[str]:
-    """The condition that a value known `ahead` of its row's time is known at the cut."""
-    if cut is None or table.time is None:
-        return []
-    time = quote(table.time)
-    return [f"({time} IS NULL OR {time} <= {_literal(cut.moment + ahead)})"]
-
-
-def _literal(moment: datetime) -> str:
-    return f"TIMESTAMPTZ '{moment.isoformat(sep=' ')}+00'"
-
-
-def _within(table: Table, window: Window | None) -> list[str]:
-    if window is None or table.time is None:
-        return []
-    bounds = (("<=", window.start), (">", window.end))
-    return [
-        f"TIMESTAMPTZ '{t.isoformat(sep=' ')}+00' {sign} {quote(table.time)}" for sign, t in bounds if t is not None
-    ]
 
 
 def statement(problem: Namespace, file: str) -> str:

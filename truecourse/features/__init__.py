@@ -12,6 +12,7 @@ __all__ = [
     "clock",
     "columns_read",
     "computation_cost",
+    "decisions",
     "definition_digests",
     "feature_tables",
     "frame",

@@ -8,11 +8,12 @@ from datetime import timedelta
 
 import duckdb
 
-from truecourse.data import sql
+from truecourse.data import sql, table_views
 from truecourse.errors import FeatureError
 from truecourse.features.affected_spans import TimeRange
 from truecourse.features.aggregates.stored_rows import UNTIL
 from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.columns_read import view_columns_read
 from truecourse.features.view_sql import duckdb_type, fits_type, key_columns
 from truecourse.features.view_versions import HISTORY, within
 from truecourse.problem import Aggregations, View
@@ -54,7 +55,10 @@ def bind_source(
     """Create a view of the aggregated table under its name, with all row versions that `rows` selects."""
     table = problem.table(view.table)
     system = [sql.ROW, sql.RECORDED, sql.SUPERSEDED]
-    sql.bind_table(connection, tables, table, versions[table.name], rows=rows, cut=cut, further=system)
+    read = view_columns_read(problem, view)[table.name]
+    table_views.bind_table(
+        connection, tables, table, versions[table.name], rows=rows, cut=cut, further=system, former=read
+    )
 
 
 def rows_query(connection: duckdb.DuckDBPyConnection, problem: Namespace, view: Aggregations) -> str:

@@ -94,11 +94,13 @@ def _names(text: str) -> _Names | None:
 def _starred(star: Any, exp: Any) -> set[str] | None:
     """The relations whose columns a `*` takes; None if unknown."""
     item = star.parent if isinstance(star.parent, exp.Column) else star
+    of = item.table.lower() if isinstance(item, exp.Column) else ""
     if isinstance(item.parent, exp.Count):
         return set()
     if not isinstance(item.parent, exp.Select):
         return None
-    return {source.name.lower() for source in _sources(item.parent) if isinstance(source, exp.Table)}
+    sources = [source for source in _sources(item.parent) if isinstance(source, exp.Table)]
+    return {source.name.lower() for source in sources if of in ("", source.alias_or_name.lower())}
 
 
 def _sources(select: Any) -> Iterator[Any]:

@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import duckdb
 
-from truecourse.data import sql
+from truecourse.data import sql, table_views
 from truecourse.data.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quote
+from truecourse.features.columns_read import columns_read
 from truecourse.features.view_sql import tables_read
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window
@@ -28,8 +29,9 @@ def decisions_query(
     `cut`: use sources cut at a time.
 
     Binds the tables to `connection`. Raises FeatureError with the SQL file."""
+    former = decision_columns(problem)
     if not problem.has_spine:
-        sql.bind(connection, problem, tables, versions, cut=cut)
+        table_views.bind(connection, problem, tables, versions, cut=cut, former=former)
         return _label_table_query(connection, problem)
     spine = sql.statement(problem, str(problem.spine))
     epochs = _epochs(connection, problem, tables, versions)
@@ -37,7 +39,7 @@ def decisions_query(
         spine = _bitemporal_spine(
             connection, problem, tables, versions, spine, _epochs_to_evaluate(epochs, window), cut
         )
-    sql.bind(connection, problem, tables, versions, cut=cut)
+    table_views.bind(connection, problem, tables, versions, cut=cut, former=former)
     if problem.label.sql is None:
         return spine
     labels = sql.statement(problem, problem.label.sql)
@@ -45,6 +47,18 @@ def decisions_query(
         f"SELECT decisions.*, labels.label, labels.known_at FROM ({spine}) AS decisions "  # noqa: S608
         f"LEFT JOIN ({labels}) AS labels USING (id)"
     )
+
+
+def decision_columns(problem: Problem) -> dict[str, frozenset[str]]:
+    """The columns of each table that decisions, and labels in SQL, may read. Without spine: not the label's, which a
+    decision has no need of."""
+    if problem.spine is None:
+        table = problem.label_table
+        fields = frozenset({*problem.request_fields, *table.key, *([table.time] if table.time else [])})
+        return {table.name: fields & table.columns.keys()}
+    files = [file for file in (problem.spine, problem.label.sql) if file]
+    read = [columns_read(problem, file) for file in files]
+    return {name: frozenset().union(*(one.get(name, ()) for one in read)) for name in {*read[0], *read[-1]}}
 
 
 def _label_table_query(connection: duckdb.DuckDBPyConnection, problem: Problem) -> str:
@@ -110,7 +124,7 @@ def _bitemporal_spine(
     decision has the values of its arrival; a decision that no longer exists is excluded."""
     for order, (epoch, following) in enumerate(pairwise([*epochs, None])):
         rows = sql.BASE if epoch is None else sql.as_of(epoch)
-        sql.bind(connection, problem, tables, versions, rows=rows, cut=cut)
+        table_views.bind(connection, problem, tables, versions, rows=rows, cut=cut, former=decision_columns(problem))
         moment = "TIMESTAMP '-infinity'" if epoch is None else f"TIMESTAMP '{epoch.isoformat(sep=' ')}'"
         sql.run(
             connection,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import duckdb
 
 from truecourse.data import sql
+from truecourse.data.former_columns import altered_columns, stored_names
 from truecourse.errors import StorageError
 from truecourse.features.affected_spans import ALWAYS, TimeRange, merge_ranges, ranges_around
 from truecourse.features.aggregates.stored_rows import UNTIL
@@ -130,15 +131,18 @@ def _changed_ranges(
             read = view_columns_read(problem, view)[table.name]
             numbers = [sql.ROW] if isinstance(view, Aggregations) else []
             try:
-                if _same_rows(connection, tables, read, old[name], new[name], numbers):
+                if _same_rows(connection, tables, table, read, old[name], new[name], numbers):
                     continue
             except StorageError:  # the old version's files are gone
                 return [ALWAYS]
         timed = name in old and name in new and by_name[name].time is not None
         if view.timeless or view.lookback is None or not timed or _rewritten(tables, old[name], new[name]):
             return [ALWAYS]
+        time = view.time if isinstance(view, Aggregations) else str(by_name[name].time)
+        if altered_columns(tables, new[name], by_name[name], [time]):
+            return [ALWAYS]
         try:
-            time = view.time if isinstance(view, Aggregations) else str(by_name[name].time)
+            time = stored_names(tables, new[name], by_name[name].columns, [time])[time]
             times = _changed_times(connection, tables, time, old[name], new[name])
         except StorageError:  # the old version's files are gone
             return [ALWAYS]
@@ -149,6 +153,7 @@ def _changed_ranges(
 def _same_rows(
     connection: duckdb.DuckDBPyConnection,
     tables: Tables,
+    table: Table,
     columns: frozenset[str],
     old: TableVersion,
     new: TableVersion,
@@ -164,10 +169,11 @@ def _same_rows(
     sums = []
     for name, rows, version in (("__old", removed, old), ("__new", added, new)):
         connection.register(name, rows)
-        stored = sql.stored_names(tables, version, sorted(columns))
-        if "" in stored.values():
+        if altered_columns(tables, version, table, columns):
             return False
-        names = ", ".join(map(sql.quote, [*stored.values(), *further, sql.RECORDED, sql.SUPERSEDED]))
+        names_now = stored_names(tables, version, table.columns, columns)
+        stored = [names_now[name] for name in sorted(columns)]
+        names = ", ".join(map(sql.quote, [*stored, *further, sql.RECORDED, sql.SUPERSEDED]))
         # Equal for equal rows in any order; sorting both versions would cost as much as the view.
         query = f"SELECT count(*), sum(digest), bit_xor(digest) FROM (SELECT hash({names}) AS digest FROM {name})"  # noqa: S608
         sums.append(sql.run(connection, query, where=new.name).fetchall())

@@ -9,7 +9,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
 from truecourse.authoring.checks.column_lineage import Lineage, LineageError
-from truecourse.data import sql
+from truecourse.data import sql, table_views
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -56,7 +56,7 @@ def find_outcome_columns(
         return None
     columns = {name.lower(): name for name in table.columns}
     with sql.connect() as connection:
-        sql.bind(connection, problem, tables, versions)
+        table_views.bind(connection, problem, tables, versions)
         rows = sql.quote(f"{table.name}__rows")
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW {sql.quote(table.name)} AS SELECT {_declared(problem, table.name)}, "  # noqa: S608
@@ -68,7 +68,7 @@ def find_outcome_columns(
 
 
 def _declared(problem: Problem, table: str) -> str:
-    return sql.select_list(problem.table(table))
+    return table_views.select_list(problem.table(table))
 
 
 def _with_row_number(query: exp.Expression, table: str) -> str | None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.data import sql
+from truecourse.data import sql, table_views
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import FeatureError
 from truecourse.problem import Problem
@@ -41,7 +41,7 @@ def require_label_lookback(
     times = decisions["decision_time"]
     mine = decisions.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end))).select(["id", "label"])
     with sql.connect() as connection:
-        sql.bind(connection, problem, tables, clean, window=window)
+        table_views.bind(connection, problem, tables, clean, window=window)
         connection.register("__decided", mine)
         labels = sql.statement(problem, str(problem.label.sql))
         differing = sql.run(

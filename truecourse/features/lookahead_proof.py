@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.arrays import Array
-from truecourse.data import sql
+from truecourse.data import sql, table_views
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import FeatureError, NotFound
 from truecourse.features import frame as frames
@@ -212,7 +212,7 @@ class _ViewComparison:
         start, lookback = self._start(moment), self.view.lookback
         window = Window(start=start - lookback) if near and start is not None and lookback is not None else None
         rows = sql.CURRENT if self.view.timeless else sql.as_of(moment)
-        sql.bind(
+        table_views.bind(
             self.connection, self.problem, self.tables, self.clean, rows=rows, window=window,
             cut=self.cut(moment) if cut else None,
         )  # fmt: skip

@@ -7,10 +7,11 @@ from typing import Any
 
 import duckdb
 
-from truecourse.data import sql
+from truecourse.data import sql, table_views
 from truecourse.errors import FeatureError
 from truecourse.features.affected_spans import ALWAYS, TimeRange, intersect_ranges, merge_ranges, ranges_around
 from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.columns_read import view_columns_read
 from truecourse.features.view_sql import checked_query
 from truecourse.problem import View
 from truecourse.problem.namespace import AnyView, Namespace
@@ -68,13 +69,14 @@ class History:
         """Compute the view's rows of these ranges from the row versions `rows` into a temporary table, and check
         them."""
         for number, time_range in enumerate(ranges):
-            sql.bind(
+            table_views.bind(
                 self.connection,
                 self.problem,
                 self.tables,
                 self.versions,
                 rows=rows,
                 window=self._sources_of(time_range),
+                former=view_columns_read(self.problem, self.view),
             )
             query = checked_query(self.connection, self.problem, self.view)
             limited = f"SELECT *, {EVENT} AS {CREATED} FROM ({query}) WHERE {within([time_range], missing=True)}"  # noqa: S608

@@ -17,10 +17,11 @@ from truecourse.features.aggregates.evaluation import evaluate
 from truecourse.features.aggregation_lookup import as_known_at, longest_window
 from truecourse.features.aggregation_rows import source_of
 from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.columns_read import view_columns_read
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import key_columns
 from truecourse.lineage.affected_features import source_versions
-from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, key_of, literal, same_value, under_declared_names
+from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, as_declared, key_of, literal, same_value
 from truecourse.lineage.source_files import describe_table_rows
 from truecourse.problem import Aggregations, Problem
 from truecourse.problem.namespace import Namespace
@@ -75,8 +76,7 @@ def _source_rows(
     table, versions = problem.table(view.table), source_versions(tables, problem, version)
     where = _condition(view, key, decided)
     rows = tables.read(versions[table.name], filter=pc.field(ROW).isin(numbers))
-    names = sql.stored_names(tables, versions[table.name], table.columns)
-    rows = under_declared_names(rows, table, names)
+    rows = as_declared(tables, versions[table.name], table, rows, view_columns_read(problem, view)[table.name])
     described = describe_table_rows(tables, problem, table, versions[table.name], rows, where, changes)
     return {
         "state": "candidates" if wrong else "sufficient",

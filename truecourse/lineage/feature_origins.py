@@ -5,7 +5,7 @@ and within the view's lookback. If that gives the recorded values, the candidate
 counts for a feature if the feature has another value without this one row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from truecourse.data import sql
+from truecourse.data import sql, table_views
 from truecourse.data.arrow_types import UTC_TIME, arrow_type
+from truecourse.data.former_columns import stored_names
 from truecourse.data.merge import clean_schema
 from truecourse.data.sources import scratch
 from truecourse.data.sql import ROW
@@ -27,13 +28,15 @@ from truecourse.errors import TruecourseError
 from truecourse.features import frame as frames
 from truecourse.features.aggregation_rows import source_of
 from truecourse.features.asof import CREATED, EVENT, NO_TIME
+from truecourse.features.columns_read import view_columns_read
+from truecourse.features.decisions import decision_columns
 from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import checked_query, key_columns, tables_read, used_tables
 from truecourse.features.view_versions import memory
 from truecourse.lineage.affected_features import source_versions
 from truecourse.lineage.aggregation_origins import origin_of_aggregations
 from truecourse.lineage.batch_inputs import batch_commit
-from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, key_of, literal, same_value, under_declared_names
+from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, as_declared, key_of, literal, same_value
 from truecourse.lineage.source_files import describe_table_rows
 from truecourse.monitoring.skew.view_history import ViewHistory, read_history
 from truecourse.problem import Aggregations, Problem, View
@@ -62,6 +65,10 @@ class HeldTables(Tables):
     def dataset(self, reference: TableVersion, where: Sequence[Limit] = ()) -> ds.Dataset:
         held = self._rows.get(reference.name)
         return super().dataset(reference, where) if held is None else ds.dataset(held)
+
+    def recent(self, name: str, count: int) -> list[tuple[int, datetime, dict[str, Any]]]:
+        """The last commits; none of a table whose rows are given, because these are as the problem declares them."""
+        return [] if name in self._rows else super().recent(name, count)
 
 
 def prediction_origins(tables: Tables, record: Record, version: ModelVersion) -> dict[str, Any]:
@@ -199,10 +206,11 @@ def _source_rows(tables: Tables, problem: Namespace, view: View, row: FeatureRow
     """Find the candidate rows of a feature row, prove that they suffice, and leave each out in turn."""
     versions = source_versions(tables, problem, row.version)
     used = [table for table in problem.tables if table.name in used_tables(problem, view)]
-    names = {table.name: sql.stored_names(tables, versions[table.name], table.columns) for table in used}
+    names = {table.name: stored_names(tables, versions[table.name], table.columns) for table in used}
+    read = view_columns_read(problem, view)
     for by_key in (True, False):
         wheres = {table.name: _conditions(view, table, row, by_key, names[table.name]) for table in used}
-        rows = {t.name: _candidates(tables, versions[t.name], t, wheres[t.name], names[t.name]) for t in used}
+        rows = {t.name: _candidates(tables, versions[t.name], t, wheres[t.name], read[t.name]) for t in used}
         count = sum(map(len, rows.values()))
         if count > MOST_CANDIDATES:
             detail, state, changed = TOO_MANY, "candidates", None
@@ -244,12 +252,12 @@ def _conditions(view: View, table: Table, row: FeatureRow, by_key: bool, stored:
     return " AND ".join([*(f"{sql.quote(name)} = {literal(value)}" for name, value in keys.items()), *parts])
 
 
-def _candidates(tables: Tables, version: TableVersion, table: Table, where: str, stored: Mapping[str, str]) -> pa.Table:
-    """Read rows of a version under the names that `table` declares, a removed column as nulls."""
+def _candidates(tables: Tables, version: TableVersion, table: Table, where: str, read: Collection[str]) -> pa.Table:
+    """Read rows of a version as `table` declares them. `read`: the columns that count."""
     with sql.connect() as connection:
         connection.register("rows", tables.dataset(version))
         query = f"SELECT * FROM rows WHERE {where} ORDER BY {ROW} LIMIT {MOST_CANDIDATES + 1}"  # noqa: S608
-        return under_declared_names(connection.sql(query).to_arrow_table(), table, stored)
+        return as_declared(tables, version, table, connection.sql(query).to_arrow_table(), read)
 
 
 class Recomputation:
@@ -269,7 +277,7 @@ class Recomputation:
         every = {table.name: rows.get(table.name, clean_schema(table).empty_table()) for table in problem.tables}
         held = HeldTables({clean_table(problem.name, name): table for name, table in every.items()})
         known = sql.CURRENT if view.timeless else sql.as_of(row.created.astimezone(UTC).replace(tzinfo=None))
-        sql.bind(connection, problem, held, versions, rows=known)
+        table_views.bind(connection, problem, held, versions, rows=known)
         keys = " AND ".join(f"{sql.quote(name)} = {literal(value)}" for name, value in row.key.items())
         query = checked_query(connection, problem, view)
         self._query = (
@@ -316,8 +324,8 @@ def _origin_of_decision(tables: Tables, problem: Problem, record: Record) -> lis
         table.name: f"{sql.row_id(table)} = {literal(id)}" if table.key or not problem.spine else "true"
         for table in used
     }
-    names = {table.name: sql.stored_names(tables, versions[table.name], table.columns) for table in used}
-    rows = {t.name: _candidates(tables, versions[t.name], t, wheres[t.name], names[t.name]) for t in used}
+    read = decision_columns(problem)
+    rows = {t.name: _candidates(tables, versions[t.name], t, wheres[t.name], read[t.name]) for t in used}
     state, detail = "candidates", DIFFERENT
     if sum(map(len, rows.values())) > MOST_CANDIDATES:
         detail = TOO_MANY

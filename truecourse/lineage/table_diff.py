@@ -10,6 +10,7 @@ import duckdb
 
 from truecourse.data import sql
 from truecourse.data.deliveries import read_deliveries
+from truecourse.data.former_columns import stored_names
 from truecourse.data.quarantine import REASONS, quarantine_of
 from truecourse.data.sql import CURRENT, ROW
 from truecourse.data.table_edits import Edit
@@ -84,7 +85,7 @@ def _side(tables: Tables, version: TableVersion, newer: TableVersion) -> _Side:
     schema = tables.dataset(version).schema
     kinds = {field.name: str(field.type) for field in schema if not field.name.startswith(RESERVED_PREFIX)}
     try:
-        names = sql.stored_names(tables, newer, kinds)
+        names = stored_names(tables, newer, kinds)
     except FeatureError:  # the newer version was read again under another declaration
         names = {}
     names = {name: names.get(name) or name for name in kinds}

@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.data import sql
+from truecourse.data import sql, table_views
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.features import frame as frames
 from truecourse.features.label_window import label_window
@@ -53,7 +53,9 @@ def _query_labels(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decide
     with sql.connect() as connection:
         as_of = at.astimezone(UTC).replace(tzinfo=None)
         versions = sql.clean_versions(problem, tables)
-        sql.bind(connection, problem, tables, versions, rows=sql.as_of(as_of), window=label_window(problem, decided))
+        table_views.bind(
+            connection, problem, tables, versions, rows=sql.as_of(as_of), window=label_window(problem, decided)
+        )
         connection.register("asked__ids", pa.table({"id": ids}))
         labels = sql.statement(problem, str(problem.label.sql))
         query = (

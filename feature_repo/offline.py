@@ -1,8 +1,12 @@
-"""Our offline store for Feast: historical features by an as-of join or by the evaluation of aggregations; the rest is
-Feast's DuckDB store."""
+"""Our offline store for Feast: historical features by an as-of join or by the evaluation of aggregations.
+
+Delta tables are read without DuckDB's extension for them, which DuckDB would fetch from the network. Other sources, and
+writing, are left to Feast's DuckDB store."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import pandas as pd
@@ -23,6 +27,7 @@ from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo.aggregation_tags import TaggedAggregations, tagged_aggregations
+from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import FeatureError
 from truecourse.features.aggregation_lookup import add_aggregates, longest_window
 from truecourse.features.aggregation_rows import stored_columns
@@ -31,6 +36,8 @@ from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 
+_TIMELESS = datetime(1970, 1, 1)
+"""The time of rows of views without time."""
 BLOCK = 500_000
 """Decisions per join, in order of time; each block reads only the feature rows that its times can see."""
 
@@ -96,6 +103,10 @@ class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         tagged = tagged_aggregations(data_source.tags)
         if tagged is not None:
             return _as_of_job(tagged, data_source, join_key_columns, feature_name_columns, end_date)
+        if isinstance(data_source.file_format, DeltaFormat):
+            names = [*join_key_columns, *feature_name_columns]
+            times = [name for name in (timestamp_field, created_timestamp_column) if name]
+            return _job(lambda: _newest(data_source, names, join_key_columns, times, start_date, end_date))
         return DuckDBOfflineStore.pull_latest_from_table_or_query(
             config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
             start_date, end_date,
@@ -117,6 +128,11 @@ class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         if tagged is not None:
             moment = end_date or datetime.now(UTC)
             return _as_of_job(tagged, data_source, join_key_columns, feature_name_columns, moment)
+        if isinstance(data_source.file_format, DeltaFormat):
+            times = [name for name in (timestamp_field, created_timestamp_column) if name]
+            names = [*join_key_columns, *feature_name_columns, *times]
+            within = _within(timestamp_field, start_date, end_date)
+            return _job(lambda: _dataset(data_source, data_source.name, None).to_table(names, filter=within))
         return DuckDBOfflineStore.pull_all_from_table_or_query(
             config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
             start_date, end_date,
@@ -127,7 +143,37 @@ def _as_of_job(
     tagged: TaggedAggregations, source: DataSource, keys: list[str], features: list[str], moment: datetime
 ) -> RetrievalJob:
     names = {name: name for name in features}
-    return AsofRetrievalJob(lambda: _as_of(tagged, source, keys, names, moment), False, [], None)
+    return _job(lambda: _as_of(tagged, source, keys, names, moment))
+
+
+def _job(rows: Callable[[], pa.Table]) -> RetrievalJob:
+    return AsofRetrievalJob(rows, False, [], None)
+
+
+def _within(event: str, start: datetime | None, end: datetime | None) -> Any:
+    """The filter of rows with times in [start, end]. Values without a time count at any time."""
+    field = pc.field(event)
+    limits = [
+        (field >= _utc(start)) | (field == _utc(_TIMELESS)) if start is not None else None,
+        (field <= _utc(end)) if end is not None else None,
+    ]
+    chosen = [limit for limit in limits if limit is not None]
+    return reduce(and_, chosen) if chosen else None
+
+
+def _utc(moment: datetime) -> pa.Scalar:
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return pa.scalar(aware.astimezone(UTC), UTC_TIME)
+
+
+def _newest(
+    source: DataSource, names: list[str], keys: list[str], times: list[str], start: datetime, end: datetime
+) -> pa.Table:
+    """The row of each key with the latest times in [start, end]. `times`: the columns to order by."""
+    dataset = _dataset(source, source.name, None)
+    rows = pl.DataFrame(dataset.to_table([*names, *times], filter=_within(times[0], start, end)))
+    newest = rows.sort(times, descending=True, nulls_last=True).unique(keys, keep="first", maintain_order=True)
+    return newest.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 def _as_of(

@@ -16,6 +16,7 @@ from cli.terminal.tables import pairs, table
 from truecourse.catalogue import page, texts
 from truecourse.catalogue.build import build_catalogue
 from truecourse.catalogue.records import PAGE, Catalogue, Feature, Group
+from truecourse.catalogue.shared_areas import UsedArea, used_areas
 from truecourse.catalogue.shared_tables import with_uses_of_others
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.html import share
@@ -52,7 +53,9 @@ class Listed:
 def features(
     name: Annotated[
         str | None,
-        typer.Argument(help="A view, or a feature as VIEW.FEATURE; all features if not given.", metavar="NAME"),
+        typer.Argument(
+            help="A view, a feature as VIEW.FEATURE, or a feature area; all features if not given.", metavar="NAME"
+        ),
     ] = None,
     problem: ProblemName = None,
     json: Json = False,
@@ -61,11 +64,14 @@ def features(
     catalogues, invalid = _catalogues(problem)
     every = [Listed(one, group, feature) for one in catalogues for group in one.groups for feature in group.features]
     found, whole = _select(every, name) if name else (every, False)
-    document = {"features": [one.to_document() for one in found], "invalid": invalid}
+    areas = used_areas(catalogues if problem else [*catalogues, *_published(catalogues)])
+    shown = [one for one in areas if not whole and name in (None, one.area.name)]
+    described = [one.to_document() for one in shown]
+    document = {"features": [one.to_document() for one in found], "areas": described, "invalid": invalid}
     notes = [Text(f"{one['problem']}: {one['what']}", style="red") for one in invalid]
     if not found and not invalid:
         notes.append(Text("there is no problem yet: truecourse init NAME --data FILE --label COLUMN"))
-    notes += _page()
+    notes += [*map(_area, shown), *_page()]
     return Answer(document, Lines(*_whole(found), *notes) if whole else Text("\n").join([*_lists(found), *notes]))
 
 
@@ -80,19 +86,45 @@ def _catalogues(name: str | None) -> tuple[list[Catalogue], list[dict[str, str]]
             if name:
                 raise
             invalid.append({"problem": each, "what": error.what, "hint": error.hint})
-    names = {one.problem for one in found}
-    others = [one for one in page.load_entries(tables.store) if one.problem not in names]
-    return with_uses_of_others(found, [*found, *others]), invalid
+    return with_uses_of_others(found, [*found, *_published(found)]), invalid
+
+
+def _published(known: Sequence[Catalogue]) -> list[Catalogue]:
+    """The stored catalogues of other problems."""
+    names = {one.problem for one in known}
+    return [one for one in page.load_entries(open_store()) if one.problem not in names]
 
 
 def _select(every: list[Listed], name: str) -> tuple[list[Listed], bool]:
     """The features of that name, and whether each is shown whole: a view's are listed. Raises NotFound."""
     if found := [one for one in every if name in (one.name, one.feature.name)]:
         return found, True
-    if found := [one for one in every if one.group.name == name]:
+    if found := [one for one in every if name in (one.group.name, one.group.area, _shared_name(one.group))]:
         return found, False
-    known = dict.fromkeys([*(one.group.name for one in every), *(one.name for one in every)])
+    known = dict.fromkeys(each for one in every for each in (one.group.name, one.group.area, one.name) if each)
     raise NotFound(f"no view or feature {name!r}", where="the feature catalogue", hint=nearest(name, known))
+
+
+def _shared_name(group: Group) -> str:
+    """The name by which problems use a shared view: `customers.orders`."""
+    return f"{group.area}.{group.name}" if group.area else ""
+
+
+def _area(one: UsedArea) -> Text:
+    """An area with its views, and the problems that use each."""
+    area = one.area
+    about = [
+        area.description,
+        f"owner {area.owner or 'not declared'}",
+        *([f"tags {', '.join(area.tags)}"] if area.tags else []),
+    ]
+    rows = [(view.name, ", ".join(one.users[view.name]) or "no problem", view.description) for view in area.views]
+    widths = [
+        max(map(len, column)) for column in zip(*(row[:-1] for row in [("view", "used by", ""), *rows]), strict=True)
+    ]
+    lines = [_line(row, widths) for row in [("view", "used by", "description"), *rows]]
+    head = f"feature area {area.name}: {'; '.join(part for part in about if part)}"
+    return Text("\n").join([Text(head, style="bold"), *(Text(f"  {line}") for line in lines)])
 
 
 def _lists(found: list[Listed]) -> Iterator[Text]:
@@ -107,7 +139,7 @@ def _lists(found: list[Listed]) -> Iterator[Text]:
         for one, row, before in zip(own, rows, [None, *own[:-1]], strict=True):
             if before is None or before.group.name != one.group.name:
                 about = f": {one.group.description}" if one.group.description else ""
-                yield Text(f"{one.group.name} ({one.group.kind}){about}")
+                yield Text(f"{_shared_name(one.group) or one.group.name} ({one.group.kind}){about}")
             yield Text(f"  {_line(row, widths)}")
 
 

@@ -3,7 +3,7 @@
 import importlib.metadata
 import shutil
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,47 @@ def test_nulls_and_late_rows_equal_the_stock_store(
         for offline in ("duckdb", "feature_repo.offline.AsofOfflineStore")
     ]
     pd.testing.assert_frame_equal(frames[1], frames[0], check_dtype=False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_to_load_of_a_delta_table_equal_those_of_the_stock_store(seed: int, home: Path, tmp_path: Path) -> None:
+    """The newest row of each key, and all rows, of a time range. The stock store reads the same rows from Parquet."""
+    from feast import FileSource
+    from feast.data_format import DeltaFormat
+    from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
+
+    from feature_repo.offline import AsofOfflineStore
+
+    random, times = np.random.default_rng(seed), ["event_timestamp", "created_timestamp"]
+    moments = [START + timedelta(hours=int(hour)) for hour in random.integers(0, 9, 60)]
+    created = [
+        moment + timedelta(hours=int(hour)) for moment, hour in zip(moments, random.permutation(60), strict=True)
+    ]
+    rows = pa.table(
+        {
+            "k": pa.array(random.choice(["a", "b", "c", "d"], 60)),
+            "x": pa.array([None if value < 0.2 else float(value) for value in random.random(60)], pa.float64()),
+            **{
+                name: pa.array(column, pa.timestamp("us", "UTC"))
+                for name, column in zip(times, (moments, created), strict=True)
+            },
+        }
+    )
+    Tables().append("features/p/v.1", rows, {})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    delta = FileSource(name="v", path=f"{get_settings().storage_root}/features/p/v.1", file_format=DeltaFormat())
+    parquet = FileSource(name="v", path=str(tmp_path / "rows.parquet"))
+    config = stock_store(tmp_path).config
+    for start, end in ((0, 8), (2, 6), (7, 7)):
+        within = [(START + timedelta(hours=hour)).replace(tzinfo=UTC) for hour in (start, end)]
+        for name in ("pull_latest_from_table_or_query", "pull_all_from_table_or_query"):
+            found = [
+                getattr(store, name)(config, source, ["k"], ["x"], *times, *within).to_df()[["k", "x", *times]]
+                for store, source in ((AsofOfflineStore, delta), (DuckDBOfflineStore, parquet))
+            ]
+            ours, stock = (one.sort_values(list(one)).reset_index(drop=True) for one in found)
+            assert len(ours)
+            pd.testing.assert_frame_equal(ours, stock, check_dtype=False)
 
 
 def _stored_features(

@@ -1,16 +1,22 @@
 """Faults of feature areas and of problems that use their views, and what an edit of an area changes for a problem."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cli.main import execute
 from tests import shared_area
 from tests.edited_orders import replace_text
 from truecourse.authoring.checks.run_checks import check_area, check_problem
+from truecourse.catalogue.page import publish
+from truecourse.catalogue.records import PAGE
 from truecourse.errors import AreaError, ProblemError
 from truecourse.features.definition_digests import feature_definitions, feature_table
 from truecourse.problem.loader import load_area, load_namespace, load_problem, problem_digest
+from truecourse.storage.delta_tables import Tables
 
 LEAVING, AREA = "problems/leaving/problem.py", "feature_views/customers/area.py"
 
@@ -137,6 +143,36 @@ def test_a_broken_area_says_so(root: Path) -> None:
         load_problem("leaving")
     with pytest.raises(AreaError, match="no such file"):
         load_area("clients")
+
+
+def test_the_catalogue_says_what_an_area_is_and_who_uses_its_views(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = Tables()
+    for name in ("leaving", "growth", "segments"):
+        publish(tables, load_problem(name))
+    assert execute(["features", "--json"]) == 0
+    (area,) = json.loads(capsys.readouterr().out)["areas"]
+    assert (area["owner"], area["tags"]) == ("sales", ["sales", "orders"])
+    assert area["folder"] == "feature_views/customers"
+    users = {"orders": ["growth", "leaving"], "last_order": ["leaving"], "facts": ["segments"]}
+    assert {view["name"]: view["problems"] for view in area["views"]} == users
+    assert execute(["features", "customers", "--problem", "leaving", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {(one["area"], one["view"]) for one in document["features"]} == {
+        ("customers", "orders"), ("customers", "last_order")
+    }  # fmt: skip
+    assert execute(["features", "customers.orders", "--problem", "growth"]) == 0
+    assert "orders_90d" in capsys.readouterr().out
+    assert execute(["features"]) == 0
+    assert "feature area customers: what customers ordered; owner sales; tags sales, orders" in capsys.readouterr().out
+    page = re.sub(r"\s+", " ", tables.store.get(PAGE).decode())
+    section = page[page.index('id="feature-areas.customers"') :]
+    assert "Owner: sales. Tags: sales, orders." in section
+    for view, problems in users.items():
+        row = section[section.index(f'<th scope="row">{view}') :].partition("</tr>")[0]
+        assert re.findall(r'<a href="#([^"]+)">', row) == [f"{problem}.{view}" for problem in problems]
+        assert all(f'id="{problem}.{view}"' in page for problem in problems)
 
 
 def test_features_of_a_shared_view_are_defined_alike_in_every_problem(root: Path) -> None:

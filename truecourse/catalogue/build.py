@@ -10,6 +10,7 @@ from truecourse.catalogue.declared_features import LABEL, declared_groups
 from truecourse.catalogue.distributions import Distribution, distributions
 from truecourse.catalogue.model_use import Definitions, model_use
 from truecourse.catalogue.records import Catalogue, Feature, Group
+from truecourse.catalogue.shared_areas import describe_areas
 from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.features.asof import EVENT
 from truecourse.features.computation_cost import load_costs
@@ -70,6 +71,7 @@ def build_catalogue(problem: Problem, tables: Tables, before: Catalogue | None =
         listed=used.listed,
         unread=used.unread,
         groups=tuple(groups),
+        areas=describe_areas(problem),
     )
 
 

@@ -12,7 +12,7 @@ from truecourse.features.columns_read import view_columns_read
 from truecourse.problem import Aggregations, Boolean, Float, Integer, Problem, Text, View
 from truecourse.problem.aggregations import Age, AnyAggregate
 from truecourse.problem.definition import REQUEST, REQUEST_FEATURES
-from truecourse.problem.namespace import AnyView, Namespace
+from truecourse.problem.namespace import AnyView, FeatureArea, Namespace
 from truecourse.problem.schema import AnyColumn, shown_unit
 from truecourse.serving.privacy import private_names
 
@@ -96,6 +96,7 @@ def _view(problem: Namespace, view: AnyView) -> Group:
     return Group(
         name=view.name,
         kind=kind,
+        area=problem.name if isinstance(problem, FeatureArea) else "",
         description=view.description,
         owner=problem.owner_of(view),
         tags=tuple(view.tags),

@@ -6,6 +6,7 @@ from truecourse.catalogue import texts
 from truecourse.catalogue.build import build_catalogue
 from truecourse.catalogue.chart import chart
 from truecourse.catalogue.records import PAGE, Catalogue, Feature, Group
+from truecourse.catalogue.shared_areas import used_areas
 from truecourse.catalogue.shared_tables import with_uses_of_others
 from truecourse.errors import FormatError, NotFound
 from truecourse.html import PALETTE, feature_anchor, render
@@ -53,6 +54,7 @@ def render_page(catalogues: list[Catalogue]) -> str:
     return render(
         "features.html",
         catalogues=catalogues,
+        areas=used_areas(catalogues),
         anchor=feature_anchor,
         chart=chart,
         colours=PALETTE,
@@ -71,8 +73,8 @@ def _largest(catalogue: Catalogue) -> float:
 def _search_text(catalogue: Catalogue, group: Group, feature: Feature) -> str:
     """The words by which a feature is found, in lower case."""
     words = [
-        catalogue.problem, group.name, f"{group.name}.{feature.name}", group.kind, group.description, group.owner,
-        *group.tags, group.entity, *group.keys, group.file, feature.type, feature.unit, feature.description,
-        *(feature.origins or ()), *group.tables, feature.function, feature.value, feature.where,
+        catalogue.problem, group.area, group.name, f"{group.name}.{feature.name}", group.kind, group.description,
+        group.owner, *group.tags, group.entity, *group.keys, group.file, feature.type, feature.unit,
+        feature.description, *(feature.origins or ()), *group.tables, feature.function, feature.value, feature.where,
     ]  # fmt: skip
     return " ".join(word for word in words if word).lower()

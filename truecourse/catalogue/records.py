@@ -53,12 +53,14 @@ class Feature(Reference):
 class Group(Reference):
     """A view, aggregations, the request, the request features or the label, with its features.
 
+    `area`: of a shared view, the feature area that it belongs to; empty for the problem's own.
     `ttl`: seconds, 0 without limit; None if values have no age. `file`: of its code, in the problem's folder. `code`:
     SQL or Python. `table`: the stored rows, a feature table or the newest training frame. `newest`: the latest event or
     decision time in them. `computed`: when they were written."""
 
     name: str
     kind: Kind
+    area: str = ""
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
@@ -82,8 +84,29 @@ class Group(Reference):
         return self.kind in ("view feature", "aggregation")
 
 
+class AreaView(Reference):
+    """A view or aggregations of a feature area. `features`: their names."""
+
+    name: str
+    description: str = ""
+    owner: str = ""
+    entity: str
+    features: tuple[str, ...]
+
+
+class Area(Reference):
+    """A feature area, with all its views. `folder`: beside that of the problems."""
+
+    name: str
+    owner: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    folder: str
+    views: tuple[AreaView, ...]
+
+
 class Catalogue(StoredRecord):
-    """The features of a problem.
+    """The features of a problem. `areas`: the feature areas that it uses.
 
     `frame_key`: digest of the training frame and of the columns that were described in it. `listed`: the versions whose
     use is stated; `unread`: those of them whose files are gone. `versions`: how many are registered."""
@@ -98,3 +121,4 @@ class Catalogue(StoredRecord):
     listed: tuple[int, ...] = ()
     unread: tuple[int, ...] = ()
     groups: tuple[Group, ...]
+    areas: tuple[Area, ...] = ()

@@ -15,6 +15,7 @@ _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 def group_facts(group: Group) -> dict[str, str]:
     """What is known of a group, by title; without facts that its kind does not have."""
     facts = {"kind": f"{group.kind}s" if group.kind != "label" else "label", "owner": group.owner or "not declared"}
+    facts |= {"feature area": group.area} if group.area else {}
     facts |= {"tags": ", ".join(group.tags)} if group.tags else {}
     if group.is_view:
         facts["entity"] = f"{group.entity} ({', '.join(group.keys)})"

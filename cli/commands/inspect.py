@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cli.commands.deploy import deployments_view, inference_config_of, inference_view, list_deployments
 from cli.commands.mirror import mirror_differences
+from cli.commands.openlineage import delivery_state, describe_delivery
 from cli.commands.schedules import schedule_differences
 from cli.commands.status_report import history_view, pages, quality, refusals, table_states
 from cli.platform.endpoint import endpoint_url, is_ours, served_model
@@ -56,6 +57,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "canary": _canary(spec.name),
         "mirror": mirror_differences(spec.name),
         "schedules": schedule_differences(),
+        "lineage_events": delivery_state(),
         "platform": platform_state.state(),
         "pages": [str(path) for path in pages(spec.name)],
     }
@@ -142,6 +144,7 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
                 "health": _describe_check(document["health"], "health"),
                 "canary": _describe_check(document["canary"], "guard"),
                 "MLflow": _describe_mirror(document["mirror"]),
+                "lineage events": describe_delivery(document["lineage_events"]),
                 "platform": _describe_platform(document["platform"]),
             }
         ),

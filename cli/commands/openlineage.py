@@ -28,28 +28,36 @@ def send(json: Json = False) -> Answer:
 
 
 def _answer(sent: dict[str, int]) -> Answer:
+    document = delivery_state() | sent
+    return Answer(document, Text(_view(document)), ok=document["outage"] is None)
+
+
+def delivery_state() -> dict[str, Any]:
+    """The receiver, the number of events that wait, the files of refused ones, and the outage, if there is one."""
     known = delivery.outage()
-    document: dict[str, Any] = {
+    return {
         "receiver": get_settings().openlineage,
-        **sent,
         "waiting": len(delivery.pending()),
         "refused": [str(file) for file in delivery.refused()],
         "outage": None if known is None else asdict(known),
     }
-    return Answer(document, Text(_view(document)), ok=known is None)
+
+
+def describe_delivery(document: dict[str, Any]) -> str:
+    """One line for `status`."""
+    if document["receiver"] == "off":
+        return "off"
+    outage = document["outage"]
+    waiting = f"to {document['receiver']}, {counted(document['waiting'], 'event')} waiting"
+    return f"{waiting}: not delivered since {outage['since']}, {outage['reason']}" if outage else waiting
 
 
 def _view(document: dict[str, Any]) -> str:
-    lines = [
-        f"lineage events go to {document['receiver']}" if document["receiver"] != "off" else "lineage events are off"
-    ]
+    lines = [f"lineage events: {describe_delivery(document)}"]
     if "sent" in document:
         lines.append(f"{counted(document['sent'], 'event')} delivered")
-    lines.append(f"{counted(document['waiting'], 'event')} waiting")
     outage = document["outage"]
-    if outage is not None:
-        lines.append(f"not delivered since {outage['since']}: {outage['reason']}")
-        if outage["removed"]:
-            lines.append(f"{counted(outage['removed'], 'event')} removed, because too many waited")
+    if outage is not None and outage["removed"]:
+        lines.append(f"{counted(outage['removed'], 'event')} removed, because too many waited")
     lines += [f"refused by the server: {file}" for file in document["refused"]]
     return "\n".join(lines)

@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 from feature_repo.compat import feast_online_store, redis_connection, typeguard_decorator
-from tasks.compat import prefect_deploy, prefect_logging, prefect_schedules, prefect_tables, prefect_unreachable
-from tests.conftest import REPOSITORY, free_ports
-from tests.library_tables import MIGRATIONS, contents, migrate
+from tasks.compat import prefect_deploy, prefect_logging, prefect_schedules, prefect_tables
+from tests.conftest import REPOSITORY
 from truecourse.compat import (
     bento_image,
     evidently_results,
@@ -56,14 +55,6 @@ def test_a_command_ends_after_its_exit_handlers(skipped: str) -> None:
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (3, "result handled\n")
     assert skipped or not done.stderr
-
-
-@pytest.mark.parametrize("name", list(MIGRATIONS))
-def test_a_dump_has_the_tables_of_the_locked_version(name: str, tmp_path: Path, home: Path) -> None:
-    """If it fails after an upgrade, write the dumps anew: `python -m tests.library_tables`."""
-    migrate(tmp_path / name)
-    assert create_database(tmp_path / "dump" / name, MIGRATIONS[name])
-    assert contents(tmp_path / "dump" / name) == contents(tmp_path / name)
 
 
 def test_another_version_of_a_library_makes_its_tables_itself(
@@ -121,27 +112,6 @@ def test_mlflows_tables_and_their_columns_of_paths(home: Path, configure: Config
     configure(skipped_patches="mlflow_tables")
     mlflow_tables.create(home / "other.db")
     assert not (home / "other.db").exists()
-
-
-@pytest.mark.parametrize("skipped", ["", "great_expectations_import"])
-def test_great_expectations_imports_altair_and_scipys_tests_when_they_are_used(skipped: str) -> None:
-    code = """if True:
-        import importlib, inspect, sys
-        from truecourse.compat import great_expectations_import
-        great_expectations_import.import_library()
-        inspect.getmodule(inspect.stack)
-        name = "great_expectations.expectations.core.expect_column_kl_divergence_to_be_less_than"
-        print(*(part in sys.modules for part in ("altair.vegalite", "scipy.stats._stats_py")))
-        divergence = importlib.import_module(name)
-        print(float(divergence.stats.entropy([1, 1], base=2)), divergence.alt.Chart.__name__)
-        import altair
-        from scipy.stats import norm
-        print(norm.cdf(0), altair.Chart is divergence.alt.Chart)
-    """
-    environment = child_environment(TRUECOURSE_SKIPPED_PATCHES=skipped)
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    imported = "True True" if skipped else "False False"
-    assert done.stdout.splitlines() == [imported, "1.0 Chart", "0.5 True"], done.stderr
 
 
 def test_xgboosts_library_has_the_functions_that_are_called() -> None:
@@ -312,17 +282,3 @@ def test_prefects_server_computes_the_times_of_a_clients_schedule() -> None:
     ):
         times = prefect_schedules.scheduled_times(schedule, start, start + timedelta(hours=13))
         assert [one.timestamp() - start.timestamp() for one in times] == [0, 6 * 3600, 12 * 3600]
-
-
-def test_prefects_errors_of_an_unreachable_server() -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}/api"
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        for ask in (client.read_flows, client.raise_for_api_version_mismatch):
-            with pytest.raises(Exception) as raised:
-                ask()
-            assert prefect_unreachable.is_unreachable(raised.value, url)
-    assert not prefect_unreachable.is_unreachable(RuntimeError("something else"), url)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.main import execute
 from tests.conftest import free_ports
 from tests.receivers import Webhook, webhook
 from truecourse.errors import SettingsError
@@ -149,6 +150,26 @@ def test_too_many_events_remove_the_oldest_and_say_so(
     assert known is not None
     assert known.removed == 2
     assert "2 lineage events removed" in caplog.text
+
+
+def test_the_command_line_shows_what_waits_and_sends_it(
+    receiver: Webhook, configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (port,) = free_ports(1)
+    configure(openlineage=f"http://127.0.0.1:{port}")
+    send(1, 2)
+    assert execute(["openlineage", "show", "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["waiting"] == 2
+    assert "refused" in shown["outage"]["reason"]
+    configure(openlineage=address(receiver))
+    assert execute(["openlineage", "send", "--json"]) == 0
+    sent = json.loads(capsys.readouterr().out)
+    assert (sent["sent"], sent["waiting"], sent["outage"]) == (2, 0, None)
+    assert numbers(receiver) == [1, 2]
+    configure(openlineage="off")
+    assert execute(["openlineage", "send"]) == 1
+    assert "set TRUECOURSE_OPENLINEAGE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -114,30 +114,30 @@ def send_pending() -> int:
             return 0
         while waiting := pending():
             for file in waiting:
-                failure = _send_file(file)
-                if failure:
-                    _note_outage(failure)
+                try:
+                    delivered += _send_file(file)
+                except DeliveryFailed as failure:
+                    _note_outage(failure.what)
                     return delivered
-                delivered += 1
             _end_outage(delivered)
     return delivered
 
 
-def _send_file(file: Path) -> str:
-    """Send one event and remove its file; why it was not delivered."""
+def _send_file(file: Path) -> bool:
+    """Send one event and remove its file; whether the receiver took it. Raises DeliveryFailed if it has to wait."""
     try:
         _send(file.read_bytes())
     except FileNotFoundError:  # it was removed as surplus
-        return ""
+        return False
     except DeliveryFailed as error:
         if error.status not in _UNPROCESSABLE:
-            return error.what
+            raise
         (folder() / "refused").mkdir(exist_ok=True)
         file.replace(folder() / "refused" / file.name)
         log.error("%s; it refuses a lineage event, kept as %s", error.what, folder() / "refused" / file.name)
-        return ""
+        return False
     file.unlink(missing_ok=True)
-    return ""
+    return True
 
 
 def _send(event: bytes) -> None:

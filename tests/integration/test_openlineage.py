@@ -182,6 +182,7 @@ def test_flows_of_a_table_without_time_send_events_to_a_server(problems: Path, c
     def outer(problem: str) -> None:
         for each in (ingest, validate, materialize, train, register, score):
             each(problem)
+        score(problem, source=str(problems / "diabetes" / "data" / "patients.csv.zip"))
 
     install_diabetes(problems)
     with webhook() as receiver:
@@ -204,11 +205,14 @@ def test_flows_of_a_table_without_time_send_events_to_a_server(problems: Path, c
     assert {one["root"]["job"]["name"] for one in parents.values()} == {"diabetes.outer"}
     assert parents["diabetes.score"]["job"]["name"] == "diabetes.outer"
     assert parents["diabetes.score.decisions"]["job"]["name"] == "diabetes.score"
-    assert {one["run"]["runId"] for one in parents.values()} <= {event["run"]["runId"] for event in jobs.values()}
+    assert {one["run"]["runId"] for one in parents.values()} <= {event["run"]["runId"] for event in events}
     source = "diabetes/data/patients.csv.zip"
     assert "predictions/diabetes" in {short(one) for one in jobs["diabetes.score.decisions"]["outputs"]}
     assert (source, "bmi") in origins(jobs, "predictions/diabetes", "_tc_prediction")
     assert (source, "progression") in origins(jobs, "predictions/diabetes", "_tc_prediction")
+    assert {short(one) for one in jobs["diabetes.score.file"]["inputs"]} == {source, "models/diabetes/versions"}
+    of_file = jobs["diabetes.score.file"]["outputs"][0]["facets"]["columnLineage"]["fields"]
+    assert {short(one) for one in of_file["bmi"]["inputFields"]} == {source}
     assert [event["eventType"] for event in failed] == ["START", "FAIL"]
     assert "no such file" in failed[-1]["run"]["facets"]["errorMessage"]["message"]
 

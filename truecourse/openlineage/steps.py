@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from truecourse.data.deliveries import Delivery
-from truecourse.data.validation_report import ValidationResult, read_result, standing_refusals
+from truecourse.data.validation_report import ValidationResult, page_key, read_result, standing_refusals
 from truecourse.features.definition_digests import feature_table
 from truecourse.modeling.snapshot import load_manifest
 from truecourse.openlineage import datasets
@@ -37,6 +37,7 @@ from truecourse.registry import versions as registry
 from truecourse.registry.trained_problem import trained_problem
 from truecourse.serving.batch_scoring import predictions_table
 from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
+from truecourse.wording import counted
 
 Commit = dict[str, Any]
 
@@ -158,16 +159,14 @@ def _validated_table(run: FlowRun, tables: Tables, owner: Namespace, table: Tabl
         return None
     results = [*_accepted(tables, owner, table, written), *refused]
     lineage = clean_lineage(owner, table)
-    raw = written[0].inputs[0] if written else refused[-1].raw
+    read = [*(version for one in written for version in one.inputs), *(one.raw for one in refused)]
     return Step(
         owner,
         f"validate.{table.name}",
         written[0].ended if written else max(one.validated_at for one in refused),
-        [datasets.table_input(raw, datasets.assertions(results))],
+        [datasets.table_input(raw, datasets.assertions(results)) for raw in read[:1]],
         [_output(tables, one, lineage, table) for one in written],
-        failure=""
-        if written
-        else f"refused: {len(refused)} of its deliveries, see reports/{owner.name}/validation.html",
+        failure="" if written else f"{counted(len(refused), 'delivery')} refused, see {page_key(owner.name)}",
     )
 
 

@@ -17,6 +17,7 @@ from tests import traced_home
 from tests.frames import store_wine
 from tests.integration.conftest import TracedWorld
 from truecourse.lineage import feature_origins
+from truecourse.lineage.candidate_rows import TOO_MANY
 from truecourse.lineage.feature_origins import prediction_origins
 from truecourse.references import TableVersion, Window
 from truecourse.registry import versions as registry
@@ -118,7 +119,7 @@ def test_views_that_read_rows_of_other_keys(traced_world: TracedWorld, monkeypat
     assert found["changed_by"] == {"vehicle": 1, "since": courier + 1}, "its own row, and those before it"
     monkeypatch.setattr(feature_origins, "MOST_CANDIDATES", 3)
     found = origins(id, 2)["by_view"]["courier_history"]
-    assert (found["state"], found["detail"], found["changed_by"]) == ("candidates", feature_origins.TOO_MANY, None)
+    assert (found["state"], found["detail"], found["changed_by"]) == ("candidates", TOO_MANY, None)
 
 
 def test_rows_of_scored_files_have_no_decision_in_the_tables(traced_world: TracedWorld, tmp_path: Path) -> None:

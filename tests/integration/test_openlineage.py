@@ -23,7 +23,7 @@ from truecourse.features.definition_digests import feature_table
 from truecourse.features.view_versions import HISTORY
 from truecourse.ingestion.ingest import ingest_sources
 from truecourse.ingestion.validate import validate_new
-from truecourse.lineage.feature_origins import HeldTables
+from truecourse.lineage.candidate_rows import HeldTables
 from truecourse.openlineage import delivery
 from truecourse.openlineage.column_lineage import snapshot_lineage, view_lineage
 from truecourse.openlineage.flow_events import end_events, open_run

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,8 @@ def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Itera
 def batch_commit(tables: Tables, problem: Problem, record: Record) -> dict[str, Any] | None:
     """Find the last commit of the row's batch whose span contains the row."""
     decided = naive_utc(record["decision_time"])
-    for _, commit in reversed(tables.commits(predictions_table(problem.name))):
+    reference = tables.version(predictions_table(problem.name))
+    for commit in reversed(_commits(tables, reference) if reference is not None else ()):
         if commit.get("batch") != record["batch"]:
             continue
         span = Span.load(commit["span"])
@@ -62,6 +64,11 @@ def batch_commit(tables: Tables, problem: Problem, record: Record) -> dict[str, 
             last: dict[str, Any] = commit
             return last
     return None
+
+
+@lru_cache(maxsize=4)  # a trace asks once for each view
+def _commits(tables: Tables, reference: TableVersion) -> tuple[dict[str, Any], ...]:
+    return tuple(commit for _, commit in tables.commits(reference.name))
 
 
 def _decision_link(tables: Tables, problem: Problem, record: Record, versions: Mapping[str, TableVersion]) -> Link:

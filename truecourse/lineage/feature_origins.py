@@ -5,7 +5,7 @@ and within the view's lookback. If that gives the recorded values, the candidate
 counts for a feature if the feature has another value without this one row.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from truecourse.data import sql, table_views
 from truecourse.data.arrow_types import UTC_TIME, arrow_type
@@ -25,18 +24,18 @@ from truecourse.data.merge import clean_schema
 from truecourse.data.sources import scratch
 from truecourse.data.sql import ROW
 from truecourse.errors import TruecourseError
-from truecourse.features import frame as frames
 from truecourse.features.aggregation_rows import source_of
 from truecourse.features.asof import CREATED, EVENT, NO_TIME
 from truecourse.features.columns_read import view_columns_read
-from truecourse.features.decisions import decision_columns
-from truecourse.features.definition_digests import feature_table, view_digest
-from truecourse.features.view_sql import checked_query, key_columns, tables_read, used_tables
+from truecourse.features.definition_digests import feature_table
+from truecourse.features.view_sql import checked_query, key_columns, used_tables
 from truecourse.features.view_versions import memory
 from truecourse.lineage.affected_features import source_versions
 from truecourse.lineage.aggregation_origins import origin_of_aggregations
 from truecourse.lineage.batch_inputs import batch_commit
-from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, as_declared, key_of, literal, same_value
+from truecourse.lineage.candidate_rows import MOST_CANDIDATES, TOO_MANY, Database, HeldTables, candidate_rows
+from truecourse.lineage.decision_origins import origin_of_decision
+from truecourse.lineage.recorded_values import DIFFERENT, SUFFICIENT, key_of, literal, same_value
 from truecourse.lineage.source_files import describe_table_rows
 from truecourse.monitoring.skew.view_history import ViewHistory, read_history
 from truecourse.problem import Aggregations, Problem, View
@@ -44,31 +43,12 @@ from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import ModelVersion, TableVersion, naive_utc
 from truecourse.registry.trained_problem import archived_problem
-from truecourse.storage.delta_tables import Limit, Tables, clean_table
+from truecourse.storage.delta_tables import Tables, clean_table
 
-MOST_CANDIDATES = 100_000
-"""Most candidate rows of a view from which its SQL is computed again."""
 MOST_REMOVED = 100
 """Most candidate rows that are left out one by one."""
-TOO_MANY = "candidates: too many rows to compute it from them alone"
 Record = Mapping[str, Any]
 Rows = Mapping[str, pa.Table]
-
-
-class HeldTables(Tables):
-    """Tables of which some hold only the given rows, by the table's name."""
-
-    def __init__(self, rows: Mapping[str, pa.Table]) -> None:
-        super().__init__()
-        self._rows = rows
-
-    def dataset(self, reference: TableVersion, where: Sequence[Limit] = ()) -> ds.Dataset:
-        held = self._rows.get(reference.name)
-        return super().dataset(reference, where) if held is None else ds.dataset(held)
-
-    def recent(self, name: str, count: int) -> list[tuple[int, datetime, dict[str, Any]]]:
-        """The last commits; none of a table whose rows are given, because these are as the problem declares them."""
-        return [] if name in self._rows else super().recent(name, count)
 
 
 def prediction_origins(tables: Tables, record: Record, version: ModelVersion) -> dict[str, Any]:
@@ -82,10 +62,11 @@ def prediction_origins(tables: Tables, record: Record, version: ModelVersion) ->
             problem = archived_problem(version, stack.enter_context(scratch()))
         except TruecourseError as error:
             return {"features": [], "origins": [], "reason": f"the archived problem cannot be opened: {error.what}"}
-        origins = [_origin_of(tables, problem, view, record) for view in problem.views]
+        database = stack.enter_context(sql.connect())
+        origins = [_origin_of(tables, database, problem, view, record) for view in problem.views]
         if "batch" in record and "values" in record:
             with suppress(TruecourseError, pa.ArrowException, duckdb.Error):  # its tables are gone: a link reports it
-                origins += _origin_of_decision(tables, problem, record)
+                origins += origin_of_decision(tables, database, problem, record)
         return {"features": list(_features(problem, record, origins)), "origins": origins}
 
 
@@ -109,14 +90,14 @@ def _features(problem: Problem, record: Record, origins: list[dict[str, Any]]) -
         }
 
 
-def _origin_of(tables: Tables, problem: Problem, view: AnyView, record: Record) -> dict[str, Any]:
+def _origin_of(tables: Tables, database: Database, problem: Problem, view: AnyView, record: Record) -> dict[str, Any]:
     if isinstance(view, Aggregations):
-        version = _version_of(tables, problem, view, record)
+        version = _version_of(tables, problem, record, feature_table(problem, view.name))
         return origin_of_aggregations(tables, problem, view, record, version)
-    return _origin_of_view(tables, problem, view, record)
+    return _origin_of_view(tables, database, problem, view, record)
 
 
-def _origin_of_view(tables: Tables, problem: Problem, view: View, record: Record) -> dict[str, Any]:
+def _origin_of_view(tables: Tables, database: Database, problem: Problem, view: View, record: Record) -> dict[str, Any]:
     """Return a view's feature row and its source rows.
 
     {"view", "sql", "view_version": the first digits of its definition's digest, "feature_table", "key", "event_time",
@@ -124,15 +105,15 @@ def _origin_of_view(tables: Tables, problem: Problem, view: View, record: Record
     None, "tables": [describe_table_rows()]}."""
     name = feature_table(problem, view.name)
     about: dict[str, Any] = {"view": view.name, "sql": source_of(view, problem)}
-    about |= {"view_version": view_digest(problem, view)[:12], "feature_table": name}
+    about |= {"view_version": name.rpartition(".")[2], "feature_table": name}
     about |= {"key": None, "event_time": None, "recorded_at": None, "state": "none", "rows": 0, "changed_by": None}
     try:
-        found = _feature_row(tables, problem, view, record)
+        found = _feature_row(tables, problem, view, record, name)
         if isinstance(found, str):
             return about | {"detail": found, "tables": []}
         about |= {"feature_table": str(found.version), "key": found.key, "recorded_at": found.created}
         about |= {"event_time": None if view.timeless else found.event}
-        return about | _source_rows(tables, problem.namespace_of(view.name), view, found)
+        return about | _source_rows(tables, database, problem.namespace_of(view.name), view, found)
     except (TruecourseError, pa.ArrowException, duckdb.Error) as error:
         what = error.what if isinstance(error, TruecourseError) else str(error)
         return about | {"detail": f"cannot be computed again: {what}", "tables": []}
@@ -149,7 +130,7 @@ class FeatureRow:
     values: dict[str, Any]
 
 
-def _feature_row(tables: Tables, problem: Problem, view: View, record: Record) -> FeatureRow | str:
+def _feature_row(tables: Tables, problem: Problem, view: View, record: Record, name: str) -> FeatureRow | str:
     """Find the feature row that a prediction looked up; the reason if there is none.
 
     The log names the event time. Of a batch prediction, the row is looked up as of the decision."""
@@ -157,7 +138,7 @@ def _feature_row(tables: Tables, problem: Problem, view: View, record: Record) -
     key = key_of(problem, view, record)
     if isinstance(key, str):
         return key
-    version = _version_of(tables, problem, view, record) or tables.version(feature_table(problem, view.name))
+    version = _version_of(tables, problem, record, name) or tables.version(name)
     if version is None:
         return "no feature table was computed with this definition of the view"
     typed = {name: pa.scalar(value, arrow_type(columns[name])) for name, value in key.items()}
@@ -178,11 +159,11 @@ def _feature_row(tables: Tables, problem: Problem, view: View, record: Record) -
     return FeatureRow(version, key, row[EVENT], row[CREATED], {name: row[name] for name in view.features})
 
 
-def _version_of(tables: Tables, problem: Problem, view: AnyView, record: Record) -> TableVersion | None:
-    """Return the feature table version that a batch prediction's commit names."""
+def _version_of(tables: Tables, problem: Problem, record: Record, name: str) -> TableVersion | None:
+    """Return the version of a feature table that a batch prediction's commit names."""
     commit = batch_commit(tables, problem, record) if "values" in record else None
     named = [TableVersion.model_validate(one) for one in commit["tables"]] if commit is not None else []
-    return next((one for one in named if one.name == feature_table(problem, view.name)), None)
+    return next((one for one in named if one.name == name), None)
 
 
 def _served(view: View, record: Record) -> datetime | None:
@@ -202,7 +183,7 @@ def _looked_up(
     return None if np.isnat(event) else event.item().replace(tzinfo=UTC)
 
 
-def _source_rows(tables: Tables, problem: Namespace, view: View, row: FeatureRow) -> dict[str, Any]:
+def _source_rows(tables: Tables, database: Database, problem: Namespace, view: View, row: FeatureRow) -> dict[str, Any]:
     """Find the candidate rows of a feature row, prove that they suffice, and leave each out in turn."""
     versions = source_versions(tables, problem, row.version)
     used = [table for table in problem.tables if table.name in used_tables(problem, view)]
@@ -210,12 +191,14 @@ def _source_rows(tables: Tables, problem: Namespace, view: View, row: FeatureRow
     read = view_columns_read(problem, view)
     for by_key in (True, False):
         wheres = {table.name: _conditions(view, table, row, by_key, names[table.name]) for table in used}
-        rows = {t.name: _candidates(tables, versions[t.name], t, wheres[t.name], read[t.name]) for t in used}
+        rows = {
+            t.name: candidate_rows(tables, database, versions[t.name], t, wheres[t.name], read[t.name]) for t in used
+        }
         count = sum(map(len, rows.values()))
         if count > MOST_CANDIDATES:
             detail, state, changed = TOO_MANY, "candidates", None
             break
-        with sql.connect() as connection:
+        with sql.connect(database) as connection:
             again = Recomputation(connection, problem, view, versions, row, rows)
             if not again.different():
                 state, detail = "sufficient", SUFFICIENT
@@ -250,14 +233,6 @@ def _conditions(view: View, table: Table, row: FeatureRow, by_key: bool, stored:
         parts.append(f"{sql.quote(time)} BETWEEN {start} AND {end}")
     keys = {stored[name]: value for name, value in row.key.items() if stored.get(name)} if by_key else {}
     return " AND ".join([*(f"{sql.quote(name)} = {literal(value)}" for name, value in keys.items()), *parts])
-
-
-def _candidates(tables: Tables, version: TableVersion, table: Table, where: str, read: Collection[str]) -> pa.Table:
-    """Read rows of a version as `table` declares them. `read`: the columns that count."""
-    with sql.connect() as connection:
-        connection.register("rows", tables.dataset(version))
-        query = f"SELECT * FROM rows WHERE {where} ORDER BY {ROW} LIMIT {MOST_CANDIDATES + 1}"  # noqa: S608
-        return as_declared(tables, version, table, connection.sql(query).to_arrow_table(), read)
 
 
 class Recomputation:
@@ -304,48 +279,3 @@ class Recomputation:
                 found[name][number] = self.different()
             self._connection.register(f"{name}__rows", held)
         return found
-
-
-def _origin_of_decision(tables: Tables, problem: Problem, record: Record) -> list[dict[str, Any]]:
-    """Return the source rows of a batch prediction's decision; nothing for a row of a scored file.
-
-    The decision is computed again from the rows that have its id as their key, and all rows of tables without key."""
-    commit = batch_commit(tables, problem, record)
-    if commit is None or commit["source"]:
-        return []
-    named = {one.name: one for one in map(TableVersion.model_validate, commit["tables"])}
-    found = {table.name: named.get(clean_table(problem.name, table.name)) for table in problem.tables}
-    versions = {name: version for name, version in found.items() if version is not None}
-    if len(versions) < len(found):  # it was scored when the problem had other tables
-        return []
-    reads = tables_read(problem, problem.spine) if problem.spine else {problem.label_table.name}
-    used, id = [table for table in problem.tables if table.name in reads], str(record["id"])
-    wheres = {
-        table.name: f"{sql.row_id(table)} = {literal(id)}" if table.key or not problem.spine else "true"
-        for table in used
-    }
-    read = decision_columns(problem)
-    rows = {t.name: _candidates(tables, versions[t.name], t, wheres[t.name], read[t.name]) for t in used}
-    state, detail = "candidates", DIFFERENT
-    if sum(map(len, rows.values())) > MOST_CANDIDATES:
-        detail = TOO_MANY
-    elif _decision_equals(problem, record, versions, rows):
-        state, detail = "sufficient", SUFFICIENT
-    described = [
-        describe_table_rows(tables, problem, table, versions[table.name], rows[table.name], wheres[table.name], None)
-        for table in used
-    ]
-    about = {"view": "request", "sql": problem.spine, "view_version": None, "feature_table": None, "key": {"id": id}}
-    about |= {"event_time": record["decision_time"], "recorded_at": None, "changed_by": None}
-    return [about | {"state": state, "detail": detail, "rows": sum(map(len, rows.values())), "tables": described}]
-
-
-def _decision_equals(problem: Problem, record: Record, versions: Mapping[str, TableVersion], rows: Rows) -> bool:
-    held = HeldTables({clean_table(problem.name, name): table for name, table in rows.items()})
-    try:
-        found = frames.read_spine(frames.without_labels(problem), held, versions)
-    except TruecourseError:
-        return False
-    found = found.filter(pc.field("id") == str(record["id"])).to_pylist()
-    names = [name for name in problem.request_fields if name in record["values"]]
-    return bool(found) and all(same_value(found[0][name], record["values"][name]) for name in names)

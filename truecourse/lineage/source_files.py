@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +31,7 @@ def describe_table_rows(
 
     `where`: the SQL condition that selects them. `changes`: features by row number that change without the row; these
     rows are shown first."""
-    known, _ = read_deliveries(tables, problem.name, table.name)
+    known = _known_deliveries(tables, problem.name, table.name)
     times = pc.min_max(rows[table.time]).as_py() if table.time is not None else {"min": None, "max": None}
     matter = [number for number, names in (changes or {}).items() if names]
     shown = [
@@ -53,6 +54,11 @@ def describe_table_rows(
     }
 
 
+@lru_cache(maxsize=32)  # a trace asks once for each view that reads the table
+def _known_deliveries(tables: Tables, problem: str, table: str) -> list[Delivery]:
+    return read_deliveries(tables, problem, table)[0]
+
+
 def _files(tables: Tables, problem: Namespace, table: Table, known: list[Delivery], rows: pa.Table) -> dict[str, Any]:
     """Count the files that delivered the rows, and hash the kept bytes of the first again."""
     numbers = rows[ROW].to_pylist()
@@ -71,6 +77,7 @@ def _files(tables: Tables, problem: Namespace, table: Table, known: list[Deliver
     return {"count": len(held), "first": first}
 
 
+@lru_cache(maxsize=256)  # as above; the bytes of a file are hashed once in a trace
 def _kept(tables: Tables, key: str, sha256: str) -> dict[str, Any]:
     found = verify_object(tables.store, "source", key, sha256)
     return {"archived": key, "state": found["state"]}

@@ -24,7 +24,7 @@ PLANS = ["basic", "plus", "it's", "basic"]
 @pytest.fixture
 def problem(home: Path, configure: Callable[..., None]) -> Problem:
     """Customers and a batch that scored them; a decision per month has the id `<customer> <month>`."""
-    configure(problems=REPOSITORY / "benchmarks" / "truth" / "problems", problem="subscriptions")
+    configure(problems=REPOSITORY / "benchmarks" / "problems", problem="subscriptions")
     problem, tables = load_problem(), Tables()
     customers: list[dict[str, Any]] = [
         {"customer": f"c{i}", "plan": plan, "joined_at": datetime(2024, 1, 1 + i, tzinfo=UTC), "_tc_row": i}

@@ -20,6 +20,8 @@ ELSEWHERE = {
     "forgotten/objects/",  # no subject was forgotten
     "alarms/<problem>.json", "alarms/<problem>/<number>.json",  # the only alarm may be one of a busy machine
     "endpoints/<port>.json", "flow-deployments.json", "flowruns/<run>", "up.json",  # `truecourse up` does not run
+    "openlineage/pending/<time>.json", "openlineage/refused/<time>.json", "openlineage/outage.json",
+    "openlineage/lock",  # lineage events are off
     "replay/<problem>/", "benchmarks/<name>.json", "logs/", "tmp/",
     "prefect/",  # the tests' Prefect server has its own home
     "tables/<problem>/quarantine/<table>/", "predictions_log/<problem>/",  # no row is faulty; the log may still be open

@@ -113,10 +113,10 @@ def baseline_prefix(version: ModelVersion) -> str:
 def load_baseline(problem: Problem, tables: Tables, version: ModelVersion) -> QualityBaseline:
     """Load the version's baseline, or compute it from the version's snapshot and store it."""
     store, key = tables.store, baseline_prefix(version)
-    try:
-        return _read(problem.kind, tables, version)
-    except NotFound:
-        baseline = _compute(problem, tables, version)
+    baseline = stored_baseline(problem, tables, version)
+    if baseline is not None:
+        return baseline
+    baseline = _compute(problem, tables, version)
     if baseline.label_model is not None:
         store.put(f"{key}/label_model.ubj", baseline.label_model.ubj)
     document: dict[str, Any] = {
@@ -129,6 +129,14 @@ def load_baseline(problem: Problem, tables: Tables, version: ModelVersion) -> Qu
     }
     store.put(f"{key}/baseline.json", json.dumps(numbered(document)).encode())
     return baseline
+
+
+def stored_baseline(problem: Problem, tables: Tables, version: ModelVersion) -> QualityBaseline | None:
+    """Load the version's baseline; None if it is not stored yet."""
+    try:
+        return _read(problem.kind, tables, version)
+    except NotFound:
+        return None
 
 
 def rewrite_baseline(data: bytes) -> bytes:

@@ -129,8 +129,12 @@ class CohortClosing:
     def _count(self, days: Sequence[date], served: ServedPredictions) -> dict[date, Cohort]:
         if not days:
             return {}
-        window = Window(start=midnight(days[0]), end=midnight(days[-1]) + _DAY)
-        rows = served.rows.filter(pc.less(served.rows["decision_time"], pa.scalar(window.end, UTC_TIME)))
+        end = midnight(days[-1]) + _DAY
+        rows = served.rows.filter(pc.less(served.rows["decision_time"], pa.scalar(end, UTC_TIME)))
+        if not len(rows):
+            return {}
+        first = pc.min(rows["decision_time"]).as_py().date()
+        window = Window(start=midnight(first), end=end)
         labels = read_known_labels(self.problem, self.tables, rows["id"], window, self._moment)
         joined = pl.DataFrame(rows).join(pl.DataFrame(labels), on="id", how="left", maintain_order="left")
         parts = _rows_by_day(joined.to_arrow(compat_level=pl.CompatLevel.oldest()))

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from truecourse.monitoring.predictions.served_predictions import read_served
-from truecourse.monitoring.quality.baseline import QualityBaseline, baseline_prefix, load_baseline
+from truecourse.monitoring.quality.baseline import QualityBaseline, load_baseline, stored_baseline
 from truecourse.monitoring.quality.cohort_closing import HORIZON, CohortClosing
 from truecourse.monitoring.quality.cohorts import Cohort
 from truecourse.monitoring.quality.degradation import FormerLabels, label_scale
@@ -74,10 +74,11 @@ def _closed_cohorts(
 ) -> tuple[list[Cohort], QualityBaseline | None]:
     if registry.ledger(problem.name).entry(version.version) is None or _label_rule(version) != rule:
         return [], None
-    is_stored = tables.store.exists(f"{baseline_prefix(version)}/baseline.json")
-    if not is_stored and not _has_served(problem, tables, version, at):
-        return [], None
-    baseline = load_baseline(problem, tables, version)
+    baseline = stored_baseline(problem, tables, version)
+    if baseline is None:
+        if not _has_served(problem, tables, version, at):
+            return [], None
+        baseline = load_baseline(problem, tables, version)
     return CohortClosing(problem, tables, version, baseline, at).scored_cohorts(), baseline
 
 

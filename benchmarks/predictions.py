@@ -130,8 +130,10 @@ def _answers(problem: str, count: int) -> Iterator[Any]:
     from truecourse.serving.contract import example
     from truecourse.storage.delta_tables import Tables
 
-    spec, tables, champion = load_problem(problem), Tables(), registry.champion(problem)
+    tables, champion = Tables(), registry.champion(problem)
     assert champion is not None
+    model = registry.open_model(champion, load_problem(problem).kind)
+    spec = registered_predictor(champion, model).problem  # as it was trained on
     apply(spec)
     decisions = _decisions(tables, problem, ["id", "decision_time", *spec.request_fields])
     each = -(-count // MOMENTS)
@@ -140,7 +142,7 @@ def _answers(problem: str, count: int) -> Iterator[Any]:
         some = decisions[place : place + min(each, count - number * each)]
         for view in spec.views:
             load_online(spec, tables, view.name, some[0]["decision_time"])
-        predictor = registered_predictor(champion, registry.open_model(champion, spec.kind))
+        predictor = registered_predictor(champion, model)
         for row in some:
             at = row["decision_time"]
             yield predictor.answer(predictor.rows.accept_rows([example(row)], at), at=at)

@@ -1,7 +1,6 @@
 """`diff`: what differs between two versions of a table, model versions, snapshots, problems or environments."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,12 +8,13 @@ from rich.console import Group
 from rich.text import Text
 
 from cli.commands import diff_sections
+from cli.commands.status_report import write_page
 from cli.terminal.output import Answer, Json, ProblemName, command
 from cli.terminal.sections import page_view, terminal_view
 from truecourse.errors import SettingsError
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
-from truecourse.settings import get_settings, prefect_environment
+from truecourse.settings import prefect_environment
 
 KINDS = {
     "problem": r"problem:.+",
@@ -50,7 +50,9 @@ def diff(
     sections = list(getattr(diff_sections, f"{kinds[0]}_sections")(found))
     if not page:
         return Answer(found, terminal_view(sections))
-    path = _write_page(spec, kinds[0], one, other, page_view(spec.name, f"Difference of {one} and {other}", sections))
+    sides = [side.removeprefix(f"{kinds[0]}:") for side in (one, other)]
+    html = page_view(spec.name, f"Difference of {one} and {other}", sections)
+    path = write_page(spec.name, "diff", "-".join([kinds[0], *sides]), html)
     view = Group(terminal_view(sections), Text(f"\n→ {path}"))
     return Answer(found | {"page": str(path)}, view)
 
@@ -80,15 +82,6 @@ def _find(spec: Problem, kind: str, one: str, other: str) -> dict[str, Any]:
     from truecourse.lineage.snapshot_diff import diff_snapshots, find_snapshot
 
     return diff_snapshots(tables.store, *(find_snapshot(tables.store, spec.name, text) for text in (one, other)))
-
-
-def _write_page(spec: Problem, kind: str, one: str, other: str, html: str) -> Path:
-    """Write a page below <home>/reports."""
-    name = re.sub(r"[^a-z0-9@.]+", "-", f"{kind}-{one.removeprefix(f'{kind}:')}-{other.removeprefix(f'{kind}:')}")
-    path = get_settings().home / "reports" / spec.name / "diff" / f"{name}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html)
-    return path
 
 
 def _kind(text: str) -> str:

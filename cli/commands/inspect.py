@@ -12,13 +12,14 @@ from cli.commands.deploy import deployments_view, inference_config_of, inference
 from cli.commands.mirror import mirror_differences
 from cli.commands.openlineage import delivery_state, describe_delivery
 from cli.commands.schedules import schedule_differences
-from cli.commands.status_report import history_view, pages, quality, refusals, table_states
+from cli.commands.status_report import history_view, pages, quality, refusals, table_states, write_page
 from cli.platform.endpoint import endpoint_url, is_ours, served_model
 from cli.terminal.origins import origins_view
 from cli.terminal.output import Answer, Json, ProblemName, command, command_without_storage
 from cli.terminal.tables import links_view, pairs, rebuilt_view, table
 from services.process import platform_state
 from truecourse.errors import ProblemError, RequestError, SettingsError
+from truecourse.html import remove_page_links, render
 from truecourse.monitoring import report_store
 from truecourse.monitoring.health import health_page as healthpage
 from truecourse.problem.loader import load_problem, problem_names
@@ -279,14 +280,21 @@ def trace_model(version: Version, problem: ProblemName = None, json: Json = Fals
 def trace_prediction(
     prediction: Annotated[str, typer.Argument(metavar="ID", help="A prediction_id, or the id of a scored row.")],
     problem: ProblemName = None,
+    page: Annotated[bool, typer.Option("--page", help="Also write the trace as a page.")] = False,
     json: Json = False,
 ) -> Answer:
     """Show the lineage of a prediction: its record, computed again; its features' source rows; its model's lineage."""
     from tasks.training import trace
 
-    traced = trace.trace_prediction(_recorded_problem(problem), prediction)
+    name = _recorded_problem(problem)
+    traced = trace.trace_prediction(name, prediction)
     shown = {name: value for name, value in traced["prediction"].items() if value is not None}
-    return Answer(traced, Group(pairs(shown), origins_view(traced), links_view(traced)), ok=traced["verified"])
+    view = Group(pairs(shown), origins_view(traced), links_view(traced))
+    if page:
+        html = remove_page_links(render("trace.html", traced=traced, problem=name, id=prediction))
+        path = write_page(name, "traces", prediction, html)
+        traced, view = traced | {"page": str(path)}, Group(view, Text(str(path), style="dim"))
+    return Answer(traced, view, ok=traced["verified"])
 
 
 @command

@@ -1,5 +1,6 @@
 """Tables, metrics, history and report pages of a problem, for `status` and `demo`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,4 +114,12 @@ def copy_page(key: str) -> Path:
     path = get_settings().home / key
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(store.get(key))
+    return path
+
+
+def write_page(problem: str, kind: str, name: str, html: str) -> Path:
+    """Write a page of an answer below <home>/reports/<problem>/<kind>/; the file. `name`: any text."""
+    path = get_settings().home / "reports" / problem / kind / f"{re.sub(r'[^a-z0-9@.]+', '-', name.lower())[:100]}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
     return path

@@ -210,6 +210,18 @@ def trace(store: LocalStore, most: bool) -> str:
         record |= {"score": None, "decision_time": None, "request": None, "features": None, "event_times": None}
     state = "changed" if most else "unknown"
     traced = {"prediction": record, "verified": False, "state": state, "links": links if most else []}
+    if most:
+        values: dict[str, Any] = {"values": {LONG: None, "x": 1.0}, "file": LONG, "line": 1000, "changes": [LONG]}
+        rows = [values, {**values, "file": None, "line": None, "changes": None}]
+        file = {"file": LONG, "bytes": 10**9, "rows": 3, "sha256": "ab" * 32, "state": "verified"}
+        table = {"rows": 3000, "version": LONG, "from": NOW, "to": NOW, "matter": 2, "first": rows, "query": LONG,
+                 "files": {"count": 1, "first": [file]}}  # fmt: skip
+        none = {**table, "rows": 0, "from": None, "to": None, "matter": None, "first": [], "files": {"first": []}}
+        about = {"view": LONG, "feature_table": LONG, "detail": LONG}
+        origins = [{**about, "tables": [table, none]}, {**about, "feature_table": None, "tables": []}]
+        feature = {"feature": LONG, "value": 1.5, "from": LONG, "event_time": NOW, "rows": 3000, "changed_by": 2}
+        unknown = dict.fromkeys(feature, None) | {"feature": LONG, "from": "request"}
+        traced |= {"features": [feature, unknown], "origins": origins}
     return render("trace.html", traced=traced, problem="p", id=LONG)
 
 

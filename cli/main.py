@@ -108,6 +108,7 @@ COMMANDS = _loaders(
         "openlineage": "",
         "reproduce": "cli.commands.inspect:reproduce",
         "features": "cli.commands.features:features",
+        "push": "cli.commands.push:push",
         "diff": "cli.commands.diff:diff",
         "replay": "cli.commands.replay:replay",
     }

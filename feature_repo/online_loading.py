@@ -23,18 +23,22 @@ from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.feature_tables import PATIENCE
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Aggregations, View
-from truecourse.problem.namespace import AnyView, FeatureArea, Namespace
-from truecourse.references import TableVersion
+from truecourse.problem.namespace import AnyView, Namespace
+from truecourse.references import TableVersion, aware_utc
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.locks import locked
 
 _CHUNK = 4096
 _MICROSECOND = timedelta(microseconds=1)
+_PRECISION = timedelta(milliseconds=1)
+_TIME = pa.timestamp("us", tz="UTC")
 
 
-def load_online(problem: Namespace, tables: Tables, view: str, until: datetime) -> int:
+def load_online(problem: Namespace, tables: Tables, view: str, until: datetime | None = None) -> int:
     """Write a view's values as of `until` (UTC) to the online store; returns the number of keys written. With the
     values of aggregations, it writes how they change afterwards as events leave their windows.
+
+    `until`: by default the newest time of the view's rows, or that of the last load if it is later.
 
     A key is written if one of its rows was added, superseded, or became known since the last load, however old the
     row's event is. An earlier `until` than the last load's rewrites all keys. Raises NotFound for a view that was never
@@ -43,22 +47,19 @@ def load_online(problem: Namespace, tables: Tables, view: str, until: datetime) 
     if version is None:
         hint = f"truecourse run materialize --problem {problem.name}"
         raise NotFound("the view was never computed", where=f"{problem.name}.{view}", hint=hint)
-    until = until.astimezone(UTC) if until.tzinfo else until.replace(tzinfo=UTC)
     owner = problem.namespace_of(view)
-    if not isinstance(owner, FeatureArea):
-        return _load(owner, tables, version, view, until)
-    with locked(tables.store, f"online/{owner.name}/{view}", patience=PATIENCE):  # several problems may load it
-        return _load(owner, tables, version, view, until)
+    with locked(tables.store, f"online/{owner.name}/{view}", patience=PATIENCE):  # others may load it
+        return _load(owner, tables, version, view, until and aware_utc(until))
 
 
-def _load(problem: Namespace, tables: Tables, version: TableVersion, view: str, until: datetime) -> int:
+def _load(problem: Namespace, tables: Tables, version: TableVersion, view: str, until: datetime | None) -> int:
     spec = problem.view(view)
     target = Target(problem, spec)
+    last, times = target.read_mark(), (CREATED, UNTIL) if isinstance(spec, Aggregations) else (EVENT, CREATED)
+    until = until or _newest_time(tables, version, (EVENT, *times), last)
     now = {"version": version.version, "until": until.isoformat(), "digest": view_digest(problem, spec)}
-    last = target.read_mark()
     if last == now:
         return 0
-    times = (CREATED, UNTIL) if isinstance(spec, Aggregations) else (EVENT, CREATED)
     changed = _changed_rows(tables, version, times, last, now)
     if changed is None:
         target.wipe()
@@ -73,6 +74,19 @@ def _load(problem: Namespace, tables: Tables, version: TableVersion, view: str, 
     return written
 
 
+def _newest_time(
+    tables: Tables, version: TableVersion, columns: Sequence[str], last: dict[str, Any] | None
+) -> datetime:
+    """The newest of the times in these columns and of the last load (UTC); 1970 if there is none."""
+    found = [datetime.fromisoformat(last["until"])] if last is not None else [datetime(1970, 1, 1, tzinfo=UTC)]
+    for column in dict.fromkeys(columns):
+        bound = tables.newest(version.name, column)  # of file statistics, which have milliseconds
+        if bound is not None and aware_utc(bound) + _PRECISION > max(found):
+            rows = tables.read(version, [column], ds.field(column) >= pa.scalar(aware_utc(bound), _TIME))
+            found += [aware_utc(moment) for moment in rows[column].to_pylist()]
+    return max(found)
+
+
 def _changed_rows(
     tables: Tables, version: TableVersion, times: Sequence[str], last: dict[str, Any] | None, now: dict[str, Any]
 ) -> list[ds.Dataset | pa.Table] | None:
@@ -81,7 +95,7 @@ def _changed_rows(
     if last is None or last["digest"] != now["digest"] or last["until"] > now["until"]:
         return None
     dataset = tables.dataset(version)
-    since, until = (pa.scalar(datetime.fromisoformat(m["until"]), pa.timestamp("us", tz="UTC")) for m in (last, now))
+    since, until = (pa.scalar(datetime.fromisoformat(m["until"]), _TIME) for m in (last, now))
     between = [(ds.field(name) > since) & (ds.field(name) <= until) for name in times]
     changed: list[ds.Dataset | pa.Table] = [dataset.filter(between[0] | between[1])]
     if last["version"] == version.version:

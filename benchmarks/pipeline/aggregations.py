@@ -34,7 +34,7 @@ from truecourse.problem.aggregations import (
     StandardDeviation,
     Sum,
 )
-from truecourse.problem.schema import days
+from truecourse.problem.durations import days
 
 KEYS = ["origin", "carrier"]
 TIMES = 10

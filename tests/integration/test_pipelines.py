@@ -26,8 +26,8 @@ from truecourse.monitoring.health.flow_run_health import GRACE, ScheduledFlow
 from truecourse.monitoring.health.freshness import Clock, TableState, Version, ViewState
 from truecourse.monitoring.health.pipelines import check_pipelines
 from truecourse.problem import Problem, Table
+from truecourse.problem.durations import days
 from truecourse.problem.loader import load_problem
-from truecourse.problem.schema import days
 from truecourse.serving import log_segments, log_shipping
 from truecourse.storage.delta_tables import Tables, clean_table
 from truecourse.storage.object_store import open_store

@@ -21,7 +21,8 @@ from truecourse.problem.aggregations import (
     StandardDeviation,
     Sum,
 )
-from truecourse.problem.schema import Boolean, Float, Integer, Text, Time, days
+from truecourse.problem.durations import days
+from truecourse.problem.schema import Boolean, Float, Integer, Text, Time
 
 TYPES: dict[str, Any] = {
     "amount": Float("price", unit="EUR", private="drop"),

@@ -51,6 +51,14 @@ CASES: dict[str, Case] = {
         "number"),
     "unknown key column": (
         PROBLEM, 'key=["delivery"]', 'key=["deliverie"]', "tables.deliveries.key", "'deliverie'", "delivery"),
+    "unknown column of updates": (
+        PROBLEM, 'key=["delivery"]', 'key=["delivery"], updated="ordered"', "tables.deliveries.updated", "'ordered'",
+        "ordered_at"),
+    "column of updates that has no order": (
+        PROBLEM, 'key=["delivery"]', 'key=["delivery"], updated="depot"', "tables.deliveries.updated", "declared Text",
+        "Time()"),
+    "updates without a key": (
+        PROBLEM, 'key=["delivery"]', 'updated="ordered_at"', "tables.deliveries.updated", "has none", "key"),
     "unknown time column": (
         PROBLEM, 'time="ordered_at"', 'time="ordered"', "tables.deliveries.time", "'ordered'", "ordered_at"),
     "time column of another type": (

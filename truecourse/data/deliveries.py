@@ -57,8 +57,19 @@ class Delivery(Reference):
         return self.start + self.rows
 
 
+PUSHED = "push:"
+"""The beginning of the place of pushed rows; the push's id follows."""
+
+
+def is_push(delivery: Delivery) -> bool:
+    """Whether the delivery's rows were pushed, not read from a source of the table. Each push is a place of its own."""
+    return delivery.place.startswith(PUSHED)
+
+
 def place_of(problem: Namespace, table: Table, uri: str) -> str:
     """The place of a source's address."""
+    if uri.startswith(PUSHED):
+        return uri
     return os.path.relpath(uri, problem.folder) if isinstance(table.source, Files) else uri
 
 
@@ -71,8 +82,9 @@ def shape_digest(table: Table) -> str:
     ]
     source = table.source
     formats = [repr(getattr(source, name, None)) for name in ("csv", "format")]
-    deleted = [] if table.deleted is None else [table.deleted]
-    return sha256_json([columns, formats, table.key, table.time, table.combines, *deleted])
+    further = [] if table.deleted is None else [table.deleted]
+    further += [] if table.updated is None else [f"updated: {table.updated}"]
+    return sha256_json([columns, formats, table.key, table.time, table.combines, *further])
 
 
 def query_digest(source: Source) -> str:

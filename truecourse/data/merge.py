@@ -109,15 +109,15 @@ def plan_merge(
 
 
 def _keep_last_of_key(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, int]:
-    """Create the relation `winners`: the last row of each key. Return how many dropped rows differ from it, and how
+    """Create the relation `winners`: the latest row of each key. Return how many dropped rows differ from it, and how
     many are equal to it."""
     if not table.key:
         connection.execute("CREATE OR REPLACE TEMP VIEW winners AS SELECT * FROM valid_rows")
         return 0, 0
     keys = ", ".join(map(quote, table.key))
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE last_rows AS SELECT max({ROW}) AS {ROW}, count(*) AS _tc_times "  # noqa: S608
-        f"FROM valid_rows GROUP BY {keys}"
+        f"CREATE OR REPLACE TEMP TABLE last_rows AS SELECT first({ROW} ORDER BY {_latest_first(table)}) AS {ROW}, "  # noqa: S608
+        f"count(*) AS _tc_times FROM valid_rows GROUP BY {keys}"
     )
     connection.execute(
         f"CREATE OR REPLACE TEMP VIEW winners AS SELECT valid_rows.* FROM valid_rows SEMI JOIN last_rows USING ({ROW})"  # noqa: S608
@@ -146,13 +146,14 @@ def _place_rows(
 
 
 def _match(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Match each row with the current row of its key. A current row of a later delivery is kept."""
+    """Match each row with the current row of its key. A current row that is later is kept."""
     if not table.key:
         old, same, joined = "CAST(NULL AS BIGINT)", "false", ""
     else:
         old = f"existing.{ROW}"
         same = (
-            f"existing.{ROW} IS NOT NULL AND (existing.{ROW} > winner.{ROW} OR ({_equal(table, 'winner', 'existing')}))"
+            f"existing.{ROW} IS NOT NULL AND ({_is_later(table, 'existing', 'winner')} "
+            f"OR ({_equal(table, 'winner', 'existing')}))"
         )
         joined = f"LEFT JOIN state AS existing ON {_equal(table, 'winner', 'existing', table.key)}"
     if table.deleted is not None:  # there is nothing to delete
@@ -196,7 +197,8 @@ def _match_vanished(connection: duckdb.DuckDBPyConnection, table: Table, standin
         f"FROM (SELECT state.* FROM state SEMI JOIN place_rows USING ({ROW})) AS existing "
         f"ANTI JOIN winners ON {_equal(table, 'winners', 'existing', table.key)} "
         f"JOIN (SELECT {_declared(table)}, {ROW} FROM raw ANTI JOIN quarantined USING ({ROW}) WHERE "
-        f"{' OR '.join(ranges)} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {ROW} DESC) = 1) AS other "
+        f"{' OR '.join(ranges)} "
+        f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {_latest_first(table)}) = 1) AS other "
         f"ON {_equal(table, 'other', 'existing', table.key)}"
     )
 
@@ -267,6 +269,22 @@ def _in_order(table: Table, query: str) -> str:
     """Sort by time, then by source order: equal inputs give equal files, and a scan of a time range reads little."""
     order = f"{quote(table.time)}, {ROW}" if table.time is not None else ROW
     return f"SELECT * FROM ({query}) ORDER BY {order}"  # noqa: S608
+
+
+def _latest_first(table: Table) -> str:
+    """The order of the rows of a key, from the latest on: by `Table.updated`, if it is declared, then by arrival."""
+    arrival = f"{ROW} DESC"
+    return arrival if table.updated is None else f"{quote(table.updated)} DESC NULLS LAST, {arrival}"
+
+
+def _is_later(table: Table, one: str, other: str) -> str:
+    """The condition that a row is later than another row of its key, as _latest_first() orders them."""
+    arrived = f"{one}.{ROW} > {other}.{ROW}"
+    if table.updated is None:
+        return arrived
+    own, others = (f"{side}.{quote(table.updated)}" for side in (one, other))
+    newer = f"coalesce({own} > {others}, {own} IS NOT NULL AND {others} IS NULL)"
+    return f"({newer} OR ({own} IS NOT DISTINCT FROM {others} AND {arrived}))"
 
 
 def _equal(table: Table, one: str, other: str, columns: Sequence[str] = ()) -> str:

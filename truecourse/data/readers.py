@@ -110,7 +110,7 @@ def parse_batches(
     try:
         require_columns(f"{name}: {located.uri}", declared, rows.names, missing)
     except SourceError as error:
-        count = sum(chunk.rows for chunk in rows.chunks([0]))
+        count = sum(chunk.rows for chunk in rows.chunks([0] if rows.names else []))
         raise SourceError(f"{error.what}; it has {counted(count, 'row')}", where=error.where, hint=error.hint) from None
     positions = {column: rows.names.index(source) for column, source in names.items() if source in rows.names}
     csv = dialect(located)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
+from truecourse.data.deliveries import PUSHED
 from truecourse.data.queries import run_query
 from truecourse.errors import NotFound, SourceError
 from truecourse.hashing import sha256_file
@@ -80,9 +81,18 @@ def locate(problem: Namespace, table: Table, store: ObjectStore, folder: Path, a
 
 def locate_archived(table: Table, uri: str, path: Path) -> Located:
     """A source's archived bytes, to be read under the table's current declaration."""
+    if uri.startswith(PUSHED):
+        return locate_pushed(table, uri, path)
     if isinstance(table.source, Sql):
         return Located(uri, path, sha256_file(path), path.stat().st_size)
     return _located(uri, path, table.source)
+
+
+def locate_pushed(table: Table, uri: str, path: Path) -> Located:
+    """Pushed rows. Their format follows the address; CSV is written as the table's source is.
+
+    Raises SourceError if the format is unknown."""
+    return locate_file(uri, path, named_format(uri), getattr(table.source, "csv", None))
 
 
 def _located(uri: str, path: Path, source: Files | PackageData | Objects) -> Located:

@@ -60,6 +60,7 @@ def declared_document(table: Table) -> dict[str, Any]:
         columns[name] = {part: value for part, value in parts.items() if value is not False}
     formats = [repr(getattr(table.source, name, None)) for name in ("csv", "format")]
     layout = {"key": list(table.key), "time": table.time, "combine": table.combines, "source": formats}
+    layout |= {} if table.updated is None else {"updated": table.updated}
     return {"columns": columns, "layout": layout}
 
 
@@ -110,8 +111,11 @@ def _edits(stored: Document, table: Table) -> Iterator[Edit]:
         current = {old: name for name, old in names.items()}
         layout = {**stored["layout"]}
         layout["key"] = [current.get(name, name) for name in layout["key"]]
-        layout["time"] = current.get(layout["time"], layout["time"])
-        changed = [part for part, value in now["layout"].items() if layout[part] != value]
+        for part in ("time", "updated"):
+            if part in layout:
+                layout[part] = current.get(layout[part], layout[part])
+        parts = dict.fromkeys([*now["layout"], *layout])
+        changed = [part for part in parts if layout.get(part) != now["layout"].get(part)]
         if changed:
             yield Edit("reparsed", "", after=" and ".join(changed))
 

@@ -267,10 +267,12 @@ def refused_numbers(tables: Tables, problem: Namespace, table: Table, known: Seq
 
 
 def standing_refusals(tables: Tables, problem: str, table: str) -> list[ValidationResult]:
-    """Results of the refused deliveries that are the newest of their place."""
+    """Results of the refused deliveries that are the newest of their place. The sender of pushed rows has the answer:
+    they are left out."""
     known, _ = deliveries.read_deliveries(tables, problem, table)
     taken, _ = deliveries.accepted_deliveries(tables, problem, table)
-    refused = [d for d in deliveries.newest_by_place(known).values() if d.number not in taken]
+    newest = [d for d in deliveries.newest_by_place(known).values() if not deliveries.is_push(d)]
+    refused = [d for d in newest if d.number not in taken]
     results = (read_result(tables.store, problem, table, d.number) for d in refused)
     return [result for result in results if result is not None and result.refused]
 

@@ -26,7 +26,7 @@ from truecourse.features.definition_digests import feature_table, view_digest
 from truecourse.features.view_sql import used_tables
 from truecourse.features.view_versions import HISTORY, History, reach
 from truecourse.problem import Aggregations
-from truecourse.problem.namespace import AnyView, FeatureArea, Namespace
+from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
@@ -34,7 +34,7 @@ from truecourse.storage.locks import locked
 
 Commit = dict[str, Any]
 PATIENCE = 600
-"""Seconds to wait for another process that computes the same view of a feature area."""
+"""Seconds to wait for another process that computes the same view."""
 
 
 def compute_view(problem: Namespace, tables: Tables, name: str, *, run: str = "", full: bool = False) -> TableVersion:
@@ -47,9 +47,7 @@ def compute_view(problem: Namespace, tables: Tables, name: str, *, run: str = ""
     inputs = _inputs(owner, tables, name)
     if not full and (newest := _up_to_date(owner, tables, name, inputs)):
         return newest
-    if not isinstance(owner, FeatureArea):
-        return _compute(owner, tables, name, run, full)
-    with locked(tables.store, f"features/{owner.name}/{name}", patience=PATIENCE):  # several problems may compute it
+    with locked(tables.store, f"features/{owner.name}/{name}", patience=PATIENCE):  # others may compute it
         return _compute(owner, tables, name, run, full)
 
 

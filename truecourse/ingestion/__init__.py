@@ -3,4 +3,4 @@
 Depends on `data` and `erasure`.
 """
 
-__all__ = ["ingest", "validate"]
+__all__ = ["ingest", "push", "validate"]

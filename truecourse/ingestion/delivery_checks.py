@@ -56,10 +56,13 @@ def pending_deliveries(
     """The deliveries to check, or None if there are none.
 
     These are new deliveries, and refused ones that are still the newest of their place if the rules changed since. If
-    the table was edited, all deliveries are checked; those accepted before stay accepted. `recheck`: check all
-    deliveries as if they were new. Raises NotFound for a table that was never ingested."""
+    the table was edited, all deliveries are checked; those accepted before stay accepted. Pushed rows that were refused
+    are not checked again. `recheck`: check all deliveries as if they were new. Raises NotFound for a table that was
+    never ingested."""
     raw = tables.version(raw_table(problem.name, table.name))
-    known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
+    # Others may append meanwhile: only commits up to this version count.
+    commits = [] if raw is None else [item for item in tables.commits(raw.name) if item[0] <= raw.version]
+    known, shape = deliveries.parse_commits(commits)
     if raw is None or not known:
         hint = f"truecourse run ingest --problem {problem.name}"
         raise NotFound("the table was never ingested", where=f"{problem.name}.{table.name}", hint=hint)
@@ -72,7 +75,7 @@ def pending_deliveries(
             stored = tuple(d for d in known if d.number in accepted)
             return PendingBatch(raw, stored, tuple(known), frozenset(), True, kept, edits)
     digest = rules_digest(problem, table, tables)
-    newest = {d.number for d in deliveries.newest_by_place(known).values()}
+    newest = {d.number for d in deliveries.newest_by_place(known).values() if not deliveries.is_push(d)}
     new, again, waiting = [], [], []
     for delivery in known:
         if delivery.number in accepted:

@@ -1,8 +1,8 @@
 """Append a table's new deliveries to its raw table in one commit, after archiving their bytes."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def ingest_sources(problem: Namespace, table: Table, tables: Tables, *, run: str
             raise errors[0]
         if staged:
             with locked(tables.store, name, patience=PATIENCE):
-                version = _append(problem, table, tables, staged, run)
+                version = append_staged(problem, table, tables, staged, run)
         else:
             log.info("%s: nothing new", table.name)
     assert version is not None
@@ -135,11 +135,8 @@ def _parse(
     problem: Namespace, table: Table, tables: Tables, one: Located, place: str, last: Delivery | None, path: Path
 ) -> Staged:
     newly_archived = deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
-    optional = () if table.on_missing_column == "fail" else table.columns
-    refused = RefusedRows(problem, table, tables.store)
     try:
-        rows = write_ipc(path, refused.without(read_batches(one, table, optional)), batch_schema(table.columns))
-        warnings = (*refused.warnings(one.uri), *_column_warnings(table, one, rows))
+        staged, refused = read_source(problem, table, tables, one, place, path)
     except SourceError as error:
         return Staged(one, place, error=error)
     refused.clean_archive(one)
@@ -152,7 +149,20 @@ def _parse(
         and not one.after
         and deliveries.is_beginning(tables.store, problem.name, table.name, last, one.path, path.parent)
     )
-    return Staged(one, place, path, rows, last.number if last is not None and begins else None, warnings=warnings)
+    return replace(staged, beginning_of=last.number if last is not None and begins else None)
+
+
+def read_source(
+    problem: Namespace, table: Table, tables: Tables, one: Located, place: str, path: Path
+) -> tuple[Staged, RefusedRows]:
+    """Parse a source into an Arrow file at `path`. Return it with its refused rows, which belong to forgotten subjects.
+
+    Raises SourceError if it cannot be read, or has other columns than the table allows."""
+    optional = () if table.on_missing_column == "fail" else table.columns
+    refused = RefusedRows(problem, table, tables.store)
+    rows = write_ipc(path, refused.without(read_batches(one, table, optional)), batch_schema(table.columns))
+    warnings = (*refused.warnings(one.uri), *_column_warnings(table, one, rows))
+    return Staged(one, place, path, rows, warnings=warnings), refused
 
 
 def _column_warnings(table: Table, one: Located, rows: int) -> Iterator[str]:
@@ -177,11 +187,14 @@ def _column_warnings(table: Table, one: Located, rows: int) -> Iterator[str]:
             yield f"{one.uri}: has no column {name!r}: {value} in {counted(rows, 'row')}"
 
 
-def _append(problem: Namespace, table: Table, tables: Tables, staged: list[Staged], run: str) -> TableVersion:
-    """Append the staged contents, except those that another run appended meanwhile. Needs the table's lock."""
+def append_staged(
+    problem: Namespace, table: Table, tables: Tables, staged: list[Staged], run: str = "", again: Collection[str] = ()
+) -> TableVersion:
+    """Append the staged contents in one commit, except those that another run appended meanwhile. Needs the table's
+    lock. `again`: places whose content is appended even if it is the same."""
     name = raw_table(problem.name, table.name)
     known, _ = deliveries.read_deliveries(tables, problem.name, table.name)
-    staged = [item for item in staged if _is_new(known, item)]
+    staged = [item for item in staged if item.place in again or _is_new(known, item)]
     if not staged:
         version = tables.version(name)
         assert version is not None
@@ -231,7 +244,7 @@ def _new_deliveries(table: Table, known: list[Delivery], staged: list[Staged]) -
                 copy_of=same[-1].number if copy else None,
                 fault="" if item.error is None else f"{item.error.what}, in {item.error.where}",
                 warnings=item.warnings,
-                query=deliveries.query_digest(table.source),
+                query="" if item.place.startswith(deliveries.PUSHED) else deliveries.query_digest(table.source),
                 after=item.located.after,
                 reached=item.located.reached,
             )

@@ -23,6 +23,7 @@ from truecourse.problem.definition import (
     RequestFeatures,
     Serving,
 )
+from truecourse.problem.durations import days, hours, minutes, seconds
 from truecourse.problem.monitoring import (
     Alerts,
     Monitoring,
@@ -53,10 +54,6 @@ from truecourse.problem.schema import (
     Table,
     Text,
     Time,
-    days,
-    hours,
-    minutes,
-    seconds,
 )
 from truecourse.problem.training import Choice, RandomSplit, Range, TimeSplit, XGBoost
 

@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from truecourse.problem.schema import CONFIG, Many, days
+from truecourse.problem.durations import days
+from truecourse.problem.schema import CONFIG, Many
 from truecourse.stored_format import renamed
 
 

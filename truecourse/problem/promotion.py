@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
-from truecourse.problem.schema import CONFIG, days
+from truecourse.problem.durations import days
+from truecourse.problem.schema import CONFIG
 
 LEAST_ROWS = 30
 LEAST_OF_A_CLASS = 5

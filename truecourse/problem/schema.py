@@ -336,6 +336,10 @@ class Table:
     deleted: str | None = None
     """A Boolean column: a row in which it is true deletes the row of its key, and is itself no row of the table. Its
     other cells are not validated. Example: `deleted="is_deleted"`."""
+    updated: str | None = None
+    """A column that grows with every correction of a row, a time or a number. Of the rows of a key, that with the
+    greatest value is current, in whatever order they arrive; of equal ones, the last to arrive. Without it, the last to
+    arrive is current. Example: `updated="updated_at"`."""
     known_ahead: timedelta = timedelta(0)
     """How long before its `time` a row can be known at the earliest, as in a timetable. A negative time is after it.
     Example: `known_ahead=days(90)`."""
@@ -371,26 +375,6 @@ class Table:
     def key_column(self) -> str | None:
         """The key column to which other tables can refer; None if the key has not exactly one column."""
         return self.key[0] if len(self.key) == 1 else None
-
-
-def days(count: float) -> timedelta:
-    """A duration of `count` days. Example: `days(7)`."""
-    return timedelta(days=count)
-
-
-def hours(count: float) -> timedelta:
-    """A duration of `count` hours. Example: `hours(12)`."""
-    return timedelta(hours=count)
-
-
-def minutes(count: float) -> timedelta:
-    """A duration of `count` minutes. Example: `minutes(30)`."""
-    return timedelta(minutes=count)
-
-
-def seconds(count: float) -> timedelta:
-    """A duration of `count` seconds. Example: `seconds(5)`."""
-    return timedelta(seconds=count)
 
 
 def constraints(column: AnyColumn) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Tables:
         # Versions are immutable, so their datasets can be cached.
         self._at = lru_cache(_KEPT_OPEN)(self._open)
         self._scanned = lru_cache(_KEPT_OPEN)(self._scan)
+        self._commits: dict[str, list[tuple[int, dict[str, Any]]]] = {}
 
     def uri(self, name: str) -> str:
         return f"{self._settings.storage_root}/{name}"
@@ -319,9 +320,17 @@ class Tables:
 
     def commits(self, name: str) -> list[tuple[int, dict[str, Any]]]:
         """Every version with its commit's metadata, oldest first."""
-        with self._errors(name):
-            history = self.open(name).history()
-        return sorted((entry["version"], json.loads(entry.get(COMMIT_KEY, "{}"))) for entry in history)
+        newest = self.version(name)
+        known = self._commits.get(name, [])
+        if newest is None or (known and known[-1][0] > newest.version):
+            known = []
+        if newest is None or not known or known[-1][0] < newest.version:
+            table = self.open(name)
+            with self._errors(name):
+                history = table.history(table.version() - known[-1][0] if known else None)
+            read = sorted((entry["version"], json.loads(entry.get(COMMIT_KEY, "{}"))) for entry in history)
+            known = self._commits[name] = [*known, *read]
+        return list(known)
 
     def recent(self, name: str, count: int) -> list[tuple[int, datetime, dict[str, Any]]]:
         """The last `count` versions, oldest first: number, commit time (UTC), commit metadata."""
@@ -334,9 +343,8 @@ class Tables:
 
     def newest(self, name: str, column: str) -> datetime | None:
         """The maximum (UTC) of a time column in the newest version, from file statistics."""
-        table = self.open(name)
-        with self._errors(name):
-            files = pa.table(table.get_add_actions(flatten=True))
+        reference = self.version(name)
+        files = self._files(reference) if reference is not None else pa.table(())
         greatest = f"max.{column}"
         return pc.max(files[greatest]).as_py() if greatest in files.column_names else None
 

@@ -8,7 +8,17 @@ from truecourse.authoring.checks.columns import constraint_faults, edit_faults, 
 from truecourse.authoring.checks.names import is_reserved, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem.namespace import Namespace
-from truecourse.problem.schema import RESERVED_PREFIX, AnyColumn, Boolean, Sql, Table, Time, source_names
+from truecourse.problem.schema import (
+    RESERVED_PREFIX,
+    AnyColumn,
+    Boolean,
+    Float,
+    Integer,
+    Sql,
+    Table,
+    Time,
+    source_names,
+)
 from truecourse.wording import nearest
 
 
@@ -53,6 +63,7 @@ def _table_faults(table: Table) -> Iterator[Fault]:
         hint = 'write combine="upsert", or leave the key out'
         yield Fault(place(*path, "combine"), "append ignores the key, so keys would repeat", hint)
     yield from _deletion_faults(table, path)
+    yield from _update_faults(table, path)
     yield from _cursor_faults(table, path)
     yield from _time_faults(table, path)
     least, most = table.rows or (0, None)
@@ -71,6 +82,22 @@ def _deletion_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:
         yield Fault(where, f"{table.deleted} is declared {kind}", f"declare {table.deleted} as Boolean(nulls=True)")
     if not table.key:
         yield Fault(where, "a row deletes the row with its key, but the table has none", "name the table's key")
+
+
+def _update_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:
+    if table.updated is None:
+        return
+    where, column = place(*path, "updated"), table.columns.get(table.updated)
+    if column is None:
+        yield Fault(where, f"no column {table.updated!r}", nearest(table.updated, table.columns))
+    elif not isinstance(column, Time | Integer | Float):
+        kind = type(column).__name__
+        yield Fault(where, f"{table.updated} is declared {kind}", f"declare {table.updated} as Time() or Integer()")
+    if not table.key:
+        yield Fault(where, "it orders the rows of a key, but the table has none", "name the table's key")
+    if table.deleted is not None:
+        what = "a row that deletes another is not stored, so that later arrivals cannot be ordered against it"
+        yield Fault(where, what, "leave out updated or deleted")
 
 
 def _cursor_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:

@@ -14,7 +14,7 @@ from truecourse.authoring.scaffold.guesses import Guesses, Stated, TableGuesses,
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
 from truecourse.authoring.scaffold.windows import Moments, Windows, choose_windows, is_regular
 from truecourse.data import sql
-from truecourse.problem.schema import days, seconds
+from truecourse.problem.durations import days, seconds
 from truecourse.wording import format_duration
 
 _GENERIC = ("id", "key", "code", "no", "nr", "number")

@@ -16,7 +16,7 @@ from truecourse.authoring.scaffold.guesses import Guesses, is_identifier_name
 from truecourse.authoring.scaffold.relations import Related, Source, Unrelated, entity_name
 from truecourse.authoring.scaffold.source_writer import Call
 from truecourse.data.sql import quote
-from truecourse.problem.schema import days, hours
+from truecourse.problem.durations import days, hours
 from truecourse.wording import counted
 
 _FEATURES, _MOST = 24, 3

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import duckdb
 
-from truecourse.problem.schema import days, hours
+from truecourse.problem.durations import days, hours
 from truecourse.wording import format_duration
 
 LADDER = (*map(hours, (1, 6)), *map(days, (1, 7, 30, 90, 180, 365, 730)))

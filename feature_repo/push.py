@@ -43,7 +43,7 @@ def update_views(problem: Namespace, table: Table, tables: Tables, *, run: str =
             compute_view(problem, tables, view.name, run=run)
             loaded[view.name] = load_online(problem, tables, view.name)
         except TruecourseError as error:
-            waiting[view.name] = str(error)
+            waiting[view.name] = f"{error.what}; {error.hint}" if error.hint else error.what
     return Update(loaded=loaded, waiting=waiting)
 
 

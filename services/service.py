@@ -18,6 +18,7 @@ from services.log.recorder import open_log
 from services.model.model_router import ModelRouter
 from services.model.scoring_script import init
 from services.process.alias_follower import AliasFollower
+from services.push.connection import FeatureWriter
 from services.telemetry import log_redaction
 from truecourse.settings import get_settings, is_container, trust_proxies
 from truecourse.storage.format import refuse_newer_format
@@ -30,6 +31,7 @@ trust_proxies(SETTINGS)
 prometheus_files.preallocate()
 circus_clock.ignore_system_clock()
 GUARD = Guard(per_worker(SETTINGS), ROUTER)
+WRITER = FeatureWriter(SOURCE) if SETTINGS.push else None
 if is_container():
     require_safe(SETTINGS)  # the container's entrypoint does not check our settings
 
@@ -47,6 +49,8 @@ class Predictions:
             follower = AliasFollower(ROUTER, SOURCE, SETTINGS.admission)
             follower.step()  # before the first request: the aliases may name a newer model than the Bento's
             follower.start()
+        if WRITER is not None:
+            WRITER.start()
         self._log = open_log(ROUTER)
         if self._log is not None:
             GUARD.health.log_status = self._log.status
@@ -61,6 +65,8 @@ class Predictions:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         GUARD.metrics.flush()
+        if WRITER is not None:
+            WRITER.close()
         if self._log is not None:
             self._log.close()
 
@@ -75,4 +81,4 @@ service: Any = bentoml.service(
     logging={"access": {"enabled": False}},  # ours is services/http/request_guard.py's
     tracing={"excluded_urls": ["."]},  # an unexported span for each request costs more than parsing it
 )(Predictions)
-protect(service, GUARD, Endpoint(ROUTER, GUARD.load), SETTINGS)
+protect(service, GUARD, Endpoint(ROUTER, GUARD.load, WRITER), SETTINGS)

@@ -14,6 +14,7 @@ from services.http.routes import Endpoint
 from services.model.model_router import ModelRouter
 from services.model.predictor import NEVER, Predictor
 from services.model.traffic_split import TrafficSplit
+from services.push.connection import FeatureWriter
 from tests.contracts import GOOD, problem
 from tests.echo_server import run_server
 from truecourse.arrays import Values
@@ -95,11 +96,13 @@ class SmallEndpoint:
 
 
 @contextmanager
-def small_endpoint(served: str = "fast path", **settings: Any) -> Iterator[SmallEndpoint]:
-    """Run an endpoint that has no model yet. `served`: a key of SERVED (tests/echo_server.py)."""
+def small_endpoint(
+    served: str = "fast path", writer: FeatureWriter | None = None, **settings: Any
+) -> Iterator[SmallEndpoint]:
+    """Run an endpoint that has no model yet. `served`: a key of SERVED (tests/echo_server.py). `writer`: for pushes."""
     router = ModelRouter()
     guard = Guard(Settings(**{"max_delay": 0, "allow_anonymous": True, **settings}), router)
     router.metrics = guard.metrics
-    with run_server(guard, Endpoint(router, guard.load), served) as port:
+    with run_server(guard, Endpoint(router, guard.load, writer), served) as port:
         yield SmallEndpoint(f"http://127.0.0.1:{port}", router, guard)
     router.threads.shutdown()

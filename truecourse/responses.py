@@ -128,6 +128,26 @@ class ModelResponse(Response):
     serving: ServingStatus
 
 
+class PushResponse(Response):
+    """What became of pushed rows. They are stored; those that are not counted as quarantined are valid."""
+
+    id: str = Field(description="of the push: what is sent again with it counts once")
+    table: str = Field(description="the table that has the rows, as `area.table`")
+    delivery: int = Field(description="number of the delivery within the table")
+    sha256: str = Field(description="SHA-256 of the rows as JSON lines, as they are stored")
+    rows: int
+    inserted: int
+    corrected: int = Field(description="rows that replace an earlier row of their key")
+    unchanged: int = Field(description="rows that the table already has, or of which it has a newer one")
+    deleted: int = Field(description="rows that delete the row of their key")
+    quarantined: int = Field(description="invalid rows, which count for nothing; `faults` lists them")
+    repeated: bool = Field(description="whether the same push was recorded before")
+    faults: tuple[RowFault, ...] = Field(description="the first faults of quarantined rows")
+    fault_count: int = Field(description="the number of all faults")
+    loaded: dict[str, int] = Field(description="by view, the number of keys that were written to the online store")
+    waiting: dict[str, str] = Field(description="by view, why it was not updated; its next materialization does")
+
+
 class ErrorResponse(Response):
     """Why a request failed, and what to do about it."""
 

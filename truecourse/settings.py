@@ -124,6 +124,7 @@ class Settings(BaseSettings):
         0, ge=0, description="requests per second of one key or address, all workers; 0: no limit"
     )
     rate_burst: int = Field(20, ge=1, description="size of a burst above that rate, in requests")
+    push: bool = Field(False, description="whether the endpoint accepts rows of features, at /features/")
     metrics: bool = Field(True, description="whether the endpoint serves Prometheus metrics at /metrics")
     access_log: bool = Field(False, description="whether the endpoint logs every request except probes")
     fast_path: bool = Field(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 
 from services.http import swagger_ui
+from services.http.exchange import FEATURES
 from services.http.peers import parse_networks
 from truecourse.addresses import is_loopback
 from truecourse.errors import PlatformError, RequestError, SettingsError
@@ -17,8 +18,11 @@ from truecourse.tls import read_certificate
 Headers = Iterable[tuple[bytes, bytes]]
 OPEN = frozenset({"/livez", "/readyz"})
 """Paths of a cluster's probes, which send no key; they reveal only whether the worker is up."""
-SCOPES = {"/predict": "predict", "/explain": "explain", "/metrics": "admin", "/healthz": "admin", "/model": "admin"}
-"""The scope that a path requires; other paths accept any valid key."""
+SCOPES = {
+    "/predict": "predict", "/explain": "explain", FEATURES: "features",
+    "/metrics": "admin", "/healthz": "admin", "/model": "admin",
+}  # fmt: skip
+"""The scope that a route requires; other paths accept any valid key."""
 _MAX_LENGTH = 128
 _HINT = "send a key as `Authorization: Bearer KEY`; create one with `truecourse key create`"
 

@@ -20,11 +20,20 @@ ANSWERING = "truecourse.answering"
 """The key of a scope that holds the exchange while the application answers it."""
 
 
+FEATURES = "/features/{area}/{view}"
+"""The route of pushed rows."""
+
+
+def route_of(path: str) -> str:
+    """The route of a path: the path itself, except for pushed rows."""
+    return FEATURES if path.startswith("/features/") and path.count("/") == 3 else path
+
+
 class Exchange:
-    """One request. `started`: by time.perf_counter(). `caller`: id of the API key, or address. `holder`: id of the API
-    key, empty where none is required. `status`: of the reply, 0 before there is one. `is_complete`: the body was
-    received. `is_refused`: it will be refused. `is_late`: it took too long and was given up. `is_gone`: the client has
-    disconnected. `receive`: yields the rest of the body."""
+    """One request. `path`: its route. `started`: by time.perf_counter(). `caller`: id of the API key, or address.
+    `holder`: id of the API key, empty where none is required. `status`: of the reply, 0 before there is one.
+    `is_complete`: the body was received. `is_refused`: it will be refused. `is_late`: it took too long and was given
+    up. `is_gone`: the client has disconnected. `receive`: yields the rest of the body."""
 
     __slots__ = (
         "caller", "holder", "is_complete", "is_gone", "is_late", "is_refused", "path", "receive", "scope", "started",
@@ -34,7 +43,7 @@ class Exchange:
 
     def __init__(self, scope: Message) -> None:
         self.started = time.perf_counter()
-        self.scope, self.path = scope, scope["path"]
+        self.scope, self.path = scope, route_of(scope["path"])
         self.caller = self.holder = ""
         self.status = 0
         self.is_complete = self.is_late = self.is_gone = self.is_refused = False

@@ -9,7 +9,7 @@ import time
 from functools import partial
 
 from services.http.authentication import OPEN, Access
-from services.http.exchange import LOCAL, Deadlines, Exchange, Message, Reply
+from services.http.exchange import FEATURES, LOCAL, Deadlines, Exchange, Message, Reply
 from services.http.limits import Buckets
 from services.http.load_shedding import Load, Pace
 from services.http.peers import is_local
@@ -28,7 +28,7 @@ NO_KEYS = Refusal(
     "set TRUECOURSE_AUTHENTICATION=keys where it runs, or TRUECOURSE_ALLOW_ANONYMOUS=true",
 )  # fmt: skip
 LIMITED_PATHS = {"/predict", "/explain"}
-"""The paths that rate and load limits apply to."""
+"""The paths that rate and load limits apply to. Of pushed rows only the rate is limited."""
 
 
 class Guard:
@@ -63,14 +63,14 @@ class Guard:
             return Refusal(reason, error.status, error.what, error.hint)
         except PlatformError as error:
             return Refusal("keys", 503, error.what, error.hint, 1)
-        if path not in LIMITED_PATHS:
+        if path not in LIMITED_PATHS and path != FEATURES:
             return None
         exchange.holder = key.id if key is not None else ""
         exchange.caller = exchange.holder or (scope.get("client") or ("",))[0]
         wait = self.buckets.take(exchange.caller)
         if wait:
             return Refusal("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
-        return None if self.load.admits(exchange) else OVERLOAD
+        return None if path == FEATURES or self.load.admits(exchange) else OVERLOAD  # another process writes rows
 
     def timeout_refusal(self, exchange: Exchange) -> Refusal:
         """The refusal of an exchange that took too long."""
@@ -89,7 +89,7 @@ class Guard:
         self.metrics.count_request(exchange.path, exchange.status, seconds)
         if self.logs_requests:
             caller, *_ = exchange.scope.get("client") or ("",)
-            line = caller, exchange.scope["method"], exchange.path[:200], exchange.status, seconds * 1000
+            line = caller, exchange.scope["method"], exchange.scope["path"][:200], exchange.status, seconds * 1000
             access_log.info("%s %s %r %d in %.1f ms", *line)
 
 

@@ -10,11 +10,12 @@ import logging
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qs
 
 import orjson
 
 from services.http import swagger_ui
-from services.http.exchange import JSON, Done, Exchange, Headers, Message, Reply
+from services.http.exchange import FEATURES, JSON, Done, Exchange, Headers, Message, Reply
 from services.http.idempotency import Call, RecentCalls
 from services.http.landing_page import page
 from services.http.load_shedding import Load, Task
@@ -24,6 +25,7 @@ from services.http.scheduling import Scheduler
 from services.model.model_router import ModelRouter
 from services.model.predictor import Answer, Predictor
 from services.model.traffic_split import TrafficSplit
+from services.push.connection import FeatureWriter
 from truecourse.errors import PlatformError, RequestError
 from truecourse.responses import ErrorResponse
 from truecourse.serving import openapi
@@ -36,9 +38,11 @@ DOCUMENTS = ("/model", "/openapi.json", "/docs.json", "/")
 METHODS = {
     "/predict": "POST",
     "/explain": "POST",
+    FEATURES: "POST",
     **dict.fromkeys((*DOCUMENTS, *swagger_ui.PATHS, "/healthz", "/metrics"), "GET"),
 }
 HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
+RETRY: Headers = (*JSON, (b"retry-after", b"1"))
 FEW = 4
 """Requests of up to so many rows are answered in the event loop, together with others that wait."""
 INLINE_WALKS = 40_000
@@ -74,8 +78,9 @@ def _documents(predictor: Predictor) -> dict[str, bytes]:
 class Endpoint:
     """Answers exchanges that the guard has accepted."""
 
-    def __init__(self, router: ModelRouter, load: Load) -> None:
+    def __init__(self, router: ModelRouter, load: Load, writer: FeatureWriter | None = None) -> None:
         self._router = router
+        self._writer = writer
         self._documents = Documents()
         self._batcher = MicroBatcher(router)
         self._calls = RecentCalls()
@@ -95,11 +100,18 @@ class Endpoint:
             raise RequestError(f"{path} takes {method}, not {requested}", status=405)
         if path in swagger_ui.PATHS:
             return Reply(200, swagger_ui.body(path), swagger_ui.headers(path))
+        if path == FEATURES and self._writer is None:
+            what, hint = "this endpoint accepts no rows of features", "set TRUECOURSE_PUSH=true where it runs"
+            raise RequestError(what, status=404, hint=hint)
         split = self._current_split()
         if method == "GET":
             return Reply(200, self._documents.get(path, self._router, split.champion), HTML if path == "/" else JSON)
         check_content_type(exchange.scope)  # before the body is read
         body = await self._body(exchange, split.champion)
+        if path == FEATURES and self._writer is not None:
+            exchange.is_complete = True
+            status, answer = await self._writer.push(_push_header(exchange.scope, split.champion), body)
+            return Reply(status, answer, JSON if status != 503 else RETRY)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.score(exchange, body, partial(_set_result, reply))
         return await reply
@@ -202,6 +214,23 @@ class Endpoint:
         return b"".join(kept)
 
 
+def _push_header(scope: Message, predictor: Predictor) -> dict[str, str]:
+    """What a push is: its area, view, table and id, and the problem whose declarations apply.
+
+    Raises RequestError for an unknown or repeated parameter of the query."""
+    _, _, area, view = scope["path"].split("/")
+    given = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    options = {"id": "", "table": ""}
+    for name, values in given.items():
+        if name not in options or len(values) > 1:
+            raise RequestError(
+                f"unexpected parameter {name[:80]!r}", status=422, hint="the parameters are id and table"
+            )
+        options[name] = values[0]
+    problem = predictor.problem
+    return {"area": area, "view": view, **options, "problem": problem.name, "problems": str(problem.folder.parent)}
+
+
 def _path_hint(path: str) -> str:
     paths = sorted(set(METHODS) - (swagger_ui.PATHS - {"/docs"}))
     close = suggestion(path[:80], paths)
@@ -220,7 +249,7 @@ def _error_reply(path: str, error: Exception) -> Reply:
         return Reply(error.status, _error_body(error), JSON + allowed)
     if isinstance(error, PlatformError):
         body = ErrorResponse(error=error.what, hint=error.hint).to_json()
-        return Reply(503, body, (*JSON, (b"retry-after", b"1")))
+        return Reply(503, body, RETRY)
     log.error("%s failed", path, exc_info=error)
     return Reply(500, ErrorResponse(error="internal error; see the server's log").to_json())
 

@@ -112,7 +112,7 @@ def test_a_full_comparison_removes_what_the_query_no_longer_returns(
     assert shop.stored().keys() - shop.truth().keys() == {2}
     later = datetime.now(UTC) + timedelta(days=8)
     monkeypatch.setattr(
-        "tasks.data.ingest.datetime", type("Later", (datetime,), {"now": classmethod(lambda *_: later)})
+        "truecourse.ingestion.ingest.datetime", type("Later", (datetime,), {"now": classmethod(lambda *_: later)})
     )
     assert count_rows(shop.world.run()) == [(10, 0, 0, 10, 1, 0)]
     assert shop.stored() == shop.truth()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlencode
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -254,6 +255,12 @@ def parse_health(reply: Reply, url: str) -> HealthResponse:
         except ValidationError:
             pass  # it was refused
     return parse(reply, HealthResponse, url)
+
+
+def push_path(area: str, view: str, id: str, table: str) -> str:
+    """The path of a push, with its query."""
+    query = urlencode({name: value for name, value in (("id", id), ("table", table)) if value})
+    return f"features/{quote(area, safe='')}/{quote(view, safe='')}{'?' if query else ''}{query}"
 
 
 def _require_success(reply: Reply, url: str) -> None:

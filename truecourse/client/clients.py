@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
 
-from truecourse.client.calls import BUSY, Call, Options, Reply, decode, parse, parse_health
+from truecourse.client.calls import BUSY, Call, Options, Reply, decode, parse, parse_health, push_path
 from truecourse.client.rows import Row, encode
 from truecourse.errors import PlatformError
-from truecourse.responses import ExplanationResponse, HealthResponse, ModelResponse, PredictionResponse
+from truecourse.responses import ExplanationResponse, HealthResponse, ModelResponse, PredictionResponse, PushResponse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +81,14 @@ class Client(_BaseClient[httpx.Client]):
         """The endpoint's JSON response to the rows. Raises as predict() does."""
         return decode(self._call(Call(self._options, path, encode(rows))), self._url)
 
+    def push(self, area: str, view: str, *rows: "Row | pd.DataFrame", id: str = "", table: str = "") -> PushResponse:
+        """Push rows of a view's table. They are stored, and counted once: a retried push too.
+
+        id: the push's; by default the SHA-256 of its rows. table: of a view that reads several. Raises as predict()
+        does; RequestError with status 409 for an id that was used for other rows."""
+        path = push_path(area, view, id, table)
+        return parse(self._call(Call(self._options, path, encode(rows))), PushResponse, self._url)
+
     def about(self) -> ModelResponse:
         """The model that the endpoint serves, and its traffic split. Raises as predict() does."""
         return parse(self._call(Call(self._options, "model", None)), ModelResponse, self._url)
@@ -144,6 +152,13 @@ class AsyncClient(_BaseClient[httpx.AsyncClient]):
     async def post(self, path: str, *rows: "Row | pd.DataFrame") -> dict[str, Any]:
         """The endpoint's JSON response to the rows. Raises as predict() does."""
         return decode(await self._call(Call(self._options, path, encode(rows))), self._url)
+
+    async def push(
+        self, area: str, view: str, *rows: "Row | pd.DataFrame", id: str = "", table: str = ""
+    ) -> PushResponse:
+        """Push rows of a view's table, as Client.push() does."""
+        path = push_path(area, view, id, table)
+        return parse(await self._call(Call(self._options, path, encode(rows))), PushResponse, self._url)
 
     async def about(self) -> ModelResponse:
         """The model that the endpoint serves, and its traffic split. Raises as predict() does."""

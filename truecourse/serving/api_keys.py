@@ -19,7 +19,7 @@ from truecourse.storage.ledger import Ledger
 from truecourse.storage.object_store import open_store
 from truecourse.stored_format import FORMAT, Format
 
-Scope = Literal["predict", "explain", "admin"]
+Scope = Literal["predict", "explain", "features", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _TRIES = 5
 

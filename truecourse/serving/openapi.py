@@ -13,7 +13,9 @@ _REFUSALS = {
     "400": "The body is not valid JSON.",
     "401": "A valid API key is required.",
     "403": "The key lacks the scope.",
+    "404": "There is no such view, or the endpoint accepts no rows of features.",
     "408": "The header or the body did not arrive in time.",
+    "409": "The id was used for other rows.",
     "413": "The body is too long.",
     "414": "The request line is too long.",
     "415": "The content type is not application/json, or the charset is not UTF-8.",
@@ -33,6 +35,7 @@ _CALL_KEY: Schema = {
     "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": r"^[!#-\[\]-~]+$"},
 }
 _OF_ANY_PATH = ("401", "403", "500", "503", "504")
+_OF_SCORING = tuple(status for status in _REFUSALS if status not in ("404", "409"))
 _LISTED = 50
 """Maximum number of categories in a description."""
 UNICODE = r"^[^\ud800-\udfff]*$"
@@ -53,6 +56,7 @@ def document(contract: Contract, version: str) -> Schema:
         "paths": {
             "/predict": {"post": _scoring(contract, "predict", "Predict", "PredictionResponse")},
             "/explain": {"post": _scoring(contract, "explain", "Predict and explain", "ExplanationResponse")},
+            "/features/{area}/{view}": {"post": _pushing()},
             "/model": {"get": _description("model", "The served model", reference("ModelResponse"))},
             "/healthz": {"get": _health()},
             "/livez": {"get": _probe("livez", "The process is alive")},
@@ -81,7 +85,33 @@ def _scoring(contract: Contract, name: str, summary: str, response: str) -> Sche
         "summary": summary,
         "parameters": [_CALL_KEY],
         "requestBody": {"required": True, "content": {"application/json": content}},
-        "responses": {"200": _json("One prediction per row, in order.", reference(response)), **_errors(*_REFUSALS)},
+        "responses": {
+            "200": _json("One prediction per row, in order.", reference(response)),
+            **_errors(*_OF_SCORING),
+        },
+    }
+
+
+def _pushing() -> Schema:
+    """The push of rows to the table of a view. The rows' columns are those of that table, and are no part of the
+    contract."""
+    texts = {
+        "id": "Of the push: what is sent again with it counts once. Default: SHA-256 of the rows.",
+        "table": "The table, for a view that reads several.",
+    }
+    names = {"area": "A feature area that the model uses, or its problem.", "view": "A view or a table of it."}
+    text = {"type": "string"}
+    parameters = [
+        *({"name": n, "in": "path", "required": True, "description": d, "schema": text} for n, d in names.items()),
+        *({"name": n, "in": "query", "description": d, "schema": text} for n, d in texts.items()),
+    ]
+    rows = {"type": "array", "items": {"type": "object"}, "minItems": 1}
+    return {
+        "operationId": "push",
+        "summary": "Push rows of a view's table",
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _object({"rows": rows})}}},
+        "responses": {"200": _json("The rows are stored.", reference("PushResponse")), **_errors(*_REFUSALS)},
     }
 
 

@@ -15,6 +15,7 @@ from truecourse.responses import (
     HealthResponse,
     ModelResponse,
     PredictionResponse,
+    PushResponse,
     Response,
 )
 from truecourse.serving.contract import DECISION_TIME, ID, Contract
@@ -38,7 +39,7 @@ def reference(name: str) -> Schema:
 def response_schemas(contract: Contract) -> dict[str, Schema]:
     """Build the schemas of all responses, by name, as components of an OpenAPI document."""
     models: list[type[Response]] = [
-        PredictionResponse, ExplanationResponse, ModelResponse, ErrorResponse, HealthResponse
+        PredictionResponse, ExplanationResponse, PushResponse, ModelResponse, ErrorResponse, HealthResponse
     ]  # fmt: skip
     _, document = models_json_schema(
         [(model, "validation") for model in models], ref_template=_PLACE, schema_generator=_WithoutTitles

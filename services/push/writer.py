@@ -4,6 +4,7 @@ It is a process of its own, so that validation and computation do not delay pred
 are written are written together, in one commit of each table.
 """
 
+import importlib
 import logging
 import os
 import queue
@@ -13,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
-from feature_repo.push import Update, push, pushed_table
 from services.push.frames import read_frame, write_frame
 from services.telemetry import log_redaction
 from truecourse.data.sources import scratch
@@ -37,6 +37,9 @@ from truecourse.problem.schema import Table
 from truecourse.repeats import count_repeats
 from truecourse.responses import ErrorResponse, PushResponse
 from truecourse.storage.delta_tables import Tables
+
+if TYPE_CHECKING:
+    from feature_repo.push import Update
 
 log = logging.getLogger("truecourse.push")
 NICENESS = 5
@@ -100,6 +103,8 @@ def answers(frames: Sequence[tuple[dict[str, Any], bytes]]) -> Iterator[tuple[in
 
 def _request(header: dict[str, Any], body: bytes) -> Request:
     """Parse a message. Raises RequestError for an unknown view and for a body that is no list of rows."""
+    from feature_repo.push import pushed_table
+
     problem = _load(header["problem"], header["problems"])
     spaces = {problem.name: problem, **problem.areas}
     area = spaces.get(header["area"])
@@ -140,6 +145,8 @@ def json_lines(body: bytes) -> bytes:
 
 
 def _write(group: Sequence[Request]) -> Iterator[Answer]:
+    from feature_repo.push import push
+
     try:
         with scratch() as folder:
             pushes = []
@@ -154,7 +161,7 @@ def _write(group: Sequence[Request]) -> Iterator[Answer]:
     return (_answer(result, update) for result in results)
 
 
-def _answer(result: PushResult | TruecourseError, update: Update) -> Answer:
+def _answer(result: PushResult | TruecourseError, update: "Update") -> Answer:
     if isinstance(result, TruecourseError):
         return answer_error(result)
     if result.refused:
@@ -195,4 +202,5 @@ if __name__ == "__main__":
     count_repeats("truecourse.push")
     log_redaction.install()
     os.nice(NICENESS)
+    importlib.import_module("feature_repo.push")  # takes seconds: before the first push
     run(*_standard_streams())

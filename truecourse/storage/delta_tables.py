@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,10 +19,10 @@ from truecourse.errors import AccessDenied, ConflictError, NotFound, StorageErro
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
 from truecourse.storage import delta_options, file_digests
+from truecourse.storage.commit_history import COMMIT_KEY, CommitHistory, Commits
 from truecourse.storage.fsync import LOG, newest_commit, remove_torn_commits, sync_commits
 from truecourse.storage.object_store import ObjectStore, open_store
 
-COMMIT_KEY = "truecourse"
 CHECKPOINT_EVERY = 10
 """Commits between two checkpoints of a table's log. Opening a table reads the last checkpoint and later commits."""
 ROW_GROUP = 1 << 15
@@ -62,7 +62,7 @@ class Tables:
         # Versions are immutable, so their datasets can be cached.
         self._at = lru_cache(_KEPT_OPEN)(self._open)
         self._scanned = lru_cache(_KEPT_OPEN)(self._scan)
-        self._commits: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self._history = CommitHistory()
 
     def uri(self, name: str) -> str:
         return f"{self._settings.storage_root}/{name}"
@@ -318,19 +318,11 @@ class Tables:
         assert version is not None
         return version
 
-    def commits(self, name: str) -> list[tuple[int, dict[str, Any]]]:
+    def commits(self, name: str) -> Commits:
         """Every version with its commit's metadata, oldest first."""
         newest = self.version(name)
-        known = self._commits.get(name, [])
-        if newest is None or (known and known[-1][0] > newest.version):
-            known = []
-        if newest is None or not known or known[-1][0] < newest.version:
-            table = self.open(name)
-            with self._errors(name):
-                history = table.history(table.version() - known[-1][0] if known else None)
-            read = sorted((entry["version"], json.loads(entry.get(COMMIT_KEY, "{}"))) for entry in history)
-            known = self._commits[name] = [*known, *read]
-        return list(known)
+        with self._errors(name):
+            return self._history.read(name, -1 if newest is None else newest.version, partial(self.open, name))
 
     def recent(self, name: str, count: int) -> list[tuple[int, datetime, dict[str, Any]]]:
         """The last `count` versions, oldest first: number, commit time (UTC), commit metadata."""

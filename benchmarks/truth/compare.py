@@ -7,7 +7,6 @@ value of a metric is its value over ten thousand days. 92 to 97 of 100 intervals
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -15,10 +14,9 @@ from benchmarks.harness import Row
 from truecourse.arrays import Array
 from truecourse.evaluation.multiple_comparisons import coverage_of
 from truecourse.problem.definition import Kind
-from truecourse.statistics.intervals import Estimate, estimate, sum_of_absolutes
+from truecourse.statistics.intervals import Estimate, estimate
 from truecourse.statistics.metrics import (
     calibration_difference,
-    gaps,
     loss,
     loss_samples,
     paired_difference,
@@ -30,7 +28,7 @@ from truecourse.statistics.metrics import (
 
 DAYS, CORRELATIONS = (14, 28, 61), (0.0, 0.4, 0.7)
 LEAST, MOST = 92.0, 97.0
-"""Limits of coverage in percent, before the tolerance for simulation noise: see _tolerance()."""
+"""Limits of coverage in percent, before the tolerance for simulation noise: see tolerance()."""
 _A_DAY = 400
 _FEW_A_DAY = 100
 _TRUTH = 10_000
@@ -45,14 +43,14 @@ def days(random: np.random.Generator, count: int, correlation: float) -> Array:
     return np.asarray(noise)
 
 
-def simulate_binary(random: np.random.Generator, effects: Array, calibrated: bool = False) -> tuple[Array, Array]:
+def simulate_binary(random: np.random.Generator, effects: Array) -> tuple[Array, Array]:
     """Labels and predictions of 400 rows per day.
 
     A day of effect e adds 0.6 e to the log-odds, which the model does not know. The model's own log-odds separate the
-    classes with an AUC of .75. Unless `calibrated`, it is also overconfident."""
+    classes with an AUC of .75, and are overconfident."""
     known = random.normal(-0.7, 1.0, (len(effects), _A_DAY))
     labels = random.random(known.shape) < sigmoid(known + 0.6 * effects[:, None])
-    predictions = sigmoid(known * (1.0 if calibrated else 1.6))
+    predictions = sigmoid(1.6 * known)
     return labels.astype(np.float64).ravel(), predictions.ravel()
 
 
@@ -67,24 +65,20 @@ def sigmoid(values: Array) -> Array:
     return np.asarray(1 / (1 + odds), dtype=np.float64)
 
 
-SIMULATIONS: dict[str, tuple[Kind, Callable[..., tuple[Array, Array]], tuple[str, ...], dict[str, Any]]] = {
-    "binary": ("binary", simulate_binary, ("auc", "log_loss", "brier", "calibration_error"), {}),
-    "binary, calibrated": ("binary", simulate_binary, ("calibration_error",), {"calibrated": True}),
-    "regression": ("regression", simulate_regression, ("rmse",), {}),
+SIMULATIONS: dict[str, tuple[Kind, Callable[..., tuple[Array, Array]], tuple[str, ...]]] = {
+    "binary": ("binary", simulate_binary, ("auc", "log_loss", "brier")),
+    "regression": ("regression", simulate_regression, ("rmse",)),
 }
 
 
 @lru_cache(maxsize=8)
 def truth(name: str) -> dict[str, float]:
     """The true metrics, over ten thousand days. They do not depend on the correlation of the days."""
-    kind, simulate, metrics, options = SIMULATIONS[name]
+    kind, simulate, metrics = SIMULATIONS[name]
     random = np.random.default_rng(1)
-    labels, predictions = simulate(random, random.standard_normal(_TRUTH), **options)
+    labels, predictions = simulate(random, random.standard_normal(_TRUTH))
     found = estimates(kind, labels, predictions, np.repeat(np.arange(20), len(labels) // 20), metrics)
-    error = float(np.abs(gaps(kind, labels, predictions, np.zeros(len(labels), dtype=int))[0]).sum())
-    return {
-        metric: error if metric == "calibration_error" else float(found[metric]["value"] or 0) for metric in metrics
-    }
+    return {metric: float(found[metric]["value"] or 0) for metric in metrics}
 
 
 def estimates(
@@ -93,9 +87,7 @@ def estimates(
     """The estimates of measure(), for these metrics only."""
     weights, found = weightings(blocks), {}
     for name in metrics:
-        if name == "calibration_error":
-            found[name] = sum_of_absolutes(*gaps(kind, labels, predictions, blocks))
-        elif name == "auc":
+        if name == "auc":
             found[name] = summary(roc_auc(labels, predictions, blocks, weights), name)
         elif name == "brier":
             found[name] = summary(loss_samples("regression", labels, predictions, blocks, weights) ** 2, name)
@@ -106,11 +98,11 @@ def estimates(
 
 def coverage(name: str, count: int, correlation: float, trials: int) -> dict[str, float]:
     """Percentage of intervals that cover the true value, by metric."""
-    kind, simulate, metrics, options = SIMULATIONS[name]
+    kind, simulate, metrics = SIMULATIONS[name]
     random, true = np.random.default_rng([count, int(10 * correlation)]), truth(name)
     covered, blocks = dict.fromkeys(metrics, 0), np.repeat(np.arange(count), _A_DAY)
     for _ in range(trials):
-        labels, predictions = simulate(random, days(random, count, correlation), **options)
+        labels, predictions = simulate(random, days(random, count, correlation))
         found = estimates(kind, labels, predictions, blocks, metrics)
         for metric in metrics:
             covered[metric] += covers(found[metric], true[metric])
@@ -196,7 +188,7 @@ def _without_days() -> float:
 
 def rows(quick: bool) -> list[Row]:
     trials, found = 60 if quick else 500, []
-    for name, (_, _, metrics, _) in SIMULATIONS.items():
+    for name, (_, _, metrics) in SIMULATIONS.items():
         for count in DAYS:
             for correlation in CORRELATIONS:
                 covered = coverage(name, count, correlation, trials)
@@ -213,10 +205,10 @@ def rows(quick: bool) -> list[Row]:
             for correlation in CORRELATIONS:
                 about = f"equal models of which one is {what}, {count} days, correlation {correlation:g}"
                 value = alarms(count, correlation, 2 * trials)
-                found.append(Row(what=about, value=value, unit="%", limit=round(2.5 + _tolerance(2.5, 2 * trials), 1)))
+                found.append(Row(what=about, value=value, unit="%", limit=round(2.5 + tolerance(2.5, 2 * trials), 1)))
     for count in DAYS:
         value, plain = (best_of_five(count, 0.4, 2 * trials, corrected) for corrected in (True, False))
-        limit = round(5 + _tolerance(5, 2 * trials), 1)
+        limit = round(5 + tolerance(5, 2 * trials), 1)
         found.append(Row(what=f"one of five equal models promoted, {count} days", value=value, unit="%", limit=limit))
         found.append(Row(what=f"the same without correction for tries, {count} days", value=plain, unit="%"))
     return found
@@ -232,15 +224,13 @@ def skewed(count: int, correlation: float, trials: int) -> float:
 
 
 def _between(what: str, value: float, trials: int) -> list[Row]:
-    low, high = LEAST - _tolerance(LEAST, trials), MOST + _tolerance(MOST, trials)
-    if "calibration_error" in what:  # with few days its interval is conservative and may cover more
-        high = 100.0
+    low, high = LEAST - tolerance(LEAST, trials), MOST + tolerance(MOST, trials)
     return [
         Row(what=f"coverage, {what}", value=value, unit="%", limit=round(low, 1), sense="at least"),
         Row(what=f"coverage, upper limit, {what}", value=value, unit="%", limit=round(high, 1)),
     ]
 
 
-def _tolerance(percent: float, trials: int) -> float:
+def tolerance(percent: float, trials: int) -> float:
     """Two standard errors of a percentage estimated from `trials` trials."""
     return float(2 * np.sqrt(percent * (100 - percent) / trials))

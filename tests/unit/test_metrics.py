@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truecourse.evaluation.slices import slices
-from truecourse.statistics.intervals import Estimate, difference, estimate, half_width, simultaneous
+from truecourse.statistics.intervals import (
+    Estimate,
+    difference,
+    estimate,
+    half_width,
+    simultaneous,
+    sum_of_absolutes,
+)
 from truecourse.statistics.metrics import (
     average_precision,
     blocks_of,
@@ -112,6 +119,39 @@ def test_the_calibration_error_of_a_true_score_has_no_chance_part() -> None:
     assert held >= 35
     assert np.mean(plain) > 0.03
     assert np.median([value for value in found if value is not None]) < 0.012
+
+
+@pytest.mark.parametrize("level", [0.0, 4.0])
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_intervals_of_the_calibration_error_cover_its_truth_and_miss_it_at_times(
+    level: float, correlation: float
+) -> None:
+    """Ten gaps with a common day effect and noise of their own; the true sum is 0, or four times the noise of a day's
+    mean. More cases: benchmarks/truth/calibration.py."""
+    draw, count = np.random.default_rng(3), 28
+    true, below, above = level / np.sqrt(count), 0, 0
+    for _ in range(120):
+        common = draw.standard_normal(count)
+        for place in range(1, count):
+            common[place] = correlation * common[place - 1] + np.sqrt(1 - correlation**2) * common[place]
+        days = common[:, None] / 10 + 0.05 * draw.standard_normal((count, 10)) + true / 10
+        figure = sum_of_absolutes(days.mean(axis=0), days - days.mean(axis=0))
+        below, above = below + (true < (figure["low"] or 0)), above + ((figure["high"] or 0) < true)
+    assert 1 <= below + above <= 14
+    assert above == 0 if not level else above
+
+
+def test_the_interval_of_a_regressions_bias_is_that_of_its_mean() -> None:
+    """Far from 0 the size of a single gap is the gap itself, whatever its sign."""
+    series = np.random.default_rng(6).standard_exponential(40) + 3
+    for sign in (1, -1):
+        off = sign * (series - series.mean())
+        whole, one = (
+            sum_of_absolutes(np.array([sign * series.mean()]), off[:, None]),
+            estimate(sign * series.mean(), off),
+        )
+        ends = sorted(abs(one[side] or 0) for side in ("low", "high"))
+        assert [whole["low"], whole["high"]] == pytest.approx(ends, abs=0.06 * (ends[1] - ends[0]))
 
 
 @pytest.mark.parametrize(("correlation", "days"), [(0.0, 14), (0.4, 28), (0.7, 61)])

@@ -1,6 +1,8 @@
 """The Feast feature store of a problem, configured from the settings."""
 
+import fcntl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +20,8 @@ from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 
+_MARK = "applied"
+"""The file, beside the registry, with the digest of the definitions in it."""
 KEY_VERSION = 3
 """Feast's version of the serialization of entity keys."""
 
@@ -47,9 +51,16 @@ def open_feature_store(problem: Namespace, versions: Mapping[str, TableVersion] 
     """A feast.FeatureStore whose registry has the problem's current definitions."""
     from feast import FeatureStore
 
-    store = FeatureStore(config=repo_config(problem, versions))
-    _apply(problem, store)
-    return store
+    config, folder, digest = repo_config(problem, versions), feast_folder(problem), _digest(problem)
+    if not _is_applied(folder, digest):
+        with (folder / "lock").open("wb") as file:
+            # Feast creates and writes the registry in place, and several processes may use a view first
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_applied(folder, digest):
+                (folder / _MARK).unlink(missing_ok=True)
+                _apply(problem, FeatureStore(config=config))
+                (folder / _MARK).write_text(digest)
+    return FeatureStore(config=config)
 
 
 def apply(problem: Namespace) -> None:
@@ -58,18 +69,26 @@ def apply(problem: Namespace) -> None:
         open_feature_store(owner)
 
 
-def _apply(problem: Namespace, store: Any) -> None:
-    settings, folder = get_settings(), feast_folder(problem)
+def _digest(problem: Namespace) -> str:
+    """The digest of what the registry depends on: the definitions, and where features are stored."""
+    settings = get_settings()
     where = [settings.storage_root, settings.s3_endpoint, sha256_json(settings.online_store.get_secret_value())]
-    digest = sha256_json([where, [[view.name, view_digest(problem, view)] for view in problem.own_views]])
-    mark = folder / "applied"
-    if mark.is_file() and (folder / "registry.db").is_file() and mark.read_text() == digest:
-        return
-    objects = list(feast_objects(problem, settings).values())
+    return sha256_json([where, [[view.name, view_digest(problem, view)] for view in problem.own_views]])
+
+
+def _is_applied(folder: Path, digest: str) -> bool:
+    mark = folder / _MARK
+    try:
+        return (folder / "registry.db").is_file() and mark.read_text() == digest
+    except FileNotFoundError:
+        return False
+
+
+def _apply(problem: Namespace, store: Any) -> None:
+    objects = list(feast_objects(problem, get_settings()).values())
     names = {*(o.name for o in objects)}
     removed = [o for o in [*store.list_feature_views(), *store.list_data_sources()] if o.name not in names]
     store.apply(objects, objects_to_delete=removed, partial=False)
-    mark.write_text(digest)
 
 
 def historical_features(

@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format docs docs-serve diagrams screenshots bench bench-drift bench-truth bench-serve bench-replay soak lock clean
+.PHONY: help setup demo up test test-fast coverage lint format docs docs-serve diagrams screenshots bench bench-drift bench-truth bench-serve bench-replay bench-edits soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -68,6 +68,9 @@ bench-serve: $(STAMP) ## the endpoint beside other servers
 
 bench-replay: $(STAMP) ## a year played forward, beside a frozen champion, and with faults planted
 	$(BIN)/python -m benchmarks replay
+
+bench-edits: $(STAMP) ## edits of the flights, one after another, and what earlier versions still can
+	$(BIN)/python -m benchmarks edits
 
 soak: $(STAMP) ## `truecourse up` under faults for half an hour: what is answered, lost, stuck
 	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),30)

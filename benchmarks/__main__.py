@@ -12,7 +12,7 @@ from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
 NAMES = ("pit_join", "aggregations", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
-ON_REQUEST = ("serve", "overload", "replay", "storage", "predictions", "soak")
+ON_REQUEST = ("serve", "overload", "replay", "storage", "predictions", "edits", "soak")
 """Measured only if named: they start servers, or take many minutes."""
 PACKAGES = {
     **dict.fromkeys(("pit_join", "aggregations", "score", "tables", "flows", "scale"), "pipeline"),

@@ -12,17 +12,18 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import harness
+from benchmarks import edits, harness
 from benchmarks.__main__ import NAMES, ON_REQUEST, benchmark, main, table
 from benchmarks.harness import Row, growth, measure
 from benchmarks.monitoring import drift
 from benchmarks.pipeline import aggregations, pit_join, scale, score, tables
 from benchmarks.replay import plain_change
 from tests.simulated_deliveries import install
+from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.errors import PlatformError
 from truecourse.features.aggregates.evaluation import evaluate
 from truecourse.features.definition_digests import feature_table
-from truecourse.problem.loader import load_problem
+from truecourse.problem.loader import load_problem, problem_digest
 from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables, raw_table
 
@@ -99,6 +100,25 @@ def test_growth_is_the_exponent() -> None:
 @pytest.mark.parametrize("name", NAMES + ON_REQUEST)
 def test_every_name_is_that_of_a_benchmark(name: str) -> None:
     assert callable(benchmark(name).rows)
+
+
+def test_the_edits_of_the_flights_apply_one_after_another(tmp_path: Path, configure: Callable[..., None]) -> None:
+    """Each gives another problem that loads; the last one has no faults, and every named view is one of its views."""
+    folder = edits.install(load_problem("flight_delays"), tmp_path, every=1)
+    configure(problems=tmp_path)
+    problem = load_problem("flight_delays")
+    found, seen, views = (
+        edits.edits_of(problem.name)["edits"],
+        {problem_digest(problem)},
+        {view.name for view in problem.views},
+    )
+    for one in found:
+        edits.replace_texts(folder, one["replace"])
+        problem = load_problem("flight_delays")
+        seen.add(problem_digest(problem))
+        assert {*one.get("recomputed", ())} <= views
+    assert len(seen) == len(found) + 1 > 14
+    assert check_problem(problem) == []
 
 
 def test_an_unknown_benchmark_is_named(home: Path) -> None:

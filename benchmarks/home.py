@@ -1,12 +1,17 @@
 """The home that benchmarks read: the settings' own, with missing steps run first."""
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from benchmarks.harness import measure
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.registry import versions as registry
+from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
 
 
@@ -16,6 +21,18 @@ def ensure_steps(until: str) -> Problem:
     if not _has(problem, until):
         measure("benchmarks.home:prepare", problem=problem.name, until=until)
     return problem
+
+
+@contextmanager
+def copied_home() -> Iterator[Path]:
+    """A copy of the settings' home at another path, without logs of servers; removed after the block."""
+    folder = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
+    ignored = shutil.ignore_patterns("benchmarks", "bentoml-*", "prefect", "tmp")
+    try:
+        shutil.copytree(get_settings().home, folder / "moved", ignore=ignored, symlinks=True)
+        yield folder / "moved"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has(problem: Problem, until: str) -> bool:

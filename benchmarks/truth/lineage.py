@@ -3,14 +3,12 @@
 All of it runs in a copy of the home at another path, since a home can be moved as a folder.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Row, measure
-from benchmarks.home import ensure_steps
+from benchmarks.home import copied_home, ensure_steps
 from truecourse.settings import get_settings
 
 TRACE_CPU = 6.0
@@ -20,11 +18,7 @@ TRACE_CPU = 6.0
 def rows(quick: bool) -> list[Row]:
     """Trace and reproduce the champion; with `quick` from the feature tables only."""
     problem = ensure_steps("score").name
-    folder = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
-    ignored = shutil.ignore_patterns("benchmarks", "bentoml-*", "prefect", "tmp")
-    try:
-        home = folder / "moved"
-        shutil.copytree(get_settings().home, home, ignore=ignored, symlinks=True)
+    with copied_home() as home:
         traced = measure("benchmarks.truth.lineage:trace", home=home, problem=problem)
         broken = measure("benchmarks.truth.lineage:break_links", home=home, problem=problem).result
         starts = ("features",) if quick else ("features", "clean", "source")
@@ -32,8 +26,6 @@ def rows(quick: bool) -> list[Row]:
             start: measure("benchmarks.truth.lineage:reproduce", home=home, problem=problem, start=start)
             for start in starts
         }
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return [*_trace_rows(traced.result, traced.cpu, broken), *_reproduction_rows(reproductions)]
 
 

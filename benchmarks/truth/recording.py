@@ -1,14 +1,10 @@
 """What recording lineage costs: training with and without its record, and the log with and without its columns."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Row, measure
-from benchmarks.home import ensure_steps
-from truecourse.settings import get_settings
+from benchmarks.home import copied_home, ensure_steps
 
 REPEATS = 3
 REQUESTS = 2000
@@ -20,11 +16,7 @@ ANSWER = ("request", "prediction_id", "id", "at", "decision_time", "score", "sco
 def rows(quick: bool) -> list[Row]:
     """Train on the newest snapshot in a copy of the home, and answer requests of past decisions."""
     problem = ensure_steps("score").name
-    folder = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
-    ignored = shutil.ignore_patterns("benchmarks", "bentoml-*", "prefect", "tmp")
-    try:
-        home = folder / "home"
-        shutil.copytree(get_settings().home, home, ignore=ignored, symlinks=True)
+    with copied_home() as home:
         cpu: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(1 if quick else REPEATS):
             for record in (False, True):
@@ -32,8 +24,6 @@ def rows(quick: bool) -> list[Row]:
                 cpu[record].append(trained.cpu)
         count = REQUESTS // 10 if quick else REQUESTS
         log = measure("benchmarks.truth.recording:log_bytes", home=home, problem=problem, count=count).result
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return list(_rows(min(cpu[True]), min(cpu[False]), log))
 
 

@@ -1,6 +1,7 @@
 """Differences between tables, model versions and snapshots, against those computed from the files and models."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from truecourse.lineage.table_diff import diff_tables
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Float, Integer
+from truecourse.problem.loader import load_problem
 from truecourse.registry import runs
 from truecourse.registry import versions as registry
 from truecourse.storage.delta_tables import Tables
@@ -134,7 +136,7 @@ def _outputs(problem: str, *numbers: int) -> tuple[list[str], list[float], list[
     for number in numbers:
         version = registry.version(problem, number)
         rows = rows_of(load_frame(Tables().store, runs.trained_run(problem, version.run_id).snapshot), "test")
-        model = registry.open_model(version, "binary")
+        model = registry.open_model(version, load_problem(problem).kind)
         outputs.append(model.predict(matrix_of(model.vocabulary, rows)))
     return rows["id"].to_pylist(), model.vocabulary.labels(rows).tolist(), outputs
 
@@ -150,17 +152,30 @@ def test_models_of_problems_without_time(
     STATIC[name](tmp_path)
     traced_home.train(name)
     problem = tmp_path / name / "problem.py"
-    problem.write_text(problem.read_text().replace("max_depth=", "seed=3, linear=False, max_depth=1"))
+    text = problem.read_text().replace("max_depth=", "seed=3, linear=False, max_depth=1")
+    problem.write_text(text.replace("range(1, 7)", "range(1, 6)"))
     traced_home.train(name)
     found = answer(capsys, "1", "2")
+    gone = ["s6"] if name == "diabetes" else []
+    assert found["features"] == {"added": [], "removed": gone, "redefined": []}
+    assert answer(capsys, "2", "1")["features"] == {"added": gone, "removed": [], "redefined": []}
     assert {"max_depth", "seed"} <= {*found["parameters"]}
     test = found["test"]
     assert (test["reason"], test["days"]) == ("", None)
     metric = "log_loss" if name == "wine" else "rmse"
     assert test["metrics"][metric]["difference"]["low"] < test["metrics"][metric]["difference"]["high"]
-    assert set(test["flipped"]["by"]) <= {"right now", "wrong now", "wrong in both", "nearer", "farther"}
+    _, labels, outputs = _outputs(name, 1, 2)
     if name == "diabetes":
-        assert test["flipped"]["count"] > 0
+        moved = [abs(b - a) > 0.1 * np.std(labels) for a, b in zip(*outputs, strict=True)]
+        nearer = [abs(b - y) < abs(a - y) for a, b, y in zip(*outputs, labels, strict=True)]
+        by = Counter("nearer" if near else "farther" for near, far in zip(nearer, moved, strict=True) if far)
+        assert by["nearer"] != by["farther"]
+    else:
+        chosen = [(int(np.argmax(a)), int(np.argmax(b)), y) for a, b, y in zip(*outputs, labels, strict=True)]
+        by = Counter(
+            "right now" if b == y else "wrong now" if a == y else "wrong in both" for a, b, y in chosen if a != b
+        )
+    assert (test["flipped"]["by"], test["flipped"]["count"]) == (by, by.total())
     assert execute(["diff", "challenger", "1"]) == 0
     assert "the second minus the first" in capsys.readouterr().out
 
@@ -178,7 +193,7 @@ def test_models_that_cannot_be_compared(traced_world: TracedWorld, capsys: pytes
 
 def test_snapshots(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
     rows = pd.read_csv(traced_world.folder / "data" / "deliveries-2.csv")
-    third = pd.concat([rows.iloc[1:2].assign(took=300), rows.iloc[-2:].assign(delivery=[9000, 9001])])
+    third = pd.concat([rows.iloc[1:2].assign(took=300), rows.iloc[2:4].assign(delivery=[9000, 9001])])
     third.to_csv(traced_world.folder / "data" / "deliveries-3.csv", index=False)
     problem = traced_world.folder / "problem.py"
     problem.write_text(problem.read_text().replace('validate_until="2024-02-20"', 'validate_until="2024-02-22"'))
@@ -190,7 +205,11 @@ def test_snapshots(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]
     moved = before.join(after, on="id").filter(pl.col("split") != pl.col("split_right"))
     assert found["rows"]["moved"] == {"test to validate": len(moved)}
     assert len(moved) > 20
-    assert found["rows"]["added"]["count"] == len(set(after["id"]) - set(before["id"]))
+    assert found["rows"]["added"]["count"] == len(set(after["id"]) - set(before["id"])) > 0
+    assert found["rows"]["removed"]["count"] == len(set(before["id"]) - set(after["id"]))
+    back = answer(capsys, digests[1].sha256[:10], digests[0].sha256[:10])
+    assert back["rows"]["moved"] == {"validate to test": len(moved)}
+    assert back["rows"]["removed"] == found["rows"]["added"]
     names = [name for name in before.columns if name not in ("id", "split")]
     joined = before.join(after, on="id", suffix="_right")
     counts = {n: int((~joined[n].eq_missing(joined[f"{n}_right"])).sum()) for n in names}
@@ -226,6 +245,10 @@ def test_problems(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str])
     gates = answer(capsys, "problem:1", "problem:deliveries")
     assert gates["affects"].startswith("gates, monitoring")
     assert all(str(one["field"]).startswith("gates") for one in gates["declared"])
+    file.write_text(file.read_text().replace('validate_until="2024-02-20"', 'validate_until="2024-02-22"'))
+    split = answer(capsys, "problem:1", "problem:deliveries")
+    assert split["affects"] == "training; a packaged model serves as before"
+    assert {"field": "split.validate_until", "from": "2024-02-20", "to": "2024-02-22"} in split["declared"]
     view = traced_world.folder / "features" / "depot_history.sql"
     view.write_text(view.read_text() + "\n-- edited\n")
     edited = answer(capsys, "problem:1", "problem:deliveries", "--page")
@@ -244,6 +267,8 @@ def test_environments(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "environment:dev", "environment:prod")
     assert (found["from"]["version"], found["to"]["version"]) == (None, None)
     sides = [load_deployment(name).model_dump(mode="json") for name in ("dev", "prod")]
+    tops = {name for name in {*sides[0], *sides[1]} if sides[0].get(name) != sides[1].get(name)}
+    assert {one["field"].partition(".")[0] for one in found["fields"]} == tops
     for one in found["fields"]:
         values: list[Any] = sides
         for part in one["field"].split("."):

@@ -1,6 +1,7 @@
 """A model is evaluated and served with the features it was trained on, even after the problem was edited."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from services.model.predictor import registered_predictor
 from tasks.features.compute_features import compute_view
 from tasks.features.load_online import load_for_models, load_view
 from tasks.features.trained_features import archived_problem_of, rows_as_trained
@@ -97,6 +99,9 @@ def test_a_champion_uses_its_own_features_after_the_problem_was_edited(folder: P
         served, mine = (read(each) for each in (archived, problem))
         tables, names = Tables(), ["courier", "courier_late_7d", "courier_count_7d"]
         assert served["courier_count_7d"][0] > mine["courier_count_7d"][0]
+        second = registry.create_version(train_model.fn(NAME, now))
+        for each, online in ((version, served), (second, mine)):
+            assert answered_features(each, test)["courier_count_7d"] == online["courier_count_7d"], "two at once"
         # New deliveries: the features of the old definition are updated too, and those of the new one are not.
         later = deliveries(days=3, a_day=40, seed=5, first=10_000)
         later["ordered_at"] = (pd.to_datetime(later["ordered_at"]) + pd.Timedelta(days=60)).dt.strftime(
@@ -106,6 +111,17 @@ def test_a_champion_uses_its_own_features_after_the_problem_was_edited(folder: P
         load_for_models.fn(NAME, UNTIL)
         assert read(archived)["courier_late_7d"] != served["courier_late_7d"]
         assert read(problem)[names[1]] == mine[names[1]]
+
+
+def answered_features(version: ModelVersion, rows: pa.Table) -> dict[str, list[float]]:
+    """The features with which the endpoint's predictor of a version answers a request of courier c05."""
+    predictor = registered_predictor(version, registry.open_model(version, "binary"))
+    names = [field.name for field in predictor.contract.fields]
+    request = rows.select(names).slice(0, 1).to_pylist()[0] | {"courier": "c05"}
+    at = datetime(2024, 3, 4, 12, tzinfo=UTC)
+    body = json.dumps({"rows": [request]}, default=str).encode()
+    (entry,) = predictor.answer(predictor.rows.read_request(body, at), at=at).entries()
+    return dict(entry["features"])
 
 
 def read(problem: object) -> dict[str, list[float]]:

@@ -107,6 +107,7 @@ COMMANDS = _loaders(
         "trace": "",
         "openlineage": "",
         "reproduce": "cli.commands.inspect:reproduce",
+        "explore": "cli.commands.explore:explore",
         "features": "cli.commands.features:features",
         "push": "cli.commands.push:push",
         "diff": "cli.commands.diff:diff",

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.main import app, execute
 from services.log.spool import Spool
 from services.model.predictor import registered_predictor
 from tasks.data.forget_subject import forget_subject
@@ -73,6 +73,7 @@ def build(folder: Path) -> None:
     plant(folder / "problems")
     version = traced_home.train("deliveries")
     publish_page("deliveries")
+    assert execute(["explore", "deliveries"]) == 0
     file = folder / "rows.jsonl"
     wanted = [{**row(courier), "id": n, "decision_time": AT.isoformat()} for n, courier in enumerate((KEY, OTHER))]
     wanted.append({**row(KEY), "id": 3, "decision_time": AT.isoformat(), "promised": "soon"})  # rejected

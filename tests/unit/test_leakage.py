@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from truecourse.authoring.leakage import MIN_ROWS, Suspect, find_leak_suspects
+from truecourse.authoring.leakage.search import find_leak_suspects
+from truecourse.authoring.leakage.suspects import MIN_ROWS, Suspect
 
 RANDOM = np.random.default_rng(5)
 ROWS = 600

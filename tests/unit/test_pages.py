@@ -36,7 +36,7 @@ from truecourse.storage.object_store import LocalStore
 NOW = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)
 LONG = "a <very> long & windy name, with \"quotes\" and 'more' " * 6
 TEMPLATES = Path(__file__).parents[2] / "truecourse" / "templates"
-PARTS = {"base.html", "parts.html"}
+PARTS = {"base.html", "over_time.html", "parts.html"}
 PROBLEM = Problem(
     name="p",
     kind="binary",
@@ -301,6 +301,7 @@ ELSEWHERE = {
     "endpoint.html": "tests/integration/test_service.py",
     "replay.html": "tests/integration/test_replay.py",
     "sections.html": "tests/integration/test_diff.py",
+    "explore.html": "tests/unit/test_exploration.py",
 }
 """Templates that need a trained model or a server, and the tests that render them."""
 

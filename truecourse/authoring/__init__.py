@@ -3,4 +3,4 @@
 Depends on `data`, `features`, `problem` and `modeling`.
 """
 
-__all__ = ["checks", "data_check", "scaffold", "table_changes"]
+__all__ = ["checks", "data_check", "leakage", "scaffold", "table_changes"]

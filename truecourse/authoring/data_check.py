@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from truecourse.authoring.leakage import MAX_ROWS, Suspect, find_leak_suspects
+from truecourse.authoring.leakage.search import find_leak_suspects
+from truecourse.authoring.leakage.suspects import MAX_ROWS, Suspect
 from truecourse.data.parsing import LINE, UNREADABLE
 from truecourse.data.readers import read_batches
 from truecourse.data.sources import locate, scratch

@@ -3,4 +3,4 @@
 Depends on `truecourse.registry`, `truecourse.features` and `truecourse.serving`.
 """
 
-__all__ = ["build", "page", "records", "shared_areas", "shared_tables", "texts"]
+__all__ = ["build", "chart", "distributions", "page", "records", "shared_areas", "shared_tables", "texts"]

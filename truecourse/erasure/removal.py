@@ -189,7 +189,9 @@ class SubjectRemoval:
     def _is_ours(self, first: str, rest: str) -> bool:
         """Whether an object belongs to one of the targets, or to all problems."""
         shared = {"mlflow", "runs", "backup", "keys", "manifests", "deployments", "digests"}
-        return first in shared or rest == "index.html" or rest.partition("/")[0].removesuffix(".json") in self._of
+        if first in shared or (first == "reports" and (rest == "index.html" or rest.startswith("explore-"))):
+            return True
+        return rest.partition("/")[0].removesuffix(".json") in self._of
 
     def _subjects_of(self, first: str, rest: str) -> list[Subject]:
         """The subject by its key, and in frames of a problem or a run also by the ids of its decisions."""

@@ -16,6 +16,7 @@ from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import AnyColumn, Table
 from truecourse.references import ModelVersion, Snapshot, TableVersion
 from truecourse.storage.delta_tables import Tables
+from truecourse.wording import counted_of
 
 _SEVERITIES = {"critical": "error", "warning": "warn", "info": "info"}
 _DELTA = {"storageLayer": "delta", "fileFormat": "parquet"}
@@ -107,7 +108,7 @@ def assertions(results: Iterable[ValidationResult]) -> Document | None:
                 **({"column": column} if column else {}),
                 "severity": _SEVERITIES[severity],
                 "expected": rule,
-                "actual": f"{failed} of {checked} rows failed",
+                "actual": f"{counted_of(failed, checked, 'row')} failed",
             }
             for (column, name, rule, severity), (checked, failed) in counts.items()
         ]

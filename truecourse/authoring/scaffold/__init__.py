@@ -3,4 +3,4 @@
 Depends on `data` for reading files.
 """
 
-__all__ = ["create"]
+__all__ = ["column_types", "create", "guesses", "profile", "staging"]

@@ -8,7 +8,8 @@ from itertools import accumulate
 import pyarrow.compute as pc
 
 from truecourse.authoring.checks.names import is_reserved, place
-from truecourse.authoring.leakage import Suspect, find_leak_suspects
+from truecourse.authoring.leakage.search import find_leak_suspects
+from truecourse.authoring.leakage.suspects import Suspect
 from truecourse.authoring.scaffold.column_names import is_repeated, rename_taken_columns
 from truecourse.authoring.scaffold.declarations import has_time_name
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile

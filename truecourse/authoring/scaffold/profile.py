@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from truecourse.authoring.leakage import MAX_ROWS
+from truecourse.authoring.leakage.suspects import MAX_ROWS
 from truecourse.authoring.scaffold import staging
 from truecourse.authoring.scaffold.column_types import Choice, FileTypes, choose_types
 from truecourse.data.arrow_types import arrow_type

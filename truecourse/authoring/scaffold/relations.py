@@ -9,7 +9,8 @@ from typing import Literal
 import duckdb
 
 from truecourse.authoring.checks.names import FRAME_NAMES
-from truecourse.authoring.leakage import MAX_ROWS, Suspect, find_leak_suspects
+from truecourse.authoring.leakage.search import find_leak_suspects
+from truecourse.authoring.leakage.suspects import MAX_ROWS, Suspect
 from truecourse.authoring.scaffold.guesses import Guesses, Stated, TableGuesses, guess_table, is_identifier_name
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
 from truecourse.authoring.scaffold.windows import Moments, Windows, choose_windows, is_regular

@@ -46,11 +46,24 @@ class StagedFiles:
     """By column, the texts that mark the rows of totals."""
     kinds: list[pa.DataType] = field(default_factory=list)
     samples: list[pa.RecordBatch] = field(default_factory=list)
+    parts: list[Located] = field(default_factory=list)
+    whole: bool = True
+    """Whether all rows are staged, and not only the first ones."""
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(self.path)) as mapped, pa.ipc.open_file(mapped) as file:
             for number in range(file.num_record_batches):
                 yield file.get_batch(number)
+
+    def all_batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows of the files: those on disk, or read again if not all are staged; `rows` is their number then."""
+        if self.whole:
+            yield from self.batches()
+            return
+        self.rows, self.malformed, self.malformed_lines, self.totals = 0, (), 0, ()
+        for batch in _read_all(self):
+            self.rows += len(batch)
+            yield batch
 
     def sample(self, position: int) -> pa.Array:
         """Evenly spaced values of a column, from all files."""
@@ -62,8 +75,8 @@ class StagedFiles:
 
 
 @contextmanager
-def stage_files(files: Sequence[Path]) -> Iterator[StagedFiles]:
-    """Stage the files' rows in a temporary folder of <home>/tmp.
+def stage_files(files: Sequence[Path], most: int | None = None) -> Iterator[StagedFiles]:
+    """Stage the files' rows in a temporary folder of <home>/tmp: all, or the first ones, at least `most`.
 
     Raises SourceError for a file that cannot be read, or whose format or dialect differs from the first."""
     with scratch() as folder:
@@ -79,7 +92,8 @@ def stage_files(files: Sequence[Path]) -> Iterator[StagedFiles]:
             if (part.located.format, part.located.csv) != (first.located.format, first.located.csv):
                 what = f"has another format than {files[0].name}: {part.located.format}, {part.located.csv!r}"
                 raise SourceError(what, where=str(path), hint="give files of one format, delimiter and encoding")
-        _write(stage, [part.located for part in parts])
+        stage.parts = [part.located for part in parts]
+        _write(stage, most)
         yield stage
 
 
@@ -113,27 +127,36 @@ def _open_part(path: Path) -> _Part:
         return _Part(located, titles, rows.names)
 
 
-def _write(stage: StagedFiles, parts: Sequence[Located]) -> None:
-    """Write all rows to one Arrow file: texts unparsed, other values in their own types."""
+def _write(stage: StagedFiles, most: int | None) -> None:
+    """Write the rows to one Arrow file: texts unparsed, other values in their own types."""
     writer: pa.RecordBatchFileWriter | None = None
-    schema: pa.Schema | None = None
     try:
-        for located in parts:
-            for batch in _without_totals(stage, _read(stage, located)):
-                if schema is None:
-                    schema = batch.schema
-                    writer = pa.ipc.new_file(str(stage.path), schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-                assert writer is not None
-                batch = batch.cast(schema)
-                writer.write_batch(batch)
-                _take_sample(stage, batch)
-                stage.rows += len(batch)
-    except pa.ArrowException as error:
-        what = f"cannot be read: {str(error).splitlines()[0]}"
-        raise SourceError(what, where=parts[0].uri, hint="give files whose columns have one type each") from None
+        for batch in _read_all(stage):
+            if most is not None and stage.rows >= most:
+                stage.whole = False
+                break
+            if writer is None:
+                options = pa.ipc.IpcWriteOptions(compression="lz4")
+                writer = pa.ipc.new_file(str(stage.path), batch.schema, options=options)
+            writer.write_batch(batch)
+            _take_sample(stage, batch)
+            stage.rows += len(batch)
     finally:
         if writer is not None:
             writer.close()
+
+
+def _read_all(stage: StagedFiles) -> Iterator[pa.RecordBatch]:
+    """The rows of all files, in order, without rows of totals; in the types of the first batch."""
+    schema: pa.Schema | None = None
+    try:
+        for located in stage.parts:
+            for batch in _without_totals(stage, _read(stage, located)):
+                schema = schema or batch.schema
+                yield batch.cast(schema)
+    except pa.ArrowException as error:
+        what = f"cannot be read: {str(error).splitlines()[0]}"
+        raise SourceError(what, where=stage.parts[0].uri, hint="give files whose columns have one type each") from None
 
 
 def _read(stage: StagedFiles, located: Located) -> Iterator[pa.RecordBatch]:

@@ -21,7 +21,8 @@ from truecourse.monitoring.quality.cohorts import COHORTS, Cohort, ScoredRows, c
 from truecourse.monitoring.quality.degradation import find_alarms
 from truecourse.monitoring.quality.label_model import label_residuals
 from truecourse.problem.monitoring import QualityWatch
-from truecourse.statistics.intervals import estimate, half_width, simultaneous, sum_of_absolutes
+from truecourse.statistics.absolute_sums import sum_of_absolutes
+from truecourse.statistics.intervals import estimate, half_width, simultaneous
 from truecourse.statistics.metrics import calibration_difference, losses, measure, paired_difference, weightings
 
 MOST, LEAST = float(np.finfo(float).max), 5e-324

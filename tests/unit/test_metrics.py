@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truecourse.evaluation.slices import slices
+from truecourse.statistics.absolute_sums import difference_of_absolutes, sum_of_absolutes
 from truecourse.statistics.intervals import (
     Estimate,
     difference,
     estimate,
     half_width,
     simultaneous,
-    sum_of_absolutes,
 )
 from truecourse.statistics.metrics import (
     average_precision,
@@ -139,6 +139,18 @@ def test_intervals_of_the_calibration_error_cover_its_truth_and_miss_it_at_times
         below, above = below + (true < (figure["low"] or 0)), above + ((figure["high"] or 0) < true)
     assert 1 <= below + above <= 14
     assert above == 0 if not level else above
+
+
+def test_intervals_of_a_difference_cover_it_where_noise_moves_gaps_through_zero() -> None:
+    """Biases of 1.5 and 0.5 of the noise of a mean, which both share. The linear interval covers in under half."""
+    draw, count, missed = np.random.default_rng(5), 28, 0
+    noise = 1 / np.sqrt(count)
+    for _ in range(100):
+        days = draw.standard_normal((count, 1))
+        off = days - days.mean(axis=0)
+        found = difference_of_absolutes((days.mean(axis=0) + 1.5 * noise, off), (days.mean(axis=0) + 0.5 * noise, off))
+        missed += not (found["low"] or 0) - 1e-9 <= noise <= (found["high"] or 0) + 1e-9
+    assert missed <= 8
 
 
 def test_the_interval_of_a_regressions_bias_is_that_of_its_mean() -> None:

@@ -3,4 +3,4 @@
 Depends on `arrays` and `problem`.
 """
 
-__all__ = ["intervals", "metrics"]
+__all__ = ["absolute_sums", "intervals", "metrics"]

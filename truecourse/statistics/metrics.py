@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from truecourse.arrays import Array, columns_of
 from truecourse.problem.definition import Kind
-from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate, Scale, estimate, noise_bias, sum_of_absolutes
+from truecourse.statistics.absolute_sums import difference_of_absolutes, sum_of_absolutes
+from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate, Scale, estimate
 from truecourse.wording import with_unit
 
 _STEP = 1e-4
@@ -184,14 +185,7 @@ def calibration_difference(kind: Kind, labels: Array, model: Array, other: Array
     """Compute the difference of two models' calibration errors (regression: absolute biases) on the same rows, with its
     95% interval, each corrected for the bias due to noise."""
     blocks = np.unique(blocks, return_inverse=True)[1]
-    sides = [gaps(kind, labels, output, blocks) for output in (model, other)]
-    value, off = (first - second for first, second in zip(*map(_size, sides), strict=True))
-    return estimate(value, np.where(np.abs(off) > 1e-12, off, 0.0))
-
-
-def _size(gaps: tuple[Array, Array]) -> tuple[float, Array]:
-    values, off = gaps
-    return float(np.abs(values).sum()) - noise_bias(values, off), off @ np.sign(values)
+    return difference_of_absolutes(*(gaps(kind, labels, output, blocks) for output in (model, other)))
 
 
 def _binary(labels: Array, predictions: Array, blocks: Array, weights: Array) -> dict[str, Array]:

@@ -13,7 +13,8 @@ from truecourse.arrays import Array
 from truecourse.evaluation.slices import parts_of
 from truecourse.problem.definition import Kind, midnight
 from truecourse.references import StoredRecord, UtcTime
-from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate, sum_of_absolutes
+from truecourse.statistics.absolute_sums import sum_of_absolutes
+from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate
 from truecourse.statistics.metrics import bounded, gaps_of, losses
 from truecourse.stored_format import renamed
 

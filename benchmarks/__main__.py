@@ -11,11 +11,11 @@ from rich.table import Table
 from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
-NAMES = ("pit_join", "aggregations", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
+NAMES = ("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
 ON_REQUEST = ("serve", "overload", "replay", "storage", "predictions", "edits", "soak")
 """Measured only if named: they start servers, or take many minutes."""
 PACKAGES = {
-    **dict.fromkeys(("pit_join", "aggregations", "score", "tables", "flows", "scale"), "pipeline"),
+    **dict.fromkeys(("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale"), "pipeline"),
     **dict.fromkeys(("drift", "alarms"), "monitoring"),
     **dict.fromkeys(("serve", "overload"), "serving"),
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.check_skew import check_skew
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
@@ -13,7 +13,7 @@ from truecourse.features.clock import clip_to_now
 from truecourse.references import Window
 
 
-@flow(name="audit", flow_run_name=run_name, **HOOKS)
+@flow(name="audit", flow_run_name=run_name, **hooks())
 def audit(problem: str | None = None, start: datetime | None = None, end: datetime | None = None) -> dict[str, Any]:
     """Recompute logged predictions from the offline tables, and name the cause of every difference.
 

@@ -2,13 +2,13 @@
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.naming import run_name
 from tasks.release.deploy import deploy_version, stop_deployment
 from truecourse.references import Deployment
 
 
-@flow(name="deploy", flow_run_name=run_name, **HOOKS)
+@flow(name="deploy", flow_run_name=run_name, **hooks())
 def deploy(
     environment: str = "dev",
     problem: str | None = None,

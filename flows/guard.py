@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.alerts import notify, record_findings
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
@@ -12,7 +12,7 @@ from tasks.release.evaluate_canary import apply_canary_decision, evaluate_canary
 from tasks.scoring.ship_log import ship_log
 
 
-@flow(name="guard", flow_run_name=run_name, **HOOKS)
+@flow(name="guard", flow_run_name=run_name, **hooks())
 def guard(problem: str | None = None) -> dict[str, Any]:
     """Compare the challenger's responses with the champion's, then increase its traffic, promote it, or roll it back.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.alerts import notify, record_findings
 from tasks.monitoring.check_health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
 from tasks.monitoring.publish_control_page import publish_control
@@ -13,7 +13,7 @@ from tasks.naming import run_name
 from tasks.open_problem import open_problem
 
 
-@flow(name="health", flow_run_name=run_name, **HOOKS)
+@flow(name="health", flow_run_name=run_name, **hooks())
 def health(problem: str | None = None) -> dict[str, Any]:
     """Check scheduled flows, tables, the online store, the prediction log, endpoints, this machine and the registry.
 

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from tasks.data.ingest import ingest_table
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.naming import run_name
 from tasks.open_problem import open_problem_or_area
 from truecourse.data.sql import table_label
@@ -11,7 +11,7 @@ from truecourse.errors import SourceError
 from truecourse.references import TableVersion
 
 
-@flow(name="ingest", flow_run_name=run_name, **HOOKS)
+@flow(name="ingest", flow_run_name=run_name, **hooks())
 def ingest(problem: str | None = None, area: str | None = None) -> dict[str, TableVersion]:
     """Read the new contents of every table's sources, first of the areas whose views the problem uses. A source whose
     content has not changed is skipped.

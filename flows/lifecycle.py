@@ -14,7 +14,7 @@ from flows.score import score
 from flows.train import train
 from flows.validate import validate
 from tasks.data.validate import accepted_versions, raw_versions
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
 from tasks.state import current_state
@@ -26,7 +26,7 @@ from truecourse.registry import versions as registry
 from truecourse.registry.trained_problem import changed_parts
 
 
-@flow(name="lifecycle", flow_run_name=run_name, **HOOKS)
+@flow(name="lifecycle", flow_run_name=run_name, **hooks())
 def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | None = None) -> dict[str, Any]:
     """Run every flow in order; each does only what is missing.
 

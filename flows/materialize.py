@@ -6,7 +6,7 @@ from prefect import flow
 
 from tasks.features.compute_features import compute_view
 from tasks.features.load_online import apply_definitions, load_for_models, load_view
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.publish_features import publish_features
 from tasks.naming import run_name
 from tasks.open_problem import open_problem_or_area
@@ -17,7 +17,7 @@ from truecourse.references import TableVersion
 from truecourse.storage.delta_tables import Tables
 
 
-@flow(name="materialize", flow_run_name=run_name, **HOOKS)
+@flow(name="materialize", flow_run_name=run_name, **hooks())
 def materialize(
     problem: str | None = None, until: datetime | None = None, online: bool = True, area: str | None = None
 ) -> dict[str, TableVersion]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.alerts import notify, record_findings
 from tasks.monitoring.check_drift import check_drift
 from tasks.monitoring.check_health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
@@ -20,7 +20,7 @@ from truecourse.features.clock import clip_to_now, require_past
 from truecourse.references import Window
 
 
-@flow(name="monitor", flow_run_name=run_name, **HOOKS)
+@flow(name="monitor", flow_run_name=run_name, **hooks())
 def monitor(
     problem: str | None = None,
     start: datetime | None = None,

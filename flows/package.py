@@ -2,14 +2,14 @@
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
 from tasks.release.package import package_model
 from truecourse.references import ArtifactRef
 
 
-@flow(name="package", flow_run_name=run_name, **HOOKS)
+@flow(name="package", flow_run_name=run_name, **hooks())
 def package(problem: str | None = None, version: int | None = None) -> ArtifactRef:
     """Build and export the Bento of a model version, and record its SHA-256 with the version.
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
@@ -16,7 +16,7 @@ from truecourse.references import Aliases
 from truecourse.registry import aliases
 
 
-@flow(name="promote", flow_run_name=run_name, **HOOKS)
+@flow(name="promote", flow_run_name=run_name, **hooks())
 def promote(
     reason: str,
     problem: str | None = None,

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.publish_control_page import publish_control
 from tasks.monitoring.publish_features import publish_features
 from tasks.naming import run_name
@@ -13,7 +13,7 @@ from truecourse.references import ModelVersion
 from truecourse.registry.runs import trained_run
 
 
-@flow(name="register", flow_run_name=run_name, **HOOKS)
+@flow(name="register", flow_run_name=run_name, **hooks())
 def register(problem: str | None = None, run_id: str | None = None) -> ModelVersion:
     """Evaluate a trained model on test rows and by the problem's gates, and register it as a version.
 

@@ -8,7 +8,7 @@ from prefect import flow
 from flows.package import package
 from flows.register import register
 from flows.train import train
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
 from tasks.training.build_snapshot import newest_decision
@@ -17,7 +17,7 @@ from truecourse.errors import TruecourseError
 from truecourse.monitoring.alerts.alert_record import Decision
 
 
-@flow(name="retrain", flow_run_name=run_name, **HOOKS)
+@flow(name="retrain", flow_run_name=run_name, **hooks())
 def retrain(problem: str | None = None, reason: str = "", at: datetime | None = None) -> dict[str, Any]:
     """Train on all known data, evaluate and register the model, and package it if it became champion.
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.check_drift import update_daily_histograms
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
@@ -15,7 +15,7 @@ from truecourse.references import FileScores, TableVersion, Window, naive_utc
 from truecourse.storage.delta_tables import Tables
 
 
-@flow(name="score", flow_run_name=run_name, **HOOKS)
+@flow(name="score", flow_run_name=run_name, **hooks())
 def score(
     problem: str | None = None,
     source: str | None = None,

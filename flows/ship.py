@@ -2,14 +2,14 @@
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.monitoring.check_drift import update_daily_histograms
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
 from tasks.scoring.ship_log import gather_files, ship_log
 
 
-@flow(name="ship", flow_run_name=run_name, **HOOKS)
+@flow(name="ship", flow_run_name=run_name, **hooks())
 def ship(problem: str | None = None) -> dict[str, int]:
     """Ship the predictions logged on this machine, each exactly once.
 

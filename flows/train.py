@@ -4,7 +4,7 @@ from datetime import datetime
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
 from tasks.training.build_snapshot import take_snapshot
@@ -14,7 +14,7 @@ from truecourse.authoring.checks.run_checks import require_valid
 from truecourse.references import TrainedRun
 
 
-@flow(name="train", flow_run_name=run_name, **HOOKS)
+@flow(name="train", flow_run_name=run_name, **hooks())
 def train(
     problem: str | None = None,
     until: datetime | None = None,

@@ -5,14 +5,14 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.naming import run_name
 from tasks.open_problem import open_problem
 from tasks.training.build_snapshot import take_snapshot
 from tasks.training.tune import search_parameters
 
 
-@flow(name="tune", flow_run_name=run_name, **HOOKS)
+@flow(name="tune", flow_run_name=run_name, **hooks())
 def tune(problem: str | None = None, trials: int | None = None, until: datetime | None = None) -> dict[str, Any]:
     """Search the problem's parameter space on training rows only, and store the best set for `train` with tune=True.
 

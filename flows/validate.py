@@ -5,7 +5,7 @@ from datetime import datetime
 from prefect import flow
 
 from tasks.data.validate import publish, validate_table
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tasks.naming import run_name
 from tasks.open_problem import open_problem_or_area
 from truecourse.data.sql import table_label
@@ -15,7 +15,7 @@ from truecourse.problem.namespace import Namespace
 from truecourse.references import TableVersion
 
 
-@flow(name="validate", flow_run_name=run_name, **HOOKS)
+@flow(name="validate", flow_run_name=run_name, **hooks())
 def validate(
     problem: str | None = None, as_of: datetime | None = None, recheck: bool = False, area: str | None = None
 ) -> dict[str, TableVersion]:

@@ -47,11 +47,7 @@ def _described(flow: Any, flow_run: Any, result: Any) -> "FlowRun":
     return FlowRun(str(flow_run.id), flow.name, flow_run.parameters or {}, now, result)
 
 
-HOOKS: dict[str, Any] = {
-    "on_running": [note_process, send_start],
-    "on_completion": [send_end],
-    "on_failure": [send_end],
-    "on_crashed": [send_end],
-    "on_cancellation": [send_end],
-}
-"""Keyword arguments for @flow."""
+def hooks() -> dict[str, Any]:
+    """Keyword arguments for @flow. Prefect keeps these lists and adds to them, so each flow needs lists of its own."""
+    kinds = ("on_completion", "on_failure", "on_crashed", "on_cancellation")
+    return {"on_running": [note_process, send_start], **{kind: [send_end] for kind in kinds}}

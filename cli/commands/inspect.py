@@ -145,7 +145,7 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
                 "health": _describe_check(document["health"], "health"),
                 "canary": _describe_check(document["canary"], "guard"),
                 "MLflow": _describe_mirror(document["mirror"]),
-                "lineage events": describe_delivery(document["lineage_events"]),
+                **_describe_events(document["lineage_events"]),
                 "platform": _describe_platform(document["platform"]),
             }
         ),
@@ -165,6 +165,11 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
     if champion and champion["metrics"]:
         parts.append(quality(champion["metrics"], load_problem(document["problem"]).label_unit))
     return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))
+
+
+def _describe_events(found: dict[str, Any]) -> dict[str, str]:
+    """The line of lineage events, if they are sent."""
+    return {} if found["receiver"] == "off" else {"lineage events": describe_delivery(found)}
 
 
 def _describe_platform(found: dict[str, Any] | None) -> str:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pyarrow as pa
 import pytest
 from prefect import flow
 
-from tasks.hooks import HOOKS
+from tasks.hooks import hooks
 from tests import lineage_events, openlineage_schema, shared_area
+from tests.conftest import REPOSITORY
 from tests.integration.conftest import Trained
 from tests.receivers import webhook
 from tests.static_tables import install_diabetes
@@ -34,7 +36,18 @@ from truecourse.registry import runs
 from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 
 Event = dict[str, Any]
+FLOWS = sorted(path.stem for path in (REPOSITORY / "flows").glob("[a-z]*.py"))
 EARLIER = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def test_each_flow_has_hooks_of_its_own() -> None:
+    """The command line adds hooks to the flow that it runs: nested flows must not have them too."""
+    flows = [getattr(import_module(f"flows.{name}"), name) for name in FLOWS]
+    lists = [
+        hooks for each in flows for hooks in (each.on_running_hooks, each.on_completion_hooks, each.on_failure_hooks)
+    ]
+    assert all(lists)
+    assert len({id(hooks) for hooks in lists}) == 3 * len(FLOWS) > 30
 
 
 def events_of(name: str, run_id: str, **more: Any) -> list[Event]:
@@ -178,7 +191,7 @@ def test_flows_of_a_table_without_time_send_events_to_a_server(problems: Path, c
     from flows.train import train
     from flows.validate import validate
 
-    @flow(name="outer", **HOOKS)
+    @flow(name="outer", **hooks())
     def outer(problem: str) -> None:
         for each in (ingest, validate, materialize, train, register, score):
             each(problem)

@@ -160,6 +160,29 @@ def test_findings_name_what_stands_out(home: Path, tmp_path: Path) -> None:
     assert gap == "day has no rows for 40 days, from 2024-04-10 to 2024-05-19"
 
 
+@pytest.mark.parametrize("label", ["two", "three", "number", ""])
+def test_numbers_of_any_size_are_explored(home: Path, tmp_path: Path, label: str) -> None:
+    random = np.random.default_rng(6)
+    table = pd.DataFrame({
+        "ends": np.where(random.random(300) < 0.5, 1e308, -1.7e308), "whole": random.integers(-(2**62), 2**62, 300),
+        "small": random.normal(size=300) * 1e-300, "spread": 10.0 ** random.uniform(-300, 300, 300), "zero": 0.0,
+        "holes": np.where(random.random(300) < 0.3, np.nan, 1e308), "two": random.integers(0, 2, 300),
+        "three": random.choice(list("abc"), 300), "number": random.normal(size=300) * 1e300,
+    })  # fmt: skip
+    table.to_parquet(tmp_path / "t.parquet")
+    found = explored(tmp_path / "t.parquet", Roles(label=label))
+    assert found.of("leak") == []
+    assert {c.name: (c.minimum, c.maximum) for c in found.columns}["ends"] == (-1.7e308, 1e308)
+    assert "1.7e+308" in render_page(found)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_few_rows_are_explored(home: Path, tmp_path: Path, rows: int) -> None:
+    table = pd.DataFrame({"t": pd.date_range("2024-01-01", periods=3), "x": [1.5, None, 2.5], "y": [0, 1, 0]})
+    table.head(rows).to_parquet(tmp_path / "t.parquet")
+    assert explored(tmp_path / "t.parquet", Roles(label="y", time="t")).rows == rows
+
+
 def test_copies_across_a_split_are_leaks(home: Path, tmp_path: Path, configure: Any) -> None:
     static_tables.install_diabetes(tmp_path)
     configure(problems=tmp_path)

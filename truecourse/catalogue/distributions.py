@@ -28,6 +28,8 @@ ROWS_IN_ALL = 100_000
 Form = Literal["number", "category", "missing"]
 Period = Literal["day", "week", "month", "quarter", "year"]
 PERIODS: tuple[Period, ...] = ("day", "week", "month", "quarter", "year")
+_FARTHEST = float(np.finfo(float).max / 4)
+"""Values beyond ± this are described as this: the differences of any two are doubles too."""
 _EPOCH = date(1970, 1, 1)
 _MONDAY = 4
 """The first Monday, in days since 1970-01-01."""
@@ -178,7 +180,7 @@ def _numbers(column: pa.ChunkedArray, rows: Array) -> Array:
 
 
 def _quantiles(values: Array) -> tuple[float, ...]:
-    finite = values[np.isfinite(values)]
+    finite = np.clip(values[np.isfinite(values)], -_FARTHEST, _FARTHEST)
     return _rounded(np.quantile(finite, QUANTILES)) if len(finite) else ()
 
 

@@ -22,6 +22,7 @@ than EXACT_DISTINCT."""
 EXACT_DISTINCT = 10_000
 _TOGETHER = 10
 """Columns whose distinct values are counted in one query."""
+FARTHEST = 1e100
 _FENCE = 3.0
 _FAR = 2.5
 
@@ -47,7 +48,9 @@ def _counts(source: Source) -> dict[str, dict[str, Any]]:
     parts, names = [], ("held", "distinct", "low", "high", "mean", "deviation")
     for column in source.columns:
         value = f"length({column.sql})" if column.type == "Text" else column.sql
-        moments = f"avg({column.sql}), stddev_pop({column.sql})" if column.form == "number" else "NULL, NULL"
+        limited = f"greatest(least({column.sql}::DOUBLE, {FARTHEST}), -{FARTHEST})"  # which are not null for null
+        bounded = f"CASE WHEN {column.sql} IS NOT NULL THEN {limited} END"
+        moments = f"avg({bounded}), stddev_pop({bounded})" if column.form == "number" else "NULL, NULL"
         ends = f"min({value}), max({value})" if column.type != "Boolean" else "NULL, NULL"
         parts.append(f"count({column.sql}), approx_count_distinct({column.sql}), {ends}, {moments}")
     if not parts:
@@ -73,8 +76,9 @@ def _exact_distinct(source: Source, estimated: dict[str, int]) -> dict[str, int]
 
 
 def _finite(source: Source, column: Column) -> Array:
+    """The values of a column in the sample, those beyond ±FARTHEST as that: their squares are doubles too."""
     values = source.values(column).drop_null().to_numpy(zero_copy_only=False).astype(np.float64)
-    return np.asarray(values[np.isfinite(values)])
+    return np.asarray(np.clip(values[np.isfinite(values)], -FARTHEST, FARTHEST))
 
 
 def _fence(values: Array) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.authoring.leakage.suspects import MAX_ROWS, MIN_ROWS
+from truecourse.exploration.columns import FARTHEST
 from truecourse.exploration.records import ColumnSummary
 from truecourse.exploration.source import Column, Source
 from truecourse.html import share
@@ -39,7 +40,7 @@ def group_figures(source: Source, summaries: Sequence[ColumnSummary]) -> Found:
         if column.form != "number" or not figures:
             continue
         numbers = pc.fill_null(source.values(column).take(rows).cast(pa.float64(), safe=False), np.nan)
-        values = np.asarray(numbers.to_numpy(zero_copy_only=False))
+        values = np.clip(numbers.to_numpy(zero_copy_only=False), -FARTHEST, FARTHEST)
         for group in groups:
             if group is column or not _may_be_figure(values, codes[group.name]):
                 continue

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.arrays import Array
+from truecourse.exploration.columns import FARTHEST
 from truecourse.exploration.records import Interval
 from truecourse.exploration.source import Column, Source
 from truecourse.statistics.intervals import estimate
-from truecourse.statistics.metrics import random_blocks
+from truecourse.statistics.metrics import bounded, random_blocks
 
 _BINS, _CATEGORIES = 20, 50
 _FOLDS = 5
@@ -47,7 +48,7 @@ def target(source: Source) -> Target | None:
         return None
     held = values.take(pa.array(rows))
     if roles.kind == "regression":
-        numbers = np.asarray(held.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))[:, None]
+        numbers = bounded(held.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))[:, None]
     else:
         codes = pc.dictionary_encode(held).indices.to_numpy()
         if not 1 < codes.max() + 1 <= _CATEGORIES:
@@ -83,6 +84,7 @@ def bins(source: Source, column: Column) -> Array:
     else:
         kind = pa.int64() if column.form == "time" else pa.float64()
         numbers = pc.fill_null(values.cast(kind, safe=False), 0).to_numpy(zero_copy_only=False).astype(np.float64)
+        numbers = np.clip(numbers, -FARTHEST, FARTHEST)
         held = numbers[~absent]
         edges = np.unique(np.quantile(held, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(held) else np.zeros(0)
         found = np.searchsorted(edges, numbers, side="left")

@@ -50,7 +50,10 @@ def _label_suspects(source: Source, summaries: Sequence[ColumnSummary]) -> Found
     rows = pa.array(known[:: max(1, -(-len(known) // MAX_ROWS))])
     features = {column.name: source.values(column).take(rows) for column in source.inputs}
     for suspect in find_leak_suspects(roles.label, roles.kind, label.take(rows), features):
-        yield suspect.columns, str(suspect)
+        if any(source.column(name).private for name in suspect.columns):
+            yield suspect.columns, f"{' and '.join(suspect.columns)} gives {roles.label} away; its values are private"
+        else:
+            yield suspect.columns, str(suspect)
 
 
 def _outstanding_suspects(source: Source, summaries: Sequence[ColumnSummary]) -> Found:

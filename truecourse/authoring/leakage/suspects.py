@@ -17,6 +17,8 @@ MAX_P_VALUE = 1e-6
 NEARLY_PERFECT_R2 = 0.998
 """A column with at least this R² explains the label almost perfectly."""
 EXACT_R2 = 0.999999
+_FARTHEST = 1e100
+"""Numbers beyond ± this count as this: their squares are doubles too."""
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Codes = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -54,7 +56,8 @@ class Label:
 
 def encode_label(name: str, kind: Kind, label: pa.Array) -> Label:
     if kind == "regression":
-        return Label(name, None, np.asarray(label.cast(pa.float64()), dtype=np.float64), ())
+        numbers = np.asarray(label.cast(pa.float64(), safe=False), dtype=np.float64)
+        return Label(name, None, np.clip(numbers, -_FARTHEST, _FARTHEST), ())
     codes, shown = encode(label)
     return Label(name, codes, codes.astype(np.float64) if len(shown) == 2 else None, shown)
 
@@ -75,7 +78,7 @@ def to_floats(column: pa.Array) -> Numbers | None:
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return None
     numbers = np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan), dtype=np.float64)
-    return numbers if np.isfinite(numbers).any() else None
+    return np.clip(numbers, -_FARTHEST, _FARTHEST) if np.isfinite(numbers).any() else None
 
 
 def area_under_curve(scores: Numbers, truth: Codes) -> float:

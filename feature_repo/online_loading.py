@@ -25,6 +25,7 @@ from truecourse.features.view_sql import key_columns
 from truecourse.problem import Aggregations, View
 from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.references import TableVersion, aware_utc
+from truecourse.storage.compaction import after_compactions
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.locks import locked
 
@@ -101,7 +102,7 @@ def _changed_rows(
     if last["version"] == version.version:
         return changed
     try:
-        before = TableVersion(name=version.name, version=last["version"])
+        before = after_compactions(tables, TableVersion(name=version.name, version=last["version"]))
         old, new = set(tables.files(before)), set(tables.files(version))
         if not all(tables.store.exists(key) for key in old - new):
             return None

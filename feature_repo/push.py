@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from feature_repo.online_loading import load_online
+from truecourse.data.sql import one_database
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.features.feature_tables import compute_view
 from truecourse.features.view_sql import used_tables
@@ -26,9 +27,10 @@ def push(
     problem: Namespace, table: Table, tables: Tables, pushes: Sequence[Push], *, run: str = ""
 ) -> tuple[list[PushResult | TruecourseError], Update]:
     """Push rows as push_rows() does, and update the views that read their table."""
-    results = push_rows(problem, table, tables, pushes, run=run)
-    accepted = any(isinstance(one, PushResult) and not one.refused for one in results)
-    return results, update_views(problem, table, tables, run=run) if accepted else Update(loaded={}, waiting={})
+    with one_database():
+        results = push_rows(problem, table, tables, pushes, run=run)
+        accepted = any(isinstance(one, PushResult) and not one.refused for one in results)
+        return results, update_views(problem, table, tables, run=run) if accepted else Update(loaded={}, waiting={})
 
 
 def update_views(problem: Namespace, table: Table, tables: Tables, *, run: str = "") -> Update:

@@ -13,6 +13,8 @@ from datetime import datetime
 
 LONGEST_KEY = 255
 """Most characters of a call's key."""
+PUSH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""The id of a push."""
 NO_MOMENT = "0" * 12
 """The milliseconds of ids that derive from a key without a moment."""
 _RANDOM, _DERIVED = "7", "8"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from services.http.exchange import Exchange
 from truecourse.errors import RequestError
-from truecourse.unique_ids import LONGEST_KEY, derived_ids, is_call_key
+from truecourse.unique_ids import LONGEST_KEY, PUSH_ID, derived_ids, is_call_key
 
 HEADER = b"idempotency-key"
 REMEMBERED = 16_384
@@ -42,7 +42,7 @@ class RecentCalls:
     def identify(self, exchange: Exchange, body: bytes) -> Call | None:
         """The call of a request; None without a key. Raises RequestError: 400 for an invalid key, 422 for one that was
         answered with another body."""
-        key = _read_key(exchange.scope["headers"])
+        key = read_key(exchange.scope["headers"])
         if key is None:
             return None
         call = Call(key, f"{exchange.holder} {exchange.path}", hashlib.sha256(body).digest())
@@ -65,7 +65,15 @@ class RecentCalls:
             self._bodies[call.scope, call.key] = call.body
 
 
-def _read_key(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+def push_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The id of a push that has a key: the key itself if it can be an id, else its SHA-256. Empty without a key.
+
+    Raises RequestError with status 400 for an invalid key."""
+    key = read_key(headers) or ""
+    return key if not key or PUSH_ID.fullmatch(key) else hashlib.sha256(key.encode()).hexdigest()
+
+
+def read_key(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     """Read the key, a text in quotes or without them. Raises RequestError unless it is valid and there is only one."""
     found = [value for name, value in headers if name == HEADER]
     if not found:

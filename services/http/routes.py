@@ -16,7 +16,7 @@ import orjson
 
 from services.http import swagger_ui
 from services.http.exchange import FEATURES, JSON, Done, Exchange, Headers, Message, Reply
-from services.http.idempotency import Call, RecentCalls
+from services.http.idempotency import Call, RecentCalls, push_id
 from services.http.landing_page import page
 from services.http.load_shedding import Load, Task
 from services.http.micro_batching import MicroBatcher, PendingRequest
@@ -110,7 +110,10 @@ class Endpoint:
         body = await self._body(exchange, split.champion)
         if path == FEATURES and self._writer is not None:
             exchange.is_complete = True
-            status, answer = await self._writer.push(_push_header(exchange.scope, split.champion), body)
+            header = _push_header(exchange.scope, split.champion)
+            key_id = "" if header["id"] else push_id(exchange.scope["headers"])
+            status, answer = await self._writer.push(header | {"id": header["id"] or key_id}, body)
+            status = 422 if key_id and status == 409 else status  # as for a key of predictions
             return Reply(status, answer, JSON if status != 503 else RETRY)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.score(exchange, body, partial(_set_result, reply))

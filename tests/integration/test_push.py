@@ -23,7 +23,8 @@ from truecourse.features.definition_digests import feature_table
 from truecourse.features.feature_tables import compute_view
 from truecourse.ingestion.push import Push, PushResult
 from truecourse.problem import Aggregations, FeatureArea, Files, Float, Label, Problem, Table, Text
-from truecourse.storage.delta_tables import Tables, clean_table
+from truecourse.storage import compaction
+from truecourse.storage.delta_tables import Tables, clean_table, raw_table
 
 EVENTS = 10_000
 
@@ -97,16 +98,23 @@ def feature_rows(shop: FeatureArea) -> dict[str, pa.Table]:
     return found
 
 
-def test_events_in_any_order_end_in_the_state_of_a_recomputation(shop: FeatureArea, tmp_path: Path) -> None:
+def test_events_in_any_order_end_in_the_state_of_a_recomputation(
+    shop: FeatureArea, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """10,000 shuffled events in random pushes, some of them twice: late ones, corrections that arrive before the rows
-    that they correct, ties. Offline and online equal a recomputation, and values computed from the events alone."""
+    that they correct, ties. Offline and online equal a recomputation, and values computed from the events alone.
+
+    Small files are merged meanwhile."""
+    monkeypatch.setattr(compaction, "MOST_SMALL", 1)
     rows, tables = events(EVENTS, seed=5), Tables()
-    pushes = random_pushes(tmp_path, rows, 8, seed=6)
+    pushes = random_pushes(tmp_path, rows, 5, seed=6)
     for number, one in enumerate(pushes):
         (result,) = pushed(shop, [one], tables)
         assert result.inserted + result.corrected + result.unchanged == result.rows
         if number % 4 == 3:
             assert pushed(shop, [pushes[number - 1]], tables)[0].repeated
+    merged = [commit for _, commit in tables.commits(raw_table("shop", "orders")) if commit["flow"] == "compact"]
+    assert merged
     keys, at = [f"c{n:02d}" for n in range(61)], datetime(2024, 6, 1)
     stored = tables.read(existing(tables.version(clean_table("shop", "orders"))))
     found, own = online(shop, keys, at), current(rows)

@@ -128,6 +128,21 @@ def test_other_methods_and_ids_of_other_rows_are_refused(served: SmallEndpoint, 
     assert refused.value.status == 409
 
 
+def test_the_key_of_a_call_is_the_id_of_its_push(served: SmallEndpoint) -> None:
+    def send(key: str, number: int, query: str = "") -> httpx.Response:
+        headers = {"content-type": "application/json", "idempotency-key": key}
+        url = f"{served.url}/features/customers/orders{query}"
+        return httpx.post(url, json={"rows": [order(number)]}, headers=headers, timeout=120)
+
+    assert send('"call-1"', 60).json()["id"] == "call-1"
+    again = send("call-1", 60).json()
+    assert (again["id"], again["repeated"]) == ("call-1", True)
+    assert send("call-1", 61).status_code == 422
+    assert send("call-1", 61, "?id=other").json()["inserted"] == 1
+    assert len(send("call / 2", 60).json()["id"]) == 64  # no id can have its characters
+    assert send('a"b', 60).status_code == 400
+
+
 def test_without_a_writer_or_the_scope_nothing_is_accepted(home: Path) -> None:
     refusal = pytest.raises(RequestError, match="accepts no rows")
     with small_endpoint() as endpoint, Client(endpoint.url) as anonymous, refusal:

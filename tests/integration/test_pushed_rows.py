@@ -12,12 +12,18 @@ import pytest
 
 import truecourse.ingestion.push as module
 from cli.main import execute
+from tasks.data.forget_subject import forget_subject
+from tests.byte_search import places_with
+from tests.conftest import existing
 from tests.one_table import COLUMNS, World, count_rows, write_lines
 from truecourse.data.validation_report import standing_refusals
 from truecourse.errors import RequestError, SourceError, TruecourseError
 from truecourse.ingestion.push import Push, PushResult, push_rows
 from truecourse.problem import Float, Integer, Text
-from truecourse.storage.delta_tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.storage import compaction
+from truecourse.storage.delta_tables import Tables, clean_table, raw_table
+from truecourse.storage.object_store import open_store
 
 KEYED = {"columns": {**COLUMNS, "colour": Text(one_of=["red", "blue"])}, "key": ["visits"]}
 
@@ -165,3 +171,56 @@ def test_the_command_pushes_a_file_and_standard_input(
     assert "'many'" in capsys.readouterr().out
     assert execute(["push", "shop.sale", str(file), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["hint"] == "did you mean sales?"
+
+
+def test_pushed_rows_are_merged_traced_forgotten_and_cleaned_up(
+    tmp_path: Path,
+    configure: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Many small pushes leave few files; each earlier version keeps its rows and bytes until cleanup."""
+    (tmp_path / "problems" / "shop").mkdir(parents=True)
+    (tmp_path / "problems" / "shop" / "problem.py").write_text(PROBLEM)
+    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="shop")
+    monkeypatch.setattr(compaction, "MOST_SMALL", 2)
+    problem, tables, file = load_problem("shop"), Tables(), tmp_path / "rows.csv"
+    names = (raw_table("shop", "sales"), clean_table("shop", "sales"))
+
+    def send(number: int) -> None:
+        file.write_text(write_lines(number, number + 700_000))
+        (found,) = push_rows(problem, problem.tables[0], Tables(), [Push(file, file.name, f"p{number}")])
+        assert isinstance(found, PushResult)
+        assert found.inserted == 2
+
+    def ask(*words: str) -> Any:
+        assert execute([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    digests = {}
+    for number in range(7):
+        send(number)
+        for name in names:
+            newest = existing(tables.version(name))
+            assert len(tables.files(newest)) <= 3
+            digests[newest] = tables.digests(newest)
+    for version, files in digests.items():
+        assert tables.digests(version) == files
+        pushes = {
+            commit["deliveries"][-1]["number"]
+            for number, commit in tables.commits(version.name)
+            if number <= version.version and commit["deliveries"]
+        }
+        assert tables.read(version).num_rows == 2 * len(pushes)
+    assert ask("trace", "source", "push:p3", "--problem", "shop")["deliveries"][0]["number"] == 3
+    assert forget_subject("sales", ["700003"]).remains == ()
+    assert places_with(tmp_path / "home", open_store(), ["700003"]) == []
+    file.write_text(write_lines(3, 700_003))
+    (again,) = push_rows(problem, problem.tables[0], Tables(), [Push(file, file.name, "again")])
+    assert isinstance(again, PushResult)
+    assert (again.rows, again.inserted, again.unchanged) == (1, 0, 1)
+    assert places_with(tmp_path / "home", open_store(), ["700003"]) == []
+    send(8)
+    ask("gc")
+    rows = Tables().read(existing(Tables().version(names[1])))["visits"].to_pylist()
+    assert sorted(rows) == sorted([*range(7), 8, *(700_000 + n for n in (0, 1, 2, 4, 5, 6, 8))])

@@ -101,7 +101,8 @@ class Reply(NamedTuple):
 
 class Call:
     """One call: the time and the attempts that are left to it. `busy`: statuses after which it is tried again.
-    `idempotency_key`: of a call with a body, by default a new one; all attempts have it, so they count once.
+    `idempotency_key`: of a call with a body, by default a new one; all attempts have it, so they count once. Empty:
+    none, for a call that counts once without it.
 
     Raises SettingsError for an invalid key."""
 
@@ -120,7 +121,8 @@ class Call:
         self.is_answered = False
         """Whether the header of a response was received; set by the client."""
         self.method, self.path, self.body = "GET" if body is None else "POST", f"/{path}", body
-        self.headers = {} if body is None else {"idempotency-key": f'"{_call_key(idempotency_key)}"'}
+        without_key = body is None or idempotency_key == ""
+        self.headers = {} if without_key else {"idempotency-key": f'"{_call_key(idempotency_key)}"'}
 
     @property
     def seconds_left(self) -> float:

@@ -87,7 +87,8 @@ class Client(_BaseClient[httpx.Client]):
         id: the push's; by default the SHA-256 of its rows. table: of a view that reads several. Raises as predict()
         does; RequestError with status 409 for an id that was used for other rows."""
         path = push_path(area, view, id, table)
-        return parse(self._call(Call(self._options, path, encode(rows))), PushResponse, self._url)
+        call = Call(self._options, path, encode(rows), idempotency_key="")
+        return parse(self._call(call), PushResponse, self._url)
 
     def about(self) -> ModelResponse:
         """The model that the endpoint serves, and its traffic split. Raises as predict() does."""
@@ -158,7 +159,8 @@ class AsyncClient(_BaseClient[httpx.AsyncClient]):
     ) -> PushResponse:
         """Push rows of a view's table, as Client.push() does."""
         path = push_path(area, view, id, table)
-        return parse(await self._call(Call(self._options, path, encode(rows))), PushResponse, self._url)
+        call = Call(self._options, path, encode(rows), idempotency_key="")
+        return parse(await self._call(call), PushResponse, self._url)
 
     async def about(self) -> ModelResponse:
         """The model that the endpoint serves, and its traffic split. Raises as predict() does."""

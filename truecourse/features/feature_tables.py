@@ -29,6 +29,7 @@ from truecourse.problem import Aggregations
 from truecourse.problem.namespace import AnyView, Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
+from truecourse.storage.compaction import after_compactions, compact_small_files
 from truecourse.storage.delta_tables import Tables
 from truecourse.storage.locks import locked
 
@@ -122,6 +123,8 @@ def _changed_ranges(
     by_name: Mapping[str, Table] = {f"tables/{problem.name}/clean/{table.name}": table for table in problem.tables}
     ranges: list[TimeRange] = []
     for name in old.keys() | new.keys():
+        if name in old:
+            old[name] = after_compactions(tables, old[name])
         if old.get(name) == new.get(name):
             continue
         if name in old and name in new:
@@ -237,6 +240,7 @@ def _write(history: _Rows, ranges: list[TimeRange], commit: Commit) -> TableVers
     if ranges == [ALWAYS]:
         return tables.replace(name, reader, commit | {"rows": rows, "mode": "full"})
     texts = [_texts(time_range) for time_range in ranges]
+    compact_small_files(tables, name)
     where = " OR ".join(f"({EVENT} >= '{start}' AND {EVENT} <= '{end}')" for start, end in texts)
     return tables.replace(name, reader, commit | {"rows": rows, "mode": "incremental", "spans": texts}, where=where)
 

@@ -22,6 +22,7 @@ from truecourse.problem.namespace import FeatureArea, Namespace
 from truecourse.problem.schema import Sql, Table
 from truecourse.references import TableVersion
 from truecourse.storage.area_marks import mark_area
+from truecourse.storage.compaction import compact_small_files
 from truecourse.storage.delta_tables import Tables, raw_table
 from truecourse.storage.locks import locked
 from truecourse.wording import counted, counted_of, plural
@@ -207,6 +208,7 @@ def append_staged(
         "rows": sum(delivery.rows for delivery in new),
     }
     rows = pa.RecordBatchReader.from_batches(schema, _rows(staged, schema, new[0].start))
+    compact_small_files(tables, name)
     version = tables.append(name, rows, commit)
     log.info("%s: %d rows in %d deliveries", table.name, commit["rows"], len(new))
     for warning in (line for item in staged for line in item.warnings):

@@ -29,10 +29,10 @@ from truecourse.references import Reference
 from truecourse.storage.area_marks import mark_area
 from truecourse.storage.delta_tables import Tables, quarantine_table, raw_table
 from truecourse.storage.locks import locked
+from truecourse.unique_ids import PUSH_ID
 
 LISTED = 100
 """Most faults of rows in a result."""
-_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Staging:
             return error
 
     def _add(self, push: Push) -> str:
-        if push.id and not re.fullmatch(_ID, push.id):
+        if push.id and not PUSH_ID.fullmatch(push.id):
             hint = "use up to 100 letters, digits, dots, dashes and underscores"
             raise RequestError(f"invalid id of a push: {push.id[:120]!r}", status=422, hint=hint)
         place = f"{PUSHED}{push.id or sha256_file(push.path)}"

@@ -19,6 +19,7 @@ from truecourse.ingestion.delivery_checks import TableCheck, check_deliveries, p
 from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
+from truecourse.storage.compaction import compact_small_files
 from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table
 from truecourse.storage.locks import locked
 
@@ -175,6 +176,7 @@ def _quarantine(
     if pending.revalidates_all and before:
         tables.rewrite(name, rows, commit)
     elif before:
+        compact_small_files(tables, name)
         where = f"_tc_delivery IN ({', '.join(map(str, numbers))})"
         tables.replace(name, rows, commit, where=where)
     else:
@@ -215,6 +217,7 @@ def _write(
         return tables.rewrite(name, reader, commit | {"rewritten": True})
     if merge.supersedes_rows(connection):
         return tables.replace(name, _stream(connection, merge.all_rows_sql(table), schema), commit)
+    compact_small_files(tables, name)
     return tables.append(name, _stream(connection, merge.new_rows_sql(table), schema), commit)
 
 

@@ -96,7 +96,7 @@ def _pushing() -> Schema:
     """The push of rows to the table of a view. The rows' columns are those of that table, and are no part of the
     contract."""
     texts = {
-        "id": "Of the push: what is sent again with it counts once. Default: SHA-256 of the rows.",
+        "id": "Of the push: what is sent again with it counts once. Default: Idempotency-Key, or SHA-256 of the rows.",
         "table": "The table, for a view that reads several.",
     }
     names = {"area": "A feature area that the model uses, or its problem.", "view": "A view or a table of it."}
@@ -104,6 +104,7 @@ def _pushing() -> Schema:
     parameters = [
         *({"name": n, "in": "path", "required": True, "description": d, "schema": text} for n, d in names.items()),
         *({"name": n, "in": "query", "description": d, "schema": text} for n, d in texts.items()),
+        _CALL_KEY,
     ]
     rows = {"type": "array", "items": {"type": "object"}, "minItems": 1}
     return {

@@ -5,6 +5,7 @@ Writes are atomic. Depends on `settings` and `references`.
 
 __all__ = [
     "area_marks",
+    "compaction",
     "delta_tables",
     "file_digests",
     "format",

@@ -1,14 +1,21 @@
-"""The commits of Delta tables, each read once."""
+"""The metadata of the commits of Delta tables; it is read once."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction
 
 COMMIT_KEY = "truecourse"
 """The member of a commit's metadata that holds ours."""
 Commits = list[tuple[int, dict[str, Any]]]
+
+
+def commit_properties(commit: Mapping[str, Any], transactions: Mapping[str, int] | None = None) -> CommitProperties:
+    """The properties of a commit with our metadata. `transactions`: numbers by application."""
+    numbers = [Transaction(*item) for item in (transactions or {}).items()] or None
+    metadata = {COMMIT_KEY: json.dumps(commit, sort_keys=True)}
+    return CommitProperties(custom_metadata=metadata, app_transactions=numbers)
 
 
 class CommitHistory:

@@ -12,14 +12,14 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from truecourse.errors import AccessDenied, ConflictError, NotFound, StorageError
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
 from truecourse.storage import delta_options, file_digests
-from truecourse.storage.commit_history import COMMIT_KEY, CommitHistory, Commits
+from truecourse.storage.commit_history import COMMIT_KEY, CommitHistory, Commits, commit_properties
 from truecourse.storage.fsync import LOG, newest_commit, remove_torn_commits, sync_commits
 from truecourse.storage.object_store import ObjectStore, open_store
 
@@ -27,6 +27,7 @@ CHECKPOINT_EVERY = 10
 """Commits between two checkpoints of a table's log. Opening a table reads the last checkpoint and later commits."""
 ROW_GROUP = 1 << 15
 """Rows of a Parquet row group, the unit that readers skip by statistics: a week of time-sorted rows costs a week."""
+_WRITER = WriterProperties(max_row_group_size=ROW_GROUP, compression="SNAPPY")
 _KEPT_OPEN = 64
 _AT_ONCE = 4
 _FILE = "__filename"
@@ -118,6 +119,8 @@ class Tables:
             return DeltaTable(self.uri(name), version=version, storage_options=self._options)
 
     def exists(self, name: str) -> bool:
+        if self._folder(name) is not None:
+            return self.version(name) is not None
         with self._errors(name):
             return DeltaTable.is_deltatable(self.uri(name), storage_options=self._options)
 
@@ -235,23 +238,23 @@ class Tables:
         options: dict[str, Any] = {"mode": "append", "partition_by": partition_by, "schema_mode": _mode(merge)}
         return self._write(name, rows, commit, transactions, new, after, **options)
 
-    def compact(self, name: str, stats_columns: Sequence[str] = ()) -> int:
-        """Merge small files in a new version with the same rows. Return how many files it removed. `stats_columns`: as
-        in append(); an older table has them from now on."""
+    def compact(self, name: str, stats_columns: Sequence[str] = (), commit: Any = None, size: int | None = None) -> int:
+        """Merge small files in a new version with the same rows, into files of up to `size` bytes (default: Delta's).
+        Return how many files it removed. `stats_columns`: as in append(); an older table has them from now on."""
         table, wanted = self.open(name), ",".join(stats_columns)
         with self._errors(name), self._synced(name):
             if wanted and table.metadata().configuration.get(_STATISTICS) != wanted:
                 table.alter.set_table_properties({_STATISTICS: wanted})
-            removed = int(table.optimize.compact()["numFilesRemoved"])
+            properties = commit_properties(commit) if commit else None
+            found = table.optimize.compact(None, size, writer_properties=_WRITER, commit_properties=properties)
         self._record_files(name)
-        return removed
+        return int(found["numFilesRemoved"])
 
     def delete(self, name: str, where: str, commit: dict[str, Any]) -> None:
         """Delete the rows that `where` (a Delta predicate) selects. Retention deletes their bytes later."""
-        properties = CommitProperties(custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)})
         table = self.open(name)
         with self._errors(name), self._synced(name):
-            table.delete(where, commit_properties=properties)
+            table.delete(where, commit_properties=commit_properties(commit))
         self._record_files(name)
 
     def delete_files(self, name: str, files: Iterable[str]) -> None:
@@ -298,19 +301,15 @@ class Tables:
         after: TableVersion | None = None,
         **options: Any,
     ) -> TableVersion:
-        properties = CommitProperties(
-            custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)},
-            app_transactions=[Transaction(*item) for item in (transactions or {}).items()] or None,
-        )
         with self._errors(name), self._synced(name):
             write_deltalake(
                 self.uri(name) if after is None else self._open(name, after.version),
                 rows,
                 storage_options=self._options,
-                commit_properties=properties,
+                commit_properties=commit_properties(commit, transactions),
                 # Ignored if the table already exists.
                 configuration={**_KEEP_LOG, "delta.checkpointInterval": str(CHECKPOINT_EVERY), **(new or {})},
-                writer_properties=WriterProperties(max_row_group_size=ROW_GROUP, compression="SNAPPY"),
+                writer_properties=_WRITER,
                 **options,
             )
         self._record_files(name)

@@ -48,7 +48,7 @@ class HistoricReader:
             values, events = self._lookups[view.name](list(zip(*keys, strict=True)), times)
             features.values.update(values)
             times_us = events.astype("datetime64[us]").view(np.int64).tolist()
-            features.events.update(dict.fromkeys(view.features, times_us))
+            features.events[view.name] = times_us
         assert all(len(values) == rows for values in features.values.values())
         return features
 

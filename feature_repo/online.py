@@ -53,7 +53,8 @@ class ReadObserver(Protocol):
 
 @dataclass(frozen=True)
 class OnlineFeatures:
-    """n values of each feature, and their n event times in microseconds since 1970 UTC.
+    """n values of each feature, and n event times of each view in microseconds since 1970 UTC: all features of a view
+    come from one row.
 
     An event time is NEVER if there is no value, or no fresh one."""
 
@@ -189,7 +190,8 @@ class OnlineReader:
         if unfit:
             features.unfit[view.name] = [unfit.get(place, NEVER) for place in range(len(answers))]
         for name in view.features:
-            features.values[name], features.events[name] = [row.get(name) for row in rows], times
+            features.values[name] = [row.get(name) for row in rows]
+        features.events[view.name] = times
 
     def _aggregate(
         self, view: AnyView, key: bytes | None, answer: Stored | None, moment: int
@@ -243,10 +245,9 @@ class OnlineReader:
             self._observer.record_lookup(view.name, len(answers), missed, seconds)
         if unfit:
             features.unfit[view.name] = [unfit.get(place, NEVER) for place in range(len(answers))]
-        times, values, events = [event for event, _ in fresh], features.values, features.events
+        features.events[view.name] = [event for event, _ in fresh]
         for name in view.features:
-            values[name] = [stored.get(name) for _, stored in fresh]
-            events[name] = times
+            features.values[name] = [stored.get(name) for _, stored in fresh]
 
 
 def _microseconds(times: Values) -> list[int]:

@@ -1,11 +1,11 @@
 """Records of the prediction log, and the entries that hold them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from truecourse.serving.prediction_log import OF_ANSWER, OF_ENTRY, encode_entry, entry_records
+from truecourse.serving.prediction_log import OF_ANSWER, OF_ENTRY, encode_entry, entry_records, feature_event_times
 
 AT = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
 
@@ -41,14 +41,38 @@ def entry(*records: dict[str, Any]) -> dict[str, Any]:
         **{name: first[name] for name in OF_ENTRY},
         "requests": [record["request"] for record in records],
         "answers": [{name: record[name] for name in OF_ANSWER} for record in records],
-        "features": {name: [record["features"][name] for record in records] for name in first["features"]},
-        "event_times": {name: [-(2**63)] * len(records) for name in first["event_times"]},
+        "features": {
+            name: [record["features"][name] for record in records]
+            for name in first["features"]
+            if name not in first["event_times"]
+        },
+        "views": {
+            "view": [
+                [-(2**63)] * len(records),
+                {name: [record["features"].get(name) for record in records] for name in first["event_times"]},
+            ]
+        },
+    }
+
+
+def older_entry(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry as workers of older versions wrote it: an event time of each feature."""
+    views: Mapping[str, Any] = written["views"]
+    values = {name: each for _, kept in views.values() for name, each in kept.items() if each is not None}
+    return {
+        **{name: each for name, each in written.items() if name != "views"},
+        "features": written["features"] | values,
+        "event_times": {name: times for times, kept in views.values() for name in kept},
     }
 
 
 def logged_records(result: Any) -> list[dict[str, Any]]:
     """The log records of a result that a worker hands to its log."""
-    return [record for entry in result.entries() for record in entry_records(encode_entry(entry))]
+    return [
+        record | {"event_times": feature_event_times(record)}
+        for entry in result.entries()
+        for record in entry_records(encode_entry(entry))
+    ]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Store:
         value, event = (1.5, 0) if self.state == "full" else (None, NEVER)
         unavailable = ["trips"] if self.state == "missing" else []
         features: dict[str, Values] = {name: [value] * count for name in STORED}
-        return OnlineFeatures(features, dict.fromkeys(STORED, [event] * count), unavailable)
+        return OnlineFeatures(features, {"trips": [event] * count}, unavailable)
 
     def check_connection(self) -> None:
         if self.state == "failing":
@@ -80,7 +80,10 @@ def make_predictor(kind: Kind, version: int = 1, *, has_time: bool = True, store
         environment=Environment(python="3.12", requirements_sha256="0" * 64), files={},
     )  # fmt: skip
     reader: Any = store
-    return Predictor(model, contract, definition, reader, about.to_document())
+    predictor = Predictor(model, contract, definition, reader, about.to_document())
+    if store:  # the store's view is not one of the problem
+        vars(predictor)["_views"] = {"trips": tuple(STORED)}
+    return predictor
 
 
 @dataclass

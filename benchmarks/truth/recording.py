@@ -8,7 +8,7 @@ from benchmarks.home import copied_home, ensure_steps
 
 REPEATS = 3
 REQUESTS = 2000
-LINEAGE = ("event_times",)
+LINEAGE = ("event_times", "view_event_times", "view_features")
 """The columns of the log that only lineage needs: when each looked-up value became known."""
 ANSWER = ("request", "prediction_id", "id", "at", "decision_time", "score", "scores", "prediction", "contributions")
 
@@ -89,7 +89,7 @@ def log_bytes(problem: str, count: int) -> Callable[[], dict[str, dict[str, floa
             body = json.dumps({"rows": [row]}, default=str).encode()
             entries += predictor.answer(predictor.rows.read_request(body, at), at=at).entries()
         table = entries_table(map(encode_entry, entries))
-        bare = [entry | {name: {} for name in LINEAGE} for entry in entries]
+        bare = [without_lineage(entry) for entry in entries]
         answers = [{"requests": entry["requests"], "answers": entry["answers"], "at": entry["at"]} for entry in entries]
         segments = {"all": entries, "without": bare, "answer": answers}
         columns = {"all": table.column_names, "answer": [name for name in table.column_names if name in ANSWER]}
@@ -100,6 +100,12 @@ def log_bytes(problem: str, count: int) -> Callable[[], dict[str, dict[str, floa
         }
 
     return run
+
+
+def without_lineage(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry whose features are not grouped by view, without event times."""
+    looked_up = {name: values for _, kept in entry["views"].values() for name, values in kept.items()}
+    return entry | {"features": entry["features"] | looked_up, "views": {}}
 
 
 def parquet_bytes(table: Any) -> int:

@@ -107,13 +107,17 @@ class Predictor:
         answers = self._with_ids(rows, answers, new_ids(len(rows), moment) if ids is None else ids)
         took = time.perf_counter() - began
         return PredictionResult(
-            self.identity, role, moment, self.model.vocabulary, rows, columns, events, answers, took
+            self.identity, role, moment, self.model.vocabulary, rows, columns, events, self._views, answers, took
         )
+
+    @cached_property
+    def _views(self) -> dict[str, tuple[str, ...]]:
+        return {view.name: tuple(view.features) for view in self.problem.views}
 
     def columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
         """Collect every feature of the rows: sent, computed from the request, and read from the online store.
 
-        Returns the columns; the event times of features from the store; the views that could not be read; and by view
+        Returns the columns; the event times by view of the store; the views that could not be read; and by view
         the event times of values that are expired or later than the decision."""
         declared = self.problem.request_features
         columns = rows.values

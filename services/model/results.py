@@ -34,8 +34,9 @@ class PredictionResult:
     """One model's answers to the rows of one request, or of several requests that are answered together.
 
     `at`: when the request came, or the last of several, UTC. `columns`: the features, n values each. `events`: for each
-    feature from the online store, n event times as in OnlineFeatures. `answers`: as in the response. A shadow's answers
-    have the ids of the champion's. `seconds`: time of reading features and scoring, for all rows together.
+    view of the online store, n event times as in OnlineFeatures. `views`: the features of each view. `answers`: as in
+    the response. A shadow's answers have the ids of the champion's. `seconds`: time of reading features and scoring,
+    for all rows together.
     """
 
     identity: Identity
@@ -45,6 +46,7 @@ class PredictionResult:
     rows: Rows
     columns: Mapping[str, Values]
     events: Mapping[str, Sequence[int]]
+    views: Mapping[str, Sequence[str]]
     answers: list[dict[str, Any]]
     seconds: float
 
@@ -53,21 +55,26 @@ class PredictionResult:
 
         Called after the reply is sent."""
         for some in _parts(len(self.answers)):
-            events = self.events if some == ALL else {name: times[some] for name, times in self.events.items()}
+            features = self._features(some)
+            views = {view: [times[some], self._of_view(view, features)] for view, times in self.events.items()}
             yield {
                 **_head(self.identity, self.role, self.at, self.rows, self.answers, some),
-                "features": self._features(some),
-                "event_times": events,
+                "features": features,
+                "views": views,
                 "seconds": self.seconds,
                 "batch": len(self.answers),
                 "error": None,
             }
 
-    def _features(self, some: slice) -> Mapping[str, Any]:
+    def _of_view(self, view: str, features: dict[str, Any]) -> dict[str, Any]:
+        """Move the values of a view's features out of `features`."""
+        return {name: features.pop(name, None) for name in self.views[view]}
+
+    def _features(self, some: slice) -> dict[str, Any]:
         """The values of each feature; its kind alone where the request holds the values."""
         sent, kinds = self.rows.values, self.vocabulary.kinds
         if self.columns is sent:
-            return kinds
+            return dict(kinds)
         features: dict[str, Any] = {}
         for name, kind in kinds.items():
             values = self.columns[name]
@@ -92,7 +99,7 @@ class ChallengerFailure:
     def entries(self) -> Iterator[dict[str, Any]]:
         unscored = {"score": None, "scores": None, "prediction": None, "base": None, "contributions": None}
         answers = [{**answer, **unscored} for answer in self.answers]
-        rest: dict[str, Any] = {"features": {}, "event_times": {}, "seconds": None}
+        rest: dict[str, Any] = {"features": {}, "views": {}, "seconds": None}
         rest |= {"batch": len(answers), "error": self.error}
         for some in _parts(len(answers)):
             yield {**_head(self.identity, "shadow", self.at, self.rows, answers, some), **rest}

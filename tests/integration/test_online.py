@@ -123,13 +123,13 @@ def test_a_value_from_after_the_decision_is_missing_and_counted(world: tuple[Pro
     recorder, (columns, later) = LookupRecorder(), requests(datetime(2024, 1, 20, 12))
     lookup = OnlineReader(problem, recorder).read(columns, later, 5)
     keys, missed, oldest = recorder.lookups["courier_history"]
-    events = np.array(lookup.events["courier_count_7d"][:3]).view("datetime64[us]")
+    events = np.array(lookup.events["courier_history"][:3]).view("datetime64[us]")
     assert (keys, missed) == (5, 2), "of five couriers one is unknown and one is null"
     assert oldest == pytest.approx(float((later[:3] - events).max() / np.timedelta64(1, "us")) / 1e6)
     before = np.full(5, events.min() - np.timedelta64(1, "us"))
     none = OnlineReader(problem, recorder).read(columns, before, 5)
     assert list(none.values["courier_count_7d"]) == [None] * 5
-    assert none.events["courier_count_7d"] == [NEVER] * 5
+    assert none.events["courier_history"] == [NEVER] * 5
     assert recorder.lookups["courier_history"] == (5, 5, None)
 
 

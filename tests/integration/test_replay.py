@@ -219,10 +219,10 @@ def test_the_historic_reader_has_the_values_of_the_training_frame(installed: Pat
         times = columns_of(rows, ["decision_time"])["decision_time"]
         lookup = reader.read(columns_of(rows, list(problem.request_fields)), times, len(rows))
         assert registry.champion("deliveries") is not None
-    wanted = columns_of(rows, list(lookup.values))
+    wanted, groups = columns_of(rows, list(lookup.values)), problem.feature_groups
     for name, values in wanted.items():
         np.testing.assert_array_equal(lookup.values[name], values)
-        events = np.array(lookup.events[name]).view("datetime64[us]")
+        events = np.array(lookup.events[groups[name]]).view("datetime64[us]")
         held = ~np.isnat(events)
         assert (events[held] <= times[held]).all()
     assert np.isfinite(wanted["courier_late_7d"]).mean() > 0.9

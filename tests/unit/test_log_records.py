@@ -5,12 +5,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.model.results import ENTRY, ChallengerFailure, Identity, PredictionResult
 from tests.contracts import GOOD, NOW, contract
-from tests.log_records import logged_records
+from tests.log_records import entry, logged_records, older_entry, record
 from truecourse.modeling.encoding import LARGEST, Vocabulary, json_number
+from truecourse.serving.prediction_log import encode_entry, entries_table, feature_event_times, record_table
+from truecourse.serving.privacy import Masks
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows
 from truecourse.unique_ids import new_ids
@@ -34,9 +39,18 @@ def make_answer(rows: Rows, sold: list[float], computed: bool = False, **changes
     """`sold` is looked up, or `computed` as an array."""
     answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows), NOW)]
     columns = rows.values | {"sold": np.array(sold) if computed else [json_number(value) for value in sold]}
-    events = {"sold": [EVENT if math.isfinite(value) else -(2**63) for value in sold]}
+    events = {"sales": [EVENT if math.isfinite(value) else -(2**63) for value in sold]}
     return PredictionResult(
-        Identity("shops", 3, "ab"), "champion", NOW, VOCABULARY, rows, columns, events, answers, seconds=0.001
+        Identity("shops", 3, "ab"),
+        "champion",
+        NOW,
+        VOCABULARY,
+        rows,
+        columns,
+        events,
+        {"sales": ("sold",)},
+        answers,
+        seconds=0.001,
     )
 
 
@@ -85,3 +99,40 @@ def test_a_failed_challenger_is_logged_under_the_answers_ids() -> None:
     nothing = ("score", "scores", "prediction", "base", "contributions", "seconds")
     assert [record[name] for name in nothing] == [None] * len(nothing)
     assert (record["features"], record["event_times"], record["request"]) == ({}, {}, GOOD)
+
+
+TIMES = st.just(-(2**63)) | st.integers(-(10**15), 2 * 10**15)
+MARKS = st.dictionaries(st.sampled_from(["a0", "a1", "b0"]), st.sampled_from(["hash", "drop"]))
+
+
+@st.composite
+def generated_entries(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Entries of several models, whose views have other features, some of them not recorded; any may have no row."""
+    found = []
+    for version in range(draw(st.integers(1, 3))):
+        count = draw(st.integers(1, 3))
+        values = st.lists(st.none() | st.floats(-5, 5), min_size=count, max_size=count)
+        times = st.lists(TIMES, min_size=count, max_size=count)
+        names = {name: range(draw(st.integers(1, 3))) for name in draw(st.sets(st.sampled_from(["a", "b", "c"])))}
+        views = {
+            view: [draw(times), {f"{view}{number}": draw(st.none() | values) for number in numbers}]
+            for view, numbers in names.items()
+        }
+        records = [record(f"{version}.{place}", model_version=version) for place in range(count)]
+        found.append(entry(*records) | {"views": views})
+    return found
+
+
+@given(generated_entries(), MARKS)
+def test_event_times_by_view_are_those_by_feature(written: list[dict[str, Any]], marks: dict[str, Any]) -> None:
+    """The older form held the event time of each feature, also of a private one. Nothing of it is lost."""
+    masked = [dict(Masks(marks, b"secret").apply(one)) for one in written]
+    newer, older = (entries_table(map(encode_entry, each)) for each in (masked, map(older_entry, masked)))
+    assert list(map(feature_event_times, newer.to_pylist())) == list(map(feature_event_times, older.to_pylist()))
+    same = [name for name in newer.column_names if name not in ("event_times", "view_event_times", "view_features")]
+    assert newer["features"].combine_chunks().is_valid().to_pylist() == [True] * len(newer)
+    for one, other in zip(newer.select(same).to_pylist(), older.select(same).to_pylist(), strict=True):
+        assert one == other
+    assert pa.concat_tables([newer, older]).num_rows == 2 * len(newer)
+    for row in newer.to_pylist():
+        assert feature_event_times(record_table(row).to_pylist()[0]) == feature_event_times(row)

@@ -16,6 +16,7 @@ from truecourse.features.affected_spans import ALWAYS
 from truecourse.features.asof import EVENT
 from truecourse.features.view_sql import duckdb_type, key_columns
 from truecourse.lineage.affected_features import AffectedView
+from truecourse.lineage.recorded_values import literal
 from truecourse.lineage.source_rows import FIRST, Selection
 from truecourse.modeling.snapshot import Manifest, load_frame, load_manifest
 from truecourse.problem import Problem
@@ -23,7 +24,7 @@ from truecourse.references import ModelVersion, Snapshot, TableVersion
 from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
 from truecourse.serving.batch_scoring import BATCH, MODEL_VERSION, predictions_table
-from truecourse.serving.prediction_log import log_table
+from truecourse.serving.prediction_log import VIEW_COLUMNS, log_table
 from truecourse.storage.delta_tables import Tables
 
 MOST_SNAPSHOTS = 20
@@ -144,6 +145,7 @@ def affected_log_rows(tables: Tables, effects: Effects) -> dict[str, Any]:
     hidden = [v.view.name for v in effects.views if _private(effects.problem, v)]
     with sql.connect() as connection:
         connection.register("log", tables.dataset(reference))
+        by_view = set(VIEW_COLUMNS) <= {*tables.dataset(reference).schema.names}
         ((total,),) = connection.execute("SELECT count(*) FROM log").fetchall()
         queries = []
         for number, view in enumerate(effects.views):
@@ -153,7 +155,7 @@ def affected_log_rows(tables: Tables, effects: Effects) -> dict[str, Any]:
                 connection.register(
                     f"rows_{number}", view.rows.select([*key_columns(effects.problem, view.view), EVENT])
                 )
-            queries.append(_served_query(effects.problem, view, f"rows_{number}"))
+            queries.append(_served_query(effects.problem, view, f"rows_{number}", by_view))
         if not queries:
             return empty | {"of": total, "hidden": hidden}
         names = 'prediction_id, "at", model_version, role'
@@ -168,14 +170,18 @@ def _private(problem: Problem, view: AffectedView) -> bool:
     return any(column.private for column in key_columns(problem, view.view).values())
 
 
-def _served_query(problem: Problem, view: AffectedView, rows: str) -> str:
-    """SQL of the logged predictions whose looked-up values come from one of these feature rows."""
+def _served_query(problem: Problem, view: AffectedView, rows: str, by_view: bool) -> str:
+    """SQL of the logged predictions whose looked-up values come from one of these feature rows.
+
+    by_view: whether the log has event times by view; records of older versions have them by feature."""
 
     def path(name: str) -> str:
         return "'$.\"" + name.replace("'", "''") + "\"'"
 
     names = 'l.prediction_id, l."at", l.model_version, l.role'
     event = f"TRY_CAST(json_extract_string(l.event_times, {path(next(iter(view.view.features)))}) AS TIMESTAMPTZ)"
+    if by_view:
+        event = f"COALESCE(l.view_event_times[{literal(view.view.name)}], {event})"
     if view.rows is None:
         if ALWAYS in view.ranges:
             return f"SELECT {names} FROM log AS l WHERE {event} IS NOT NULL"  # noqa: S608

@@ -41,13 +41,19 @@ class Masks:
         return Masks({**self.marks, **other.marks, **dropped}, self.secret)
 
     def apply(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Hash or drop every private value in a log entry: in requests, features and contributions."""
+        """Hash or drop every private value in a log entry: in requests, features and contributions.
+
+        The name of a dropped feature of a view is kept, with None: the event time of the view's row is its own too."""
         if not self.marks:
             return entry
         return {
             **entry,
             "requests": [self._values(request) for request in entry["requests"]],
             "features": {name: self._feature(name, kept) for name, kept in self._kept(entry["features"])},
+            "views": {
+                view: [times, {name: self._of_view(name, kept) for name, kept in values.items()}]
+                for view, (times, values) in entry["views"].items()
+            },
             "answers": [self._answer(answer) for answer in entry["answers"]],
         }
 
@@ -56,6 +62,9 @@ class Masks:
         if isinstance(kept, str) or name not in self.marks:
             return kept
         return [self.hash_value(name, value) for value in kept]
+
+    def _of_view(self, name: str, kept: list[Any] | None) -> list[Any] | str | None:
+        return None if kept is None or self.marks.get(name) == "drop" else self._feature(name, kept)
 
     def _answer(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
         """Drop contributions of private features, which include the value."""

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from truecourse.errors import ConflictError
 from truecourse.references import TableVersion
-from truecourse.serving.prediction_log import PARTITION, SEARCHED
+from truecourse.serving.prediction_log import PARTITION, SEARCHED, feature_event_times
 from truecourse.storage.delta_tables import Limit, Tables
 from truecourse.unique_ids import NO_MOMENT, is_derived
 
@@ -32,7 +32,7 @@ MEMORY = timedelta(days=1)
 """Where a call's key names no moment, only records up to so long before the shipment's first one are searched."""
 TRIES = 20
 _CONTENT = (
-    "model_version", "model_sha256", "role", "decision_time", "request", "features", "event_times", "score", "scores",
+    "model_version", "model_sha256", "role", "decision_time", "request", "features", "score", "scores",
     "prediction", "base", "contributions", "error",
 )  # fmt: skip
 _SHOWN = 5
@@ -112,7 +112,7 @@ def _keys(rows: pa.Table) -> list[Key]:
 
 
 def _content(record: Record) -> list[Any]:
-    return [record.get(name) for name in _CONTENT]
+    return [feature_event_times(record), *(record.get(name) for name in _CONTENT)]
 
 
 def _last_of_each(rows: pa.Table) -> tuple[pa.Table, set[str]]:

@@ -19,7 +19,7 @@ from truecourse.problem import Problem
 from truecourse.problem.schema import AnyColumn, Text
 from truecourse.references import Window
 from truecourse.serving.contract import DECISION_TIME, Contract
-from truecourse.serving.prediction_log import PARTITION, log_table, parse_json_column
+from truecourse.serving.prediction_log import PARTITION, VIEW_COLUMNS, feature_event_times, log_table, parse_json_column
 from truecourse.serving.privacy import private_names
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows
@@ -27,7 +27,7 @@ from truecourse.storage.delta_tables import Limit, Tables
 
 COLUMNS = [
     "prediction_id", "at", "decision_time", "model_version", "model_sha256", "request", "features", "event_times",
-    "score", "scores",
+    "score", "scores", *VIEW_COLUMNS,
 ]  # fmt: skip
 
 
@@ -122,7 +122,8 @@ class LogSample:
 
     @cached_property
     def _events(self) -> list[dict[str, Any]]:
-        return parse_json_column(self.table["event_times"])
+        names = [name for name in ("event_times", *VIEW_COLUMNS) if name in self.table.column_names]
+        return list(map(feature_event_times, self.table.select(names).to_pylist()))
 
     def events(self, feature: str) -> Array:
         """Return the event times of the looked-up values: (n,) datetime64[us] UTC, NaT without a value."""
@@ -166,7 +167,9 @@ def sample_log(problem: Problem, tables: Tables, window: Window, rows: int) -> L
     if len(ids) > rows:
         chosen = nsmallest(rows, ids, key=lambda one: (zlib.crc32(one.encode()), one))
         answers &= pc.field("prediction_id").isin(chosen)
-    records = tables.read(reference, COLUMNS, answers, limits).sort_by("prediction_id")
+    present = tables.dataset(reference).schema.names  # a log of an older version lacks VIEW_COLUMNS
+    columns = [name for name in COLUMNS if name in present]
+    records = tables.read(reference, columns, answers, limits).sort_by("prediction_id")
     return LogSample(problem, records, len(ids))
 
 

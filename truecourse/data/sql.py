@@ -86,14 +86,15 @@ def one_database() -> Iterator[None]:
 
 @contextmanager
 def connect(database: duckdb.DuckDBPyConnection | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a DuckDB connection in UTC with a memory limit; above it, DuckDB spills to <home>/tmp.
+    """Open a DuckDB connection in UTC with a memory limit; above it, DuckDB spills to <home>/tmp. It draws no progress
+    bar: DuckDB would print one on stdout, among the answers of commands, for each query of more than two seconds.
 
     database: an open connection whose database this one shares, by default that of one_database(). Relations are each
     connection's own."""
     database = database or _DATABASE.get()
     connection = _start() if database is None else database.cursor()
     try:
-        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         yield connection
     finally:
         connection.close()

@@ -30,13 +30,14 @@ log = logging.getLogger("truecourse.modeling.training")
 OUT_OF_FOLD = "out_of_fold.parquet"
 """The run's file of predictions for validation rows, by models that were not trained on them."""
 METHOD = (
-    "arrays", "data/arrow_types", "data/numbers", "data/parsing", "data/sql", "data/times",
+    "arrays", "data/arrow_types", "data/numbers", "data/parsing", "data/sql", "data/table_views", "data/times",
     "features/affected_spans", "features/aggregates/evaluation", "features/aggregates/exact_sums",
     "features/aggregates/kernels", "features/aggregates/number_parts", "features/aggregates/online_steps",
     "features/aggregates/stored_rows", "features/aggregation_lookup", "features/aggregation_rows", "features/asof",
-    "features/decisions", "features/frame", "features/view_sql", "features/view_versions", "modeling/baselines",
-    "modeling/boosting", "modeling/encoding", "modeling/linear", "modeling/selection", "modeling/splitting",
-    "modeling/training", "statistics/intervals", "statistics/metrics",
+    "features/columns_read", "features/decisions", "features/frame", "features/view_sql", "features/view_versions",
+    "modeling/baselines", "modeling/boosting", "modeling/encoding", "modeling/linear", "modeling/selection",
+    "modeling/splitting", "modeling/training", "statistics/absolute_sums", "statistics/intervals",
+    "statistics/metrics",
 )  # fmt: skip
 """The modules that build a frame from tables, and a model from a frame."""
 

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -96,3 +97,25 @@ def test_the_parts_make_up_the_table_in_order(tables: Tables) -> None:
     parts = list(tables.parts(version, ["at", "day"], 4, filter=pc.field("day") > 0))
     assert len(parts) > 1
     assert pa.concat_tables(parts).equals(tables.read(version, ["at", "day"], pc.field("day") > 0))
+
+
+@pytest.mark.parametrize("partition", [None, "day"])
+@pytest.mark.parametrize("where", ["id = 'r5'", "n < 14", "id IN ('r3', 'r27') OR n = 12", "n >= 0", "id = 'none'"])
+def test_rows_that_stay_after_a_deletion_are_found(tables: Tables, where: str, partition: str | None) -> None:
+    rows = pa.table({"id": [f"r{n}" for n in range(30)], "n": range(30), "day": [f"d{n // 7}" for n in range(30)]})
+    for start in (0, 10, 20):
+        tables.append("t", rows.slice(start, 10), {}, partition_by=partition)
+    tables.delete("t", where, {"flow": "cleanup"})
+    reference = tables.version("t")
+    assert reference is not None
+    kept = duckdb.sql(f"SELECT id FROM rows WHERE NOT ({where})").fetchall()
+    assert sorted(tables.read(reference)["id"].to_pylist()) == sorted(name for (name,) in kept)
+    for name in rows["id"].to_pylist():
+        condition = pc.field("id") == name
+        found = tables.read(reference, filter=condition)["n"].to_pylist()
+        assert [row["n"] for row in tables.find_rows(reference, condition)] == found
+        assert found == ([int(name[1:])] if (name,) in kept else [])
+    with duckdb.connect() as connection:
+        connection.register("stored", tables.dataset(reference))
+        assert connection.execute("SELECT count(*) FROM stored WHERE id = 'r9'").fetchone() == (int(("r9",) in kept),)
+    assert tables.commits("t")[-1][1]["flow"] == "cleanup"

@@ -251,11 +251,12 @@ class Tables:
         return int(found["numFilesRemoved"])
 
     def delete(self, name: str, where: str, commit: dict[str, Any]) -> None:
-        """Delete the rows that `where` (a Delta predicate) selects. Retention deletes their bytes later."""
-        table = self.open(name)
-        with self._errors(name), self._synced(name):
-            table.delete(where, commit_properties=commit_properties(commit))
-        self._record_files(name)
+        """Delete the rows that `where` (a Delta predicate) selects. Retention deletes their bytes later.
+
+        They are replaced by no rows: Delta's own command writes the texts of the rows that stay with a type
+        (string_view) by which Arrow cannot filter."""
+        none = pa.schema(self.open(name).schema().to_arrow()).empty_table()
+        self._write(name, none, commit, mode="overwrite", predicate=where)
 
     def delete_files(self, name: str, files: Iterable[str]) -> None:
         """Delete data files, by key, that no needed version has (truecourse/storage/table_files.py). No commit is

@@ -101,8 +101,8 @@ class Reply(NamedTuple):
 
 class Call:
     """One call: the time and the attempts that are left to it. `busy`: statuses after which it is tried again.
-    `idempotency_key`: of a call with a body, by default a new one; all attempts have it, so they count once. Empty:
-    none, for a call that counts once without it.
+    `idempotency_key`: of a call with a body, by default a new one; all attempts have it, so they count once. `has_key`:
+    whether the call needs one.
 
     Raises SettingsError for an invalid key."""
 
@@ -113,6 +113,7 @@ class Call:
         body: bytes | None,
         busy: frozenset[int] = BUSY,
         idempotency_key: str | None = None,
+        has_key: bool = True,
     ) -> None:
         self._options, self._busy = options, busy
         self._deadline = time.monotonic() + options.seconds
@@ -121,8 +122,8 @@ class Call:
         self.is_answered = False
         """Whether the header of a response was received; set by the client."""
         self.method, self.path, self.body = "GET" if body is None else "POST", f"/{path}", body
-        without_key = body is None or idempotency_key == ""
-        self.headers = {} if without_key else {"idempotency-key": f'"{_call_key(idempotency_key)}"'}
+        needs_key = has_key and body is not None
+        self.headers = {"idempotency-key": f'"{_call_key(idempotency_key)}"'} if needs_key else {}
 
     @property
     def seconds_left(self) -> float:

@@ -87,7 +87,7 @@ class Client(_BaseClient[httpx.Client]):
         id: the push's; by default the SHA-256 of its rows. table: of a view that reads several. Raises as predict()
         does; RequestError with status 409 for an id that was used for other rows."""
         path = push_path(area, view, id, table)
-        call = Call(self._options, path, encode(rows), idempotency_key="")
+        call = Call(self._options, path, encode(rows), has_key=False)
         return parse(self._call(call), PushResponse, self._url)
 
     def about(self) -> ModelResponse:
@@ -159,7 +159,7 @@ class AsyncClient(_BaseClient[httpx.AsyncClient]):
     ) -> PushResponse:
         """Push rows of a view's table, as Client.push() does."""
         path = push_path(area, view, id, table)
-        call = Call(self._options, path, encode(rows), idempotency_key="")
+        call = Call(self._options, path, encode(rows), has_key=False)
         return parse(await self._call(call), PushResponse, self._url)
 
     async def about(self) -> ModelResponse:

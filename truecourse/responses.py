@@ -138,7 +138,7 @@ class PushResponse(Response):
     rows: int
     inserted: int
     corrected: int = Field(description="rows that replace an earlier row of their key")
-    unchanged: int = Field(description="rows that the table already has, or of which it has a newer one")
+    unchanged: int = Field(description="rows that are already in the table, or older than the table's row of their key")
     deleted: int = Field(description="rows that delete the row of their key")
     quarantined: int = Field(description="invalid rows, which count for nothing; `faults` lists them")
     repeated: bool = Field(description="whether the same push was recorded before")

@@ -29,7 +29,7 @@ _WITHOUT_BLOCK_TYPES = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",  # else the next server takes them as registered
 }
-"""Variables of a temporary server. Only the Prefect UI lists block types, and nobody opens the UI of such a server."""
+"""Variables of a temporary server, which registers no block types: only the Prefect UI lists them."""
 
 
 def answers(url: str, seconds: float = 5) -> bool:

@@ -83,6 +83,11 @@ PLANTS: list[tuple[str, Kind, Callable[[pd.DataFrame], pd.DataFrame], set[str]]]
     ("a number in the order of time", "binary", lambda t: t.assign(order_no=np.arange(ROWS) + 7), {"order_no"}),
     ("an identifier that encodes the label", "binary",
      lambda t: t.assign(leak=[f"{'R' if y else 'K'}{n}" for y, n in zip(t.returned, SHIP, strict=True)]), {"leak"}),
+    ("a word at one place of an address", "binary",
+     lambda t: t.assign(leak=[f"u{n}@{'no' if y else 'ok'}.org" for y, n in zip(t.returned, SHIP, strict=True)]),
+     {"leak"}),
+    ("the largest label by customer", "regression",
+     lambda t: t.assign(leak=t.groupby("customer")["cost"].transform("max")), {"leak"}),
     ("a number whose last digit is the label", "binary", lambda t: t.assign(leak=SHIP * 10 + t.returned * 3), {"leak"}),
     ("a word in a text", "binary",
      lambda t: t.assign(note=t.note + np.where(t.returned, " complaint", " thanks")), {"note"}),
@@ -118,6 +123,15 @@ def test_each_planted_leak_is_named_and_nothing_else(
     assert named >= columns
     allowed = {"delivered_at"} if name == "a duration" else set()
     assert named <= columns | allowed
+
+
+def test_a_share_of_one_of_several_classes_in_a_group_is_named(tmp_path: Path) -> None:
+    table = orders().drop(columns=["cost", "returned"])
+    shares = (table["channel"] == "web").groupby(table["customer"]).transform("mean")
+    for extra, named in (({}, set()), ({"leak": shares}, {"leak"})):
+        table.assign(**extra).to_csv(tmp_path / "orders.csv", index=False)
+        found = leaks(tmp_path / "orders.csv", "channel", "ordered_at")
+        assert {column for finding in found for column in finding.columns} == named
 
 
 def test_the_table_of_orders_has_no_suspect(tmp_path: Path) -> None:

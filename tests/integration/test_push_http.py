@@ -102,7 +102,7 @@ def test_pushes_that_come_together_are_written_together(served: SmallEndpoint) -
     ("path", "body", "status", "text"),
     [
         ("customers/order", '{"rows": [{}]}', 404, "orders"),
-        ("nobody/orders", '{"rows": [{}]}', 404, "customers"),
+        ("no_area/orders", '{"rows": [{}]}', 404, "customers"),
         ("customers/orders?table=customers", '{"rows": [{}]}', 404, "orders"),
         ("customers/orders?ids=7", '{"rows": [{}]}', 422, "id and table"),
         ("customers/orders?id=a%20b", '{"rows": [{"order": 1}]}', 422, "letters"),

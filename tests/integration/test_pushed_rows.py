@@ -151,16 +151,19 @@ PROBLEM = Problem(
 """
 
 
-def test_the_command_pushes_a_file_and_standard_input(
-    tmp_path: Path,
-    configure: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def shop(tmp_path: Path, configure: Callable[..., None]) -> Path:
+    """A folder with the problem of the shop, which is the settings' one."""
     (tmp_path / "problems" / "shop").mkdir(parents=True)
     (tmp_path / "problems" / "shop" / "problem.py").write_text(PROBLEM)
     configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="shop")
-    file = tmp_path / "rows.csv"
+    return tmp_path
+
+
+def test_the_command_pushes_a_file_and_standard_input(
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = shop / "rows.csv"
     file.write_text(write_lines(1, 2))
     assert execute(["push", "shop.sales", str(file), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -174,17 +177,11 @@ def test_the_command_pushes_a_file_and_standard_input(
 
 
 def test_pushed_rows_are_merged_traced_forgotten_and_cleaned_up(
-    tmp_path: Path,
-    configure: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many small pushes leave few files; each earlier version keeps its rows and bytes until cleanup."""
-    (tmp_path / "problems" / "shop").mkdir(parents=True)
-    (tmp_path / "problems" / "shop" / "problem.py").write_text(PROBLEM)
-    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="shop")
     monkeypatch.setattr(compaction, "MOST_SMALL", 2)
-    problem, tables, file = load_problem("shop"), Tables(), tmp_path / "rows.csv"
+    problem, tables, file = load_problem("shop"), Tables(), shop / "rows.csv"
     names = (raw_table("shop", "sales"), clean_table("shop", "sales"))
 
     def send(number: int) -> None:
@@ -214,12 +211,12 @@ def test_pushed_rows_are_merged_traced_forgotten_and_cleaned_up(
         assert tables.read(version).num_rows == 2 * len(pushes)
     assert ask("trace", "source", "push:p3", "--problem", "shop")["deliveries"][0]["number"] == 3
     assert forget_subject("sales", ["700003"]).remains == ()
-    assert places_with(tmp_path / "home", open_store(), ["700003"]) == []
+    assert places_with(shop / "home", open_store(), ["700003"]) == []
     file.write_text(write_lines(3, 700_003))
     (again,) = push_rows(problem, problem.tables[0], Tables(), [Push(file, file.name, "again")])
     assert isinstance(again, PushResult)
     assert (again.rows, again.inserted, again.unchanged) == (1, 0, 1)
-    assert places_with(tmp_path / "home", open_store(), ["700003"]) == []
+    assert places_with(shop / "home", open_store(), ["700003"]) == []
     send(8)
     ask("gc")
     rows = Tables().read(existing(Tables().version(names[1])))["visits"].to_pylist()

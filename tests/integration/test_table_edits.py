@@ -1,5 +1,4 @@
-"""Edits of a table's columns keep every row and value, recompute only the views that read them, and leave earlier
-versions as they are."""
+"""Edits of a table's columns keep rows, values and earlier versions, and recompute only the views that read them."""
 
 import json
 import shutil
@@ -35,6 +34,7 @@ from tests.edited_orders import (
     rows_of,
     run_data,
 )
+from tests.table_edits import ALL, AMOUNT, EDITS, Edit, edit_columns
 from tests.unevaluated_versions import set_champion
 from truecourse.authoring.checks.run_checks import require_valid
 from truecourse.authoring.table_changes import plan_changes
@@ -58,108 +58,6 @@ from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables, clean_table, quarantine_table, raw_table
 
 Configure = Callable[..., None]
-ALL = {"spend", "haste", "facts"}
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Replacements in the problem's files, and what follows from them. `changed`: rows whose `columns` have other
-    values. `returned`: rows that leave quarantine. `reported`: of a warning about stored rows."""
-
-    replacements: tuple[tuple[str, str, str], ...]
-    kept: frozenset[str] = frozenset(ALL)
-    renamed: tuple[tuple[str, str], ...] = ()
-    removed: tuple[str, ...] = ()
-    returned: tuple[int, ...] = ()
-    reported: str = ""
-
-
-def _columns(old: str, new: str, **result: Any) -> Edit:
-    return Edit((("problem.py", old, new),), **result)
-
-
-NOTE, ITEMS = '"note": Text(nulls=True)', '"items": Integer()'
-AMOUNT, EXPRESS = '"amount": Integer(ge=0)', '"express": Boolean()'
-SPEND = ("features/spend.sql", "sum(sum(amount))", "sum(sum(value))")
-EDITS = {
-    "add a column that may be null": _columns(NOTE, f'{NOTE}, "region": Text(nulls=True)'),
-    "add a column with a default": _columns(NOTE, f'{NOTE}, "region": Text(default="north")'),
-    "add a column that all files have": _columns(NOTE, f'{NOTE}, "weight": Float()'),
-    "remove a column that no view reads": _columns(f"{NOTE},", "", removed=("note",)),
-    "remove a column that a view reads": Edit(
-        (
-            ("problem.py", f"{EXPRESS},", ""),
-            ("features/haste.sql", "bool_or(express)", "bool_or(channel = 'web')"),
-        ),
-        kept=frozenset({"spend", "facts"}),
-        removed=("express",),
-    ),
-    "rename a column that a view reads": Edit(
-        (("problem.py", AMOUNT, '"value": Integer(ge=0, renamed_from="amount")'), SPEND),
-        kept=frozenset({"haste", "facts"}),
-        renamed=(("amount", "value"),),
-    ),
-    "rename a column that no view reads": _columns(
-        NOTE, '"remark": Text(nulls=True, renamed_from="note")', renamed=(("note", "remark"),)
-    ),
-    "rename the key": Edit(
-        (
-            ("problem.py", '"number": Integer()', '"order": Integer(renamed_from="number")'),
-            ("problem.py", 'key=["number"]', 'key=["order"]'),
-            ("spine.sql", "number AS id", '"order" AS id'),
-            ("label.sql", "number AS id", '"order" AS id'),
-        ),
-        kept=frozenset({"facts"}),
-        renamed=(("number", "order"),),
-    ),
-    "rename and widen a column": Edit(
-        (("problem.py", AMOUNT, '"value": Float(ge=0, renamed_from="amount")'), SPEND),
-        kept=frozenset({"facts"}),
-        renamed=(("amount", "value"),),
-        returned=(DECIMAL,),
-    ),
-    "widen an integer to a float": _columns(
-        AMOUNT, '"amount": Float(ge=0)', kept=frozenset({"facts"}), returned=(DECIMAL,)
-    ),
-    "widen an integer to text": _columns(ITEMS, '"items": Text()'),
-    "widen a boolean to text": Edit(
-        (
-            ("problem.py", EXPRESS, '"express": Text()'),
-            ("features/haste.sql", "bool_or(express)", "bool_or(express = 'true')"),
-        ),
-        kept=frozenset({"spend", "facts"}),
-    ),
-    "widen a category to text": _columns(
-        'Text(one_of=["web", "shop"])', "Text()", kept=frozenset({"facts"}), returned=(PHONE,)
-    ),
-    "tighten a range": _columns(
-        AMOUNT, '"amount": Integer(ge=0, le=90)', reported="amount: 23 stored rows break “0 ≤ value ≤ 90”"
-    ),
-    "tighten categories, of a severity that refuses": _columns(
-        'Text(one_of=["web", "shop"])',
-        'Text(one_of=["web"], severity="critical")',
-        reported="break “one of web”",
-    ),
-    "allow null": _columns(
-        '"customer": Text(),\n                "ordered',
-        '"customer": Text(nulls=True),\n                "ordered',
-        kept=frozenset({"facts"}),
-        returned=(ANONYMOUS,),
-    ),
-    "forbid null": _columns(NOTE, '"note": Text()', reported="break “never missing”"),
-    "several edits of two tables": Edit(
-        (
-            ("problem.py", f"{ITEMS},", ""),
-            ("problem.py", NOTE, '"remark": Text(nulls=True, renamed_from="note"), "region": Text(nulls=True)'),
-            ("problem.py", '"joined": Integer()', '"joined": Float()'),
-            ("problem.py", '"segment": Text()', '"group": Text(renamed_from="segment")'),
-            ("features/facts.sql", "segment", '"group" AS segment'),
-        ),
-        kept=frozenset({"spend", "haste"}),
-        renamed=(("note", "remark"), ("segment", "group")),
-        removed=("items",),
-    ),
-}  # fmt: skip
 
 
 def train_version(problem: Problem) -> ModelVersion:
@@ -414,7 +312,7 @@ def test_stored_rows_are_quarantined_when_asked(world: World) -> None:
     tables, broken = Tables(), {number for number, row in rows_of("orders").items() if row["amount"] > 90}
     assert len(broken) > 10
     assert broken <= rows_of("orders").keys()
-    world.edit(_columns('key=["number"],', 'key=["number"], max_quarantined=0.2,'))
+    world.edit(edit_columns('key=["number"],', 'key=["number"], max_quarantined=0.2,'))
     result = run_data(load_problem(), recheck=True)["orders"]
     assert [one.refused for one in result.validated] == [(), ()]
     assert not any(one.warnings for one in result.validated)
@@ -428,7 +326,7 @@ def test_stored_rows_are_quarantined_when_asked(world: World) -> None:
 
 
 def test_a_recheck_that_refuses_changes_nothing(world: World) -> None:
-    problem = world.edit(_columns(AMOUNT, '"amount": Integer(ge=0, le=9)'))
+    problem = world.edit(edit_columns(AMOUNT, '"amount": Integer(ge=0, le=9)'))
     run_data(problem)
     before = rows_of("orders"), rows_of("orders", quarantine_table)
     with pytest.raises(ValidationFailed, match="accepted before would be refused"):
@@ -446,7 +344,7 @@ def test_every_version_of_a_chain_of_edits_is_reproduced_from_its_sources(
         ("remove a column that a view reads", "widen an integer to text"),
     )
     versions = [world.first]
-    world.edit(_columns('key=["number"],', 'max_quarantined=0.2, key=["number"],'))
+    world.edit(edit_columns('key=["number"],', 'max_quarantined=0.2, key=["number"],'))
     for number, names in enumerate(steps):
         for name in names:
             problem = world.edit(EDITS[name])

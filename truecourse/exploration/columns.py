@@ -152,7 +152,7 @@ def _top(source: Source, column: Column, distinct: int) -> tuple[tuple[Any, int]
     if source.whole:
         return tuple(_most_frequent(source.values(column), MOST_VALUES))
     if distinct > EXACT_DISTINCT:
-        values = [_literal(value) for value, _ in _most_frequent(source.values(column), 2 * MOST_VALUES)]
+        values = [literal(value) for value, _ in _most_frequent(source.values(column), 2 * MOST_VALUES)]
         among = f" AND {column.sql} IN ({', '.join(values)})" if values else ""
     query = (
         f"SELECT {column.sql}, count(*) FROM data WHERE {column.sql} IS NOT NULL{among} "  # noqa: S608
@@ -168,7 +168,8 @@ def _most_frequent(values: pa.Array, most: int) -> list[tuple[Any, int]]:
     return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:most]
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """SQL of a text, number or truth value."""
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 

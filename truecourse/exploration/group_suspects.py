@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.authoring.leakage.suspects import MAX_ROWS, MIN_ROWS
-from truecourse.exploration.columns import FARTHEST
+from truecourse.exploration.columns import FARTHEST, literal
 from truecourse.exploration.records import ColumnSummary
 from truecourse.exploration.source import Column, Source
 from truecourse.html import share
@@ -17,7 +17,9 @@ _EQUAL = 0.98
 """The share of rows in which a column must equal a figure."""
 _PARTITIONS = 5
 """Columns by which rows are grouped to find the next one."""
-_OWN_LEFT_OUT = "the mean label of the other rows"
+_OTHERS = {"largest": "max", "smallest": "min", "median": "median"}
+_CLASSES = 10
+"""Classes of which group figures are computed."""
 Found = Iterator[tuple[tuple[str, ...], str]]
 
 
@@ -70,23 +72,27 @@ def _may_be_figure(values: Array, codes: Array) -> bool:
 def _figures(source: Source) -> dict[str, str]:
     """SQL of each figure of a window g, by what it is."""
     found = {"the number of rows": "count(*) OVER g"} if source.roles.time else {}
-    target = _numeric_label(source)
-    if target:
+    for (mean, total), target in _numeric_labels(source).items():
         others = f"(sum({target}) OVER g - {target}) / nullif(count({target}) OVER g - 1, 0)"
-        found |= {"the mean label of the rows": f"avg({target}) OVER g", _OWN_LEFT_OUT: others}
-        found["the sum of the labels of the rows"] = f"sum({target}) OVER g"
+        found |= {f"{mean} the rows": f"avg({target}) OVER g", f"{mean} the other rows": others}
+        found[f"{total} the rows"] = f"sum({target}) OVER g"
+    if source.roles.kind == "regression":
+        target = source.column(source.roles.label).sql
+        found |= {f"the {name} label of the rows": f"{function}({target}) OVER g" for name, function in _OTHERS.items()}
     return found
 
 
-def _numeric_label(source: Source) -> str:
-    """SQL of the label as a number; empty for more than two classes."""
+def _numeric_labels(source: Source) -> dict[tuple[str, str], str]:
+    """SQL of the label as a number, or of each class as 0 and 1, by what its mean and its sum are."""
     column, kind = source.column(source.roles.label), source.roles.kind
     if column.form == "number" and kind != "multiclass":
-        return column.sql
-    if kind != "binary":
-        return ""
-    values = source.fetch(f"SELECT max({column.sql}) FROM data")  # noqa: S608
-    return f"({column.sql} = {values[0][0]!r})::INTEGER" if isinstance(values[0][0], bool | str) else ""
+        return {("the mean label of", "the sum of the labels of"): column.sql}
+    query = f"SELECT {column.sql} FROM data WHERE {column.sql} IS NOT NULL GROUP BY 1 ORDER BY count(*) DESC, 1"  # noqa: S608
+    classes = [value for (value,) in source.fetch(f"{query} LIMIT {_CLASSES}")]
+    return {
+        (f"the share of {value} in", f"the number of {value} in"): f"({column.sql} = {literal(value)})::INTEGER"
+        for value in classes
+    }
 
 
 def _equal_figure(source: Source, column: Column, group: Column, figures: dict[str, str]) -> str:

@@ -13,6 +13,8 @@ from truecourse.authoring.leakage.suspects import MAX_P_VALUE, Label, Suspect
 _WORD = re.compile(r"\w{2,}")
 _LEAST_RANGES = 3
 """Parts with fewer values are not compared with a number: two ranges of it may be two ends of a trend."""
+_FEW = 20
+"""Words at one place are tried if there are this many texts for each different one."""
 _PURITY, _REACH = 0.98, 0.5
 """A suspected word's least share of rows with one class, and its least share of that class's rows."""
 
@@ -43,10 +45,24 @@ def _parts(texts: pa.Array) -> Iterator[tuple[str, pa.Array]]:
     yield "last character", pc.utf8_slice_codeunits(texts, -1)
     yield "last two characters", pc.utf8_slice_codeunits(texts, -2)
     yield "length", pc.utf8_length(texts)
+    yield from _words_by_place(texts)
     digits = pc.replace_substring_regex(texts, r".*?(\d)\D*$", r"\1")
     digits = pc.if_else(pc.match_substring_regex(texts, r"\d"), digits, None)
     yield "last digit", digits
     yield "last digit, even or odd,", pc.bit_wise_and(digits.cast(pa.int64()), 1)
+
+
+def _words_by_place(texts: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+    """The words of each text by place, between other signs: `u12@shop.de` has three. Those with few values."""
+    words = pc.split_pattern_regex(texts, r"[^\p{L}\p{N}]+")
+    lengths = pc.fill_null(pc.list_value_length(words), 0)
+    for place, name in enumerate(("first", "second", "third")):
+        held = pc.greater(lengths, place)
+        if pc.sum(held).as_py() < len(texts) / 2 or pc.max(lengths).as_py() < 2:
+            return
+        values = pc.list_element(words.filter(held), place)
+        if pc.count_distinct(values).as_py() <= len(texts) / _FEW:
+            yield f"{name} word", pc.replace_with_mask(pa.nulls(len(texts), pa.string()), held, values)
 
 
 def _word_suspects(label: Label, name: str, texts: pa.Array) -> Iterator[Suspect]:

@@ -23,7 +23,7 @@ from truecourse.exploration import source as sources
 from truecourse.exploration.association import correlation_ratio, cramers_v, rank_correlation
 from truecourse.exploration.explore import explore
 from truecourse.exploration.page import render_page
-from truecourse.exploration.records import Exploration
+from truecourse.exploration.records import Exploration, Interval
 from truecourse.exploration.source import Roles, decisions_source, file_source
 from truecourse.problem.loader import load_problem
 
@@ -79,6 +79,7 @@ def test_a_large_file_gives_the_same_as_a_small_one(
     table = pd.DataFrame({
         "n": random.integers(0, 40, 5000), "x": random.normal(size=5000).round(4), "late": np.arange(5000),
         "at": pd.date_range("2024-01-01", periods=5000, freq="20min"), "word": random.choice(["a", "b"], 5000),
+        "serial": np.arange(5000), "nearly": np.where(np.arange(5000) == 4321, 4319, np.arange(5000)),
     }).astype({"late": str})  # fmt: skip
     table.loc[4000:, "late"] = [f"v{n}" for n in range(1000)]
     table.loc[table.index % 7 == 0, "x"] = np.nan
@@ -95,6 +96,7 @@ def test_a_large_file_gives_the_same_as_a_small_one(
     ]
     assert facts[0] == facts[1]
     assert {c.name: c.type for c in large.columns}["late"] == "Text"
+    assert ("nearly",) not in {key.columns for key in large.keys}
     assert (whole.patterns, whole.keys, whole.coverage) == (large.patterns, large.keys, large.coverage)
 
 
@@ -119,14 +121,25 @@ def test_a_relation_is_the_share_of_the_error_that_is_explained(home: Path, tmp_
     group, noise = random.integers(0, 5, 4000), random.normal(size=4000)
     table = pd.DataFrame({"group": [f"g{g}" for g in group], "noise": random.normal(size=4000), "y": group + noise})
     table.to_csv(tmp_path / "t.csv", index=False)
-    found = {c.name: c.relation for c in explored(tmp_path / "t.csv", Roles(label="y")).columns}
+    found = relations(tmp_path / "t.csv")
     true = np.var(group) / (np.var(group) + 1)
-    assert found["group"] is not None
-    assert found["noise"] is not None
     assert found["group"].low is not None
     assert found["group"].low < true < (found["group"].high or 0)
     assert found["group"].value == pytest.approx(true, abs=0.03)
     assert abs(found["noise"].value) < 0.02
+
+
+def test_many_values_explain_nothing_by_being_many(home: Path, tmp_path: Path) -> None:
+    """In the rows that the means are taken of, they explain a tenth."""
+    random = np.random.default_rng(3)
+    table = pd.DataFrame({"name": [f"n{n}" for n in random.integers(0, 49, 400)], "y": random.normal(size=400)})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert relations(tmp_path / "t.csv")["name"].value < 0.02
+
+
+def relations(path: Path) -> dict[str, Interval]:
+    columns = explored(path, Roles(label="y")).columns
+    return {column.name: column.relation for column in columns if column.relation is not None}
 
 
 def test_findings_name_what_stands_out(home: Path, tmp_path: Path) -> None:
@@ -142,7 +155,7 @@ def test_findings_name_what_stands_out(home: Path, tmp_path: Path) -> None:
         "day": days, "temperature": temperature, "price": price, "same": 4, "code": codes,
         "name": [{"x": "ex", "y": "why", "z": "zed"}[code] for code in codes],
         "sparse": np.where(random.random(size) < 0.9, np.nan, 1.5), "level": np.arange(size) + random.normal(size=size),
-        "number": [*[str(n) for n in range(size - 1)], "n/a?"],
+        "tail": random.lognormal(2, 1, size).round(2), "number": [*[str(n) for n in range(size - 1)], "n/a?"],
         "due": [*days[:-1], pd.Timestamp("2031-01-01")],
     })  # fmt: skip
     table.to_csv(tmp_path / "t.csv", index=False)
@@ -158,6 +171,8 @@ def test_findings_name_what_stands_out(home: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     (gap,) = (f.sentence for f in found.findings if f.topic == "time gap" and f.columns == ("day",))
     assert gap == "day has no rows for 40 days, from 2024-04-10 to 2024-05-19"
+    future = [f.sentence for f in found.findings if f.topic == "future times"]
+    assert future == ["due has 1 value in the future, up to 2031-01-01"]
 
 
 @pytest.mark.parametrize("label", ["two", "three", "number", ""])

@@ -79,5 +79,5 @@ def coverage_findings(coverage: list[Coverage]) -> Iterator[Finding]:
             days = f"from {start + timedelta(days=1):%Y-%m-%d} to {end - timedelta(days=1):%Y-%m-%d}"
             yield Finding(topic="time gap", columns=(found.column,), sentence=f"{what}, {days}{others}")
         if found.future:
-            what = f"{counted(found.future, 'value')} of {found.column} lie in the future, up to {found.last:%Y-%m-%d}"
+            what = f"{found.column} has {counted(found.future, 'value')} in the future, up to {found.last:%Y-%m-%d}"
             yield Finding(topic="future times", columns=(found.column,), sentence=what)

@@ -121,7 +121,7 @@ def answered_features(version: ModelVersion, rows: pa.Table) -> dict[str, list[f
     at = datetime(2024, 3, 4, 12, tzinfo=UTC)
     body = json.dumps({"rows": [request]}, default=str).encode()
     (entry,) = predictor.answer(predictor.rows.read_request(body, at), at=at).entries()
-    return dict(entry["features"])
+    return dict(entry["features"]) | {name: held for _, some in entry["views"].values() for name, held in some.items()}
 
 
 def read(problem: object) -> dict[str, list[float]]:

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "endpoints/<port>.json", "flow-deployments.json", "flowruns/<run>", "up.json",  # `truecourse up` does not run
     "openlineage/pending/<time>.json", "openlineage/refused/<time>.json", "openlineage/outage.json",
     "openlineage/lock",  # lineage events are off
+    "reports/explore-<name>.html", "reports/explore-<name>.json",  # nothing was explored
     "replay/<problem>/", "benchmarks/<name>.json", "logs/", "tmp/",
     "prefect/",  # the tests' Prefect server has its own home
     "tables/<problem>/quarantine/<table>/", "predictions_log/<problem>/",  # no row is faulty; the log may still be open

@@ -111,6 +111,7 @@ COMMANDS = _loaders(
         "features": "cli.commands.features:features",
         "push": "cli.commands.push:push",
         "diff": "cli.commands.diff:diff",
+        "compare": "cli.commands.compare:compare",
         "replay": "cli.commands.replay:replay",
     }
 ) | {name: partial(with_name, app, name) for name, app in GROUPS.items()}

@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.harness import Row
 from truecourse.arrays import Array
-from truecourse.evaluation.multiple_comparisons import coverage_of
+from truecourse.evaluation.model_comparison import conclude
+from truecourse.evaluation.multiple_comparisons import coverage_of, coverage_of_each
 from truecourse.problem.definition import Kind
 from truecourse.statistics.intervals import Estimate, estimate
 from truecourse.statistics.metrics import (
@@ -153,6 +154,17 @@ def best_of_five(count: int, correlation: float, trials: int, corrected: bool = 
     return 100 * promoted / trials
 
 
+def called_different(count: int, correlation: float, trials: int, models: int) -> float:
+    """Percentage of comparisons by `compare` of equally good models that call any of them different."""
+    random, different = np.random.default_rng([11, count, int(10 * correlation), models]), 0
+    blocks, coverage = np.repeat(np.arange(count), _FEW_A_DAY), coverage_of_each(models - 1)
+    for _ in range(trials):
+        labels, (reference, *others) = equal_models(random, count, correlation, models)
+        losses = [paired_difference("binary", labels, one, reference, blocks, coverage=coverage) for one in others]
+        different += any(conclude(loss) in ("better", "worse") for loss in losses)
+    return 100 * different / trials
+
+
 def calibration_alarms(count: int, correlation: float, trials: int) -> float:
     """Percentage of versions as well calibrated as the champion that a gate would call worse calibrated."""
     random, worse = np.random.default_rng([8, count, int(10 * correlation)]), 0
@@ -206,6 +218,11 @@ def rows(quick: bool) -> list[Row]:
                 about = f"equal models of which one is {what}, {count} days, correlation {correlation:g}"
                 value = alarms(count, correlation, 2 * trials)
                 found.append(Row(what=about, value=value, unit="%", limit=round(2.5 + tolerance(2.5, 2 * trials), 1)))
+    for count in DAYS:
+        for models in (2, 5):
+            about = f"comparison of {models} equal models that calls one different, {count} days"
+            value = called_different(count, 0.4, 2 * trials, models)
+            found.append(Row(what=about, value=value, unit="%", limit=5.0))
     for count in DAYS:
         value, plain = (best_of_five(count, 0.4, 2 * trials, corrected) for corrected in (True, False))
         limit = round(5 + tolerance(5, 2 * trials), 1)

@@ -61,7 +61,8 @@ def _find(spec: Problem, kind: str, one: str, other: str) -> dict[str, Any]:
     """The difference, as a document."""
     prefect_environment()
     if kind == "model":
-        from tasks.training.compare_versions import compare_versions, version_number
+        from tasks.training.compare_models import version_number
+        from tasks.training.compare_versions import compare_versions
 
         return compare_versions(spec.name, *(version_number(spec.name, text) for text in (one, other)))
     if kind == "problem":

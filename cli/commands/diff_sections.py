@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cli.commands.compare_sections import features_text, flipped_sections, interval_cells
 from cli.terminal.sections import Code, Note, Pairs, Rows, Section
 from truecourse.wording import counted
 
@@ -82,14 +83,13 @@ def _code(files: Mapping[str, list[str]]) -> Iterator[Section]:
 
 
 def model_sections(found: Mapping[str, Any]) -> Iterator[Section]:
-    features, test = found["features"], found["test"]
-    names = "; ".join(f"{kind}: {', '.join(some)}" for kind, some in features.items() if some) or "the same"
+    test = found["test"]
     yield Pairs(
         {
             "from": f"version {found['from']['version']}, snapshot {found['snapshots'][0][:12]}",
             "to": f"version {found['to']['version']}, snapshot {found['snapshots'][1][:12]}",
             "model": "the same bytes" if found["same_bytes"] else "other bytes",
-            "features": names,
+            "features": features_text(found["features"]),
             "code": ", ".join(found["code"]) or "the same",
             "libraries": ", ".join(f"{n} {a} → {b}" for n, (a, b) in found["libraries"].items()) or "the same",
             **_redactions(found),
@@ -106,14 +106,9 @@ def model_sections(found: Mapping[str, Any]) -> Iterator[Section]:
     headers = ("metric", "from", "to", "difference", "95% interval")
     yield Rows(headers, list(map(_metric, test["metrics"].items())))
     if test["slices"]:
-        slices = [[f"{s['column']} {s['value']}", s["rows"], *_interval(s["difference"])] for s in test["slices"]]
+        slices = [[f"{s['column']} {s['value']}", s["rows"], *interval_cells(s["difference"])] for s in test["slices"]]
         yield Rows(("slice", "rows", "difference of the loss", "simultaneous 95% interval"), slices)
-    flips = test["flipped"]
-    by = ", ".join(f"{count:,} {what}" for what, count in flips["by"].items())
-    yield Pairs({"other predictions": f"{flips['count']:,}{': ' if by else ''}{by}"})
-    if flips["first"]:
-        flipped = [[f["id"], f["label"], f["from"], f["to"]] for f in flips["first"]]
-        yield Rows(("id", "label", "from", "to"), flipped, rest=flips["count"] - len(flipped))
+    yield from flipped_sections(test["flipped"])
 
 
 def problem_sections(found: Mapping[str, Any]) -> Iterator[Section]:
@@ -153,9 +148,4 @@ def _deployed(side: Mapping[str, Any]) -> str:
 
 def _metric(item: tuple[str, Mapping[str, Any]]) -> list[Any]:
     name, values = item
-    return [name.replace("_", " "), values.get("from"), values.get("to"), *_interval(values["difference"])]
-
-
-def _interval(difference: Mapping[str, float | None]) -> list[Any]:
-    low, high = difference["low"], difference["high"]
-    return [difference["value"], f"{low:+.4f} to {high:+.4f}" if low is not None and high is not None else "–"]
+    return [name.replace("_", " "), values.get("from"), values.get("to"), *interval_cells(values["difference"])]

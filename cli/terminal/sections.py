@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -49,7 +50,15 @@ class Note:
     text: str
 
 
-Section = Pairs | Rows | Code | Note
+@dataclass(frozen=True)
+class Picture:
+    """A drawing, on pages only."""
+
+    title: str
+    svg: Markup
+
+
+Section = Pairs | Rows | Code | Note | Picture
 
 
 def terminal_view(sections: Iterable[Section]) -> RenderableType:
@@ -65,7 +74,7 @@ def _parts(section: Section) -> Iterator[RenderableType]:
     elif isinstance(section, Rows):
         yield table(*section.headers, rows=section.rows)
         rest, noun = section.rest, section.noun
-    else:
+    elif isinstance(section, Code):
         styles = {"+": "green", "-": "red", "@": "cyan"}
         for line in section.lines[:LINES]:
             yield Text(line, style=styles.get(line[:1], ""))

@@ -46,6 +46,7 @@ GUIDES = {
     "reproduce": "explanation/lineage.md#reproduction",
     "features": "reference/features.md",
     "diff": "explanation/lineage.md#what-differs-truecourse-diff",
+    "compare": "how-to/compare-models.md",
     "replay": "explanation/replay.md",
     "run ship": "explanation/prediction-log.md",
     "run audit": "explanation/skew.md",

@@ -5,6 +5,7 @@ Depends on `tasks.features`, `truecourse.modeling` and `truecourse.evaluation`.
 
 __all__ = [
     "build_snapshot",
+    "compare_models",
     "compare_problems",
     "compare_versions",
     "evaluate_model",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.features.trained_features import archived_problem_of
-from tasks.training.compare_versions import archived_files, file_diffs, version_number
+from tasks.training.compare_models import archived_files, file_diffs, version_number
 from truecourse.deployment.bento import code_files
 from truecourse.lineage.snapshot_diff import changed_fields
 from truecourse.problem.loader import EVALUATION_PARTS, load_problem, problem_document, problem_names

@@ -178,6 +178,12 @@ def test_models_of_problems_without_time(
     assert (test["flipped"]["by"], test["flipped"]["count"]) == (by, by.total())
     assert execute(["diff", "challenger", "1"]) == 0
     assert "the second minus the first" in capsys.readouterr().out
+    assert execute(["compare", "1", "2", "--json"]) == 0
+    (compared,) = json.loads(capsys.readouterr().out)["comparisons"]
+    ours, theirs = compared["metrics"][metric], test["metrics"][metric]["difference"]
+    assert ours["value"] == theirs["value"]
+    assert ours["low"] < theirs["low"] < theirs["high"] < ours["high"], "97.5% intervals are wider"
+    assert compared["flipped"] == test["flipped"]
 
 
 def test_models_that_cannot_be_compared(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,9 +192,9 @@ def test_models_that_cannot_be_compared(traced_world: TracedWorld, capsys: pytes
     traced_home.refresh("deliveries")
     traced_home.train("deliveries")
     found = answer(capsys, "1", "2")
-    assert found["test"] == {"reason": "its label was redefined since it was trained", "rows": 0}
+    assert found["test"]["reason"] == "version 1: its label was redefined since it was trained"
     assert execute(["diff", "1", "2"]) == 0
-    assert "not compared on test rows: its label was redefined" in " ".join(capsys.readouterr().out.split())
+    assert "not compared on test rows: version 1: its label was redefined" in " ".join(capsys.readouterr().out.split())
 
 
 def test_snapshots(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:

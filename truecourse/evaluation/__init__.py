@@ -3,4 +3,13 @@
 Depends on `statistics`, `modeling` and `registry`.
 """
 
-__all__ = ["gates", "model_evaluation", "model_page", "multiple_comparisons", "paired_comparison", "plots", "slices"]
+__all__ = [
+    "gates",
+    "model_comparison",
+    "model_evaluation",
+    "model_page",
+    "multiple_comparisons",
+    "paired_comparison",
+    "plots",
+    "slices",
+]

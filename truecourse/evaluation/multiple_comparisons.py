@@ -17,6 +17,9 @@ from truecourse.statistics.intervals import COVERAGE
 from truecourse.storage.object_store import ObjectStore
 from truecourse.stored_format import numbered, read_numbered
 
+FALSE_DIFFERENCES = 0.025
+"""The probability that `compare` calls any of several equal models different. With 5%, more than 10 of 200 comparisons
+would err in two of five such series."""
 _SAME = 0.5
 """Two tries count as on the same rows if they share at least this fraction of the later one's period, or rows."""
 
@@ -24,6 +27,13 @@ _SAME = 0.5
 def coverage_of(number: int) -> float:
     """Return the coverage of the interval for the k-th version tried on the same rows."""
     return 1 - (1 - COVERAGE) / number**2
+
+
+def coverage_of_each(others: int) -> float:
+    """Return the coverage of each interval where one model is compared with several others (Bonferroni).
+
+    The probability that any of them appears different from an equal one is then at most FALSE_DIFFERENCES."""
+    return 1 - FALSE_DIFFERENCES / max(others, 1)
 
 
 def try_number(store: ObjectStore, problem: str, champion: int, model_sha256: str, rows: pa.Table) -> int:

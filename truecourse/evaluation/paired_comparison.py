@@ -159,11 +159,11 @@ class Pair:
             self.problem.kind, self.labels, self.model, self.champion, blocks, self.in_time, coverage
         )
 
-    def calibration(self, blocks: Array) -> Estimate:
-        return calibration_difference(self.problem.kind, self.labels, self.model, self.champion, blocks)
+    def calibration(self, blocks: Array, coverage: float = COVERAGE) -> Estimate:
+        return calibration_difference(self.problem.kind, self.labels, self.model, self.champion, blocks, coverage)
 
-    def slices(self, rows: pa.Table, blocks: Array) -> tuple[dict[str, Any], ...]:
-        """Compare the loss on every slice with enough rows and days."""
+    def slices(self, rows: pa.Table, blocks: Array, coverage: float = COVERAGE) -> tuple[dict[str, Any], ...]:
+        """Compare the loss on every slice with enough rows and days. `coverage`: of all intervals together."""
         parts: list[dict[str, Any]] = []
         samples: list[Array] = []
         weights = weightings(blocks)
@@ -180,5 +180,5 @@ class Pair:
         if not parts:
             return ()
         differences = np.array(samples)
-        estimates = simultaneous(differences[:, 0], influence(differences))
+        estimates = simultaneous(differences[:, 0], influence(differences), coverage=coverage)
         return tuple(part | {"difference": estimate} for part, estimate in zip(parts, estimates, strict=True))

@@ -10,7 +10,6 @@ __all__ = [
     "mlflow_links",
     "prediction_links",
     "snapshot_diff",
-    "source_rows",
     "table_diff",
     "version_links",
 ]

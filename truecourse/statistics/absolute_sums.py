@@ -87,13 +87,15 @@ def _sums_of(numbers: Array, noise: Array, coverage: float) -> tuple[Array, Arra
     return sums[each, start // 2], middle, sums[each, (start + kept - 1) // 2]
 
 
-def difference_of_absolutes(one: tuple[Array, Array], other: tuple[Array, Array]) -> Estimate:
+def difference_of_absolutes(
+    one: tuple[Array, Array], other: tuple[Array, Array], coverage: float = COVERAGE
+) -> Estimate:
     """Estimate the difference of two sums of absolute values from the same blocks, each corrected for the bias due to
     noise, with its interval.
 
     `one`, `other`: (B,) numbers and their influence (n, B). Noise that moves numbers through zero changes both sums. So
-    the interval holds the middle 95% of the differences that the common noise gives around the observed numbers (the
-    percentile method: Efron 1982, ch. 10), and also the interval of the linear approximation."""
+    the interval holds the middle part (`coverage`) of the differences that the common noise gives around the observed
+    numbers (the percentile method: Efron 1982, ch. 10), and also the interval of the linear approximation."""
     with np.errstate(over="ignore"):
         sums = [float(np.abs(gaps).sum()) for gaps, _ in (one, other)]
     value = sums[0] - sums[1]
@@ -105,9 +107,10 @@ def difference_of_absolutes(one: tuple[Array, Array], other: tuple[Array, Array]
     size = len(one[0])
     drawn = np.abs(one[0] + noise[:, :size]).sum(axis=1) - np.abs(other[0] + noise[:, size:]).sum(axis=1)
     drawn = np.where(np.abs(drawn) > 1e-12 * max(*sums, float(np.abs(noise).max())), drawn, 0.0)  # rounding errors
-    low, high = np.quantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]).tolist()
+    low, high = np.quantile(drawn, [(1 - coverage) / 2, (1 + coverage) / 2]).tolist()
     off = [influence @ np.sign(gaps) for gaps, influence in (one, other)]
-    linear = estimate(2 * value - float(drawn.mean()), np.where(np.abs(off[0] - off[1]) > 1e-12, off[0] - off[1], 0.0))
+    change = np.where(np.abs(off[0] - off[1]) > 1e-12, off[0] - off[1], 0.0)
+    linear = estimate(2 * value - float(drawn.mean()), change, coverage=coverage)
     if linear["low"] is None or linear["high"] is None:
         return {**linear, "low": None, "high": None}
     return {"value": linear["value"], "low": min(low, linear["low"]), "high": max(high, linear["high"])}

@@ -274,7 +274,7 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
     return {"value": value, "low": float(value - down), "high": float(value + up)}
 
 
-def simultaneous(values: Array, *influences: Array) -> list[Estimate]:
+def simultaneous(values: Array, *influences: Array, coverage: float = COVERAGE) -> list[Estimate]:
     """Compute simultaneous intervals of m values; with separate 95% intervals, one of twenty equal slices would appear
     to differ.
 
@@ -284,7 +284,7 @@ def simultaneous(values: Array, *influences: Array) -> list[Estimate]:
     sizes = [np.abs(np.nan_to_num(side)).max(axis=1, initial=np.finfo(float).tiny) for side in influences]
     unit = np.max(sizes, axis=0)  # each row is divided by its largest size, so that no power of it overflows
     influences = tuple(side / unit[:, None] for side in influences)
-    halves = np.sqrt(sum(np.array([half_width(row) for row in side]) ** 2 for side in influences))
+    halves = np.sqrt(sum(np.array([half_width(row, coverage) for row in side]) ** 2 for side in influences))
     random, drawn = np.random.default_rng(0), np.zeros((_DRAWS, len(values)))
     errors = np.zeros(len(values))
     for side in influences:
@@ -293,7 +293,7 @@ def simultaneous(values: Array, *influences: Array) -> list[Estimate]:
         errors += (scaled**2).sum(axis=1)
     largest = np.max(np.abs(drawn) / np.where(errors > 0, np.sqrt(errors), np.inf), axis=1)
     with np.errstate(over="ignore"):
-        widened = halves * max(float(np.quantile(largest, COVERAGE)) / student_quantile(10**6, COVERAGE), 1.0) * unit
+        widened = halves * max(float(np.quantile(largest, coverage)) / student_quantile(10**6, coverage), 1.0) * unit
     return [
         {"value": value, "low": value - half, "high": value + half}
         if np.isfinite([value, half]).all()

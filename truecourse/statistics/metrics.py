@@ -141,16 +141,23 @@ def paired_difference(
     in order of time, not random blocks of rows."""
     if not len(labels):
         return UNDEFINED
-    losses_of = [losses(kind, labels, output).astype(np.float64) for output in (model, other)]
-    means = [one.mean() for one in losses_of]
+    sides = [losses(kind, labels, output).astype(np.float64) for output in (model, other)]
+    return difference_of_losses(kind, sides[0], sides[1], blocks, successive, coverage)
+
+
+def difference_of_losses(
+    kind: Kind, model: Array, other: Array, blocks: Array, successive: bool = True, coverage: float = COVERAGE
+) -> Estimate:
+    """Compute paired_difference() from each row's loss by both models, (n,) each, as losses() returns them."""
+    means = [one.mean() for one in (model, other)]
     if kind == "regression":
         roots = [max(np.sqrt(mean), _EPSILON) for mean in means]
         value = roots[0] - roots[1]
-        off = [(one - mean) / (2 * root) for one, mean, root in zip(losses_of, means, roots, strict=True)]
+        off = [(one - mean) / (2 * root) for one, mean, root in zip((model, other), means, roots, strict=True)]
     else:
-        value, off = means[0] - means[1], [one - mean for one, mean in zip(losses_of, means, strict=True)]
+        value, off = means[0] - means[1], [one - mean for one, mean in zip((model, other), means, strict=True)]
     sums = np.bincount(np.unique(blocks, return_inverse=True)[1], weights=off[0] - off[1])
-    return estimate(float(value), sums * len(sums) / len(labels), successive=successive, coverage=coverage)
+    return estimate(float(value), sums * len(sums) / len(model), successive=successive, coverage=coverage)
 
 
 def summary(samples: Array, name: str = "") -> Estimate:
@@ -181,11 +188,14 @@ def gaps_of(sums: Array, rows: Array) -> tuple[Array, Array]:
     return values, (sums - values * rows[:, None]) * (len(rows) / rows.sum())
 
 
-def calibration_difference(kind: Kind, labels: Array, model: Array, other: Array, blocks: Array) -> Estimate:
+def calibration_difference(
+    kind: Kind, labels: Array, model: Array, other: Array, blocks: Array, coverage: float = COVERAGE
+) -> Estimate:
     """Compute the difference of two models' calibration errors (regression: absolute biases) on the same rows, with its
-    95% interval, each corrected for the bias due to noise."""
+    interval, each corrected for the bias due to noise."""
     blocks = np.unique(blocks, return_inverse=True)[1]
-    return difference_of_absolutes(*(gaps(kind, labels, output, blocks) for output in (model, other)))
+    sides = [gaps(kind, labels, output, blocks) for output in (model, other)]
+    return difference_of_absolutes(sides[0], sides[1], coverage)
 
 
 def _binary(labels: Array, predictions: Array, blocks: Array, weights: Array) -> dict[str, Array]:

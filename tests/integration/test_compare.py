@@ -1,0 +1,115 @@
+"""`compare` of trained models: registered or not, with other features, parameters and code, and as a page."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cli.main import execute
+from tasks.training.build_snapshot import take_snapshot
+from tasks.training.train import train_model
+from tests import traced_home
+from tests.integration.conftest import TracedWorld
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import matrix_of, rows_of
+from truecourse.problem.loader import load_problem
+from truecourse.registry import runs
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> dict[str, Any]:
+    assert execute(["compare", *words, "--json"]) == status
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+
+
+def test_versions_and_a_run_with_other_features_and_parameters(
+    traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(traced_world.folder / "features" / "depot_history.sql", "INTERVAL 1 DAY", "INTERVAL 2 DAY")
+    traced_home.refresh("deliveries")
+    traced_home.train("deliveries")
+    edit(
+        traced_world.folder / "problem.py",
+        "rounds=200, learning_rate=0.1, max_depth=3",
+        "rounds=3, learning_rate=0.01, max_depth=1, linear=False",
+    )
+    run = train_model.fn("deliveries", take_snapshot.fn("deliveries"))
+    found = answer(capsys, "1", "2", run.run_id[:8])
+    assert [one["name"] for one in found["models"]] == ["version 1", "version 2", f"run {run.run_id[:8]}"]
+    assert found["coverage"] == 1 - 0.025 / 2
+    rows = rows_of(load_frame(open_store(), run.snapshot), "test")
+    assert (found["rows"], found["days"]) == (len(rows), 10)
+    for one in found["models"]:
+        model = registry.open_model(runs.trained_run("deliveries", one["run_id"]), "binary")
+        own = rows_of(load_frame(open_store(), runs.trained_run("deliveries", one["run_id"]).snapshot), "test")
+        scores, labels = model.predict(matrix_of(model.vocabulary, own)), model.vocabulary.labels(own)
+        loss = -np.mean(np.log(np.where(labels > 0, scores, 1 - scores)))
+        assert one["metrics"]["log_loss"]["value"] == pytest.approx(loss), "each with the features of its training"
+    second, third = found["comparisons"]
+    for one, model in ((second, found["models"][1]), (third, found["models"][2])):
+        difference = one["metrics"]["log_loss"]
+        assert difference["value"] == pytest.approx(
+            model["metrics"]["log_loss"]["value"] - found["models"][0]["metrics"]["log_loss"]["value"]
+        )
+        assert [part["column"] for part in one["slices"]] == ["depot"] * 3
+        assert one["reference"] == "version 1"
+    assert third["conclusion"] == "worse", "trees of depth 1, learned too slowly"
+    assert third["sentence"].startswith(f"run {run.run_id[:8]} is worse than version 1 by more than noise: log loss +")
+    assert second["features"]["redefined"] == ["depot_late_1d", "depot_last_took"]
+    assert (second["parameters"].get("max_depth"), third["parameters"]["max_depth"]) == (None, [3, 1])
+    assert (sorted(second["code"]), sorted(third["code"])) == (
+        ["features/depot_history.sql"],
+        ["features/depot_history.sql", "problem.py"],
+    )
+    page = Path(found["page"]).read_text()
+    assert "by more than noise" in page
+    assert "<svg" in page
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page)
+    assert answer(capsys, "1", "2")["comparisons"][0]["metrics"]["log_loss"]["value"] == pytest.approx(
+        second["metrics"]["log_loss"]["value"]
+    )
+    assert execute(["compare", "1", "1", "2"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "version 1 does not differ from version 1 by more than noise: log loss +0 (+0 to +0)" in text
+    assert "that none was trained on" in text
+
+
+def test_a_model_of_another_label_is_left_out_with_the_reason(
+    traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(traced_world.folder / "label.sql", "late AS label", "1 - late AS label")
+    traced_home.refresh("deliveries")
+    traced_home.train("deliveries")
+    edit(traced_world.folder / "problem.py", "max_depth=3", "max_depth=2")
+    run = train_model.fn("deliveries", take_snapshot.fn("deliveries"))
+    found = answer(capsys, "2", "1", run.run_id)
+    assert found["models"][1]["reason"] == "its label was redefined since it was trained"
+    assert (found["models"][1]["metrics"], "conclusion" in found["comparisons"][0]) == ({}, False)
+    assert found["comparisons"][1]["conclusion"] in ("better", "worse", "within noise")
+    error = answer(capsys, "1", "2", status=1)["error"]
+    assert error["what"] == "cannot be compared: its label was redefined since it was trained"
+    assert "version 1 of problem deliveries" in error["where"]
+    assert load_problem("deliveries").metric == found["metric"]
+
+
+def test_wrong_arguments_are_errors_with_hints(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, what, hint in (
+        (("1",), "1 given, 2 to 12 needed", "truecourse compare champion 4 5"),
+        (("1", "7"), "no version 7", "registered versions: 1"),
+        (("1", "00000000"), "no such model", "the start of a run's id"),
+        (("1", "champoin"), "no such model", "champion, challenger"),
+    ):
+        error = answer(capsys, *words, status=1)["error"]
+        assert what in error["what"], words
+        assert hint in error["hint"], words

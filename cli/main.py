@@ -112,6 +112,7 @@ COMMANDS = _loaders(
         "push": "cli.commands.push:push",
         "diff": "cli.commands.diff:diff",
         "compare": "cli.commands.compare:compare",
+        "select": "cli.commands.select:select",
         "replay": "cli.commands.replay:replay",
     }
 ) | {name: partial(with_name, app, name) for name, app in GROUPS.items()}

@@ -11,8 +11,8 @@ from truecourse.statistics.metrics import HIGHER_IS_BETTER
 from truecourse.wording import counted
 
 _MARKS = {"better": "✓ better", "worse": "✗ worse", "within noise": "within noise", "unknown": "unknown"}
-_MOST_SLICES = 40
-"""Most slices in the picture; the table has all."""
+_MOST_BARS = 40
+"""Most differences in a picture; the table has all."""
 _PLAIN = "#8a9099"
 
 
@@ -63,6 +63,12 @@ def _facts(found: Mapping[str, Any]) -> dict[str, object]:
 
 def percent(coverage: float) -> str:
     return f"{100 * coverage:.4g}%"
+
+
+def estimate_text(difference: Mapping[str, float | None]) -> str:
+    """A difference with the limits of its interval, as one text."""
+    value, limits = difference["value"], interval_cells(difference)[1]
+    return "–" if value is None else f"{value:+.4f} ({limits})"
 
 
 def interval_cells(difference: Mapping[str, float | None]) -> list[Any]:
@@ -148,17 +154,22 @@ def _picture(found: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) ->
             ("all rows", one["metrics"][found["metric"]]),
             *((f"{part['column']} {part['value']}", part["difference"]) for part in one["slices"]),
         ]
-        if difference["low"] is not None
-    ][:_MOST_SLICES]
+    ]
+    return interval_picture(bars, f"difference of the {found['metric'].replace('_', ' ')}: below 0 is better")
+
+
+def interval_picture(bars: Sequence[tuple[str, Mapping[str, float | None]]], label: str, helps: bool = False) -> Markup:
+    """Draw the first differences with their intervals. Green is better: below zero, or with `helps` above."""
+    bars = [(text, difference) for text, difference in bars if difference["low"] is not None][:_MOST_BARS]
     drawn, axis = figure(6.6, 0.9 + 0.26 * max(len(bars), 1))
     colours = {True: PALETTE[2], False: PALETTE[1]}
     for place, (_, difference) in enumerate(bars):
         low, value, high = (float(difference[end] or 0) for end in ("low", "value", "high"))
-        colour = colours[high < 0] if high < 0 or low > 0 else _PLAIN
+        colour = colours[(low > 0) == helps] if high < 0 or low > 0 else _PLAIN
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
         axis.plot([value], [place], "o", color=colour, markersize=5)
     axis.axvline(0, color=_PLAIN, linewidth=1)
     axis.set_yticks(range(len(bars)), [text for text, _ in bars])
     axis.invert_yaxis()
-    axis.set_xlabel(f"difference of the {found['metric'].replace('_', ' ')}: below 0 is better")
+    axis.set_xlabel(label)
     return svg(drawn, "Differences of the loss with their intervals")

@@ -47,6 +47,7 @@ GUIDES = {
     "features": "reference/features.md",
     "diff": "explanation/lineage.md#what-differs-truecourse-diff",
     "compare": "how-to/compare-models.md",
+    "select": "how-to/select-features.md",
     "replay": "explanation/replay.md",
     "run ship": "explanation/prediction-log.md",
     "run audit": "explanation/skew.md",

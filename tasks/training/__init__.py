@@ -11,6 +11,7 @@ __all__ = [
     "evaluate_model",
     "reproduce",
     "retrain",
+    "select_features",
     "trace",
     "train",
     "tune",

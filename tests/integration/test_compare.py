@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,30 @@ def test_wrong_arguments_are_errors_with_hints(traced_world: TracedWorld, capsys
         error = answer(capsys, *words, status=1)["error"]
         assert what in error["what"], words
         assert hint in error["hint"], words
+
+
+def test_selection_of_features_measures_each_feature_and_view(
+    traced_world: TracedWorld, configure: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(threads=1)  # for so few rows the fastest
+    assert execute(["select", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    declared = load_problem("deliveries")
+    assert [one["feature"] for one in found["features"]] == list(declared.features)
+    assert {one["group"]: len(one["features"]) for one in found["groups"]} == {
+        group: list(declared.feature_groups.values()).count(group) for group in declared.feature_groups.values()
+    }
+    costs = {one["group"]: one["cost"] for one in found["groups"]}
+    assert all(costs[view.name]["bytes"] > 0 for view in declared.views), "what each view's computation cost"
+    assert costs["request"] is None
+    permuted = {one["feature"]: one["permuted"]["low"] for one in found["features"]}
+    assert permuted["promised"] > 0, "the label depends on it most"
+    proposed = found["proposed"]
+    assert sorted([*proposed["kept"], *proposed["dropped"]]) == sorted(declared.features)
+    assert "promised" in proposed["kept"]
+    account = json.loads(runs.artifact(found["run_id"], "training.json"))
+    assert found["loss"] == pytest.approx(account["loss"], rel=1e-6), "the loss that the training was chosen by"
+    page = Path(found["page"]).read_text()
+    assert all(name in page for name in declared.features)
+    assert execute(["select", "nothing", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["what"] == "no such model"

@@ -4,6 +4,7 @@ Depends on `statistics`, `modeling` and `registry`.
 """
 
 __all__ = [
+    "feature_selection",
     "gates",
     "model_comparison",
     "model_evaluation",

@@ -40,14 +40,14 @@ class Vocabulary(BaseModel):
 
     @classmethod
     def learn(cls, problem: Problem, frame: pa.Table) -> Self:
-        """Learn categories and classes from a frame's training rows.
+        """Learn categories and classes from a frame's training rows. The inputs are the features that the frame has.
 
         Raises ModelError for labels that do not fit the kind of problem."""
         rows = frame.filter(pc.equal(frame["split"], "train"))
         kinds: dict[str, FeatureKind] = {
             name: "category" if isinstance(c, Text) else "boolean" if isinstance(c, Boolean) else
             "integer" if isinstance(c, Integer) else "float"
-            for name, c in problem.features.items()
+            for name, c in problem.features.items() if name in frame.column_names
         }  # fmt: skip
         categories = {name: _distinct(rows[name]) for name, kind in kinds.items() if kind == "category"}
         if problem.kind == "regression":

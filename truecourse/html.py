@@ -40,6 +40,12 @@ def remove_page_links(html: str) -> str:
     return re.sub(r'<a href="\.\./features\.html[^"]*">(.*?)</a>', r"\1", html, flags=re.S)
 
 
+def embedded(page: str, height: int = 640) -> str:
+    """Embed a whole page in another one, such as a notebook. `height`: in pixels."""
+    frame = Markup('<iframe srcdoc="{}" width="100%" height="{}" style="border: 1px solid #8884"></iframe>')
+    return str(frame.format(page, height))
+
+
 def feature_anchor(problem: str, group: str = "", feature: str = "") -> str:
     """The place of a problem, group or feature in the catalogue page: an id without spaces, `late.weather.temp`."""
     return re.sub(r"\s+", "_", ".".join(part for part in (problem, group, feature) if part))

@@ -6,11 +6,12 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from cli.commands.compare_sections import comparison_sections
 from cli.commands.status_report import write_page
 from cli.terminal.output import Answer, Json, ProblemName, command, stderr
-from cli.terminal.sections import page_view, terminal_view
+from cli.terminal.sections import terminal_view
 from truecourse.errors import SettingsError
+from truecourse.evaluation.comparison_sections import comparison_sections
+from truecourse.page_sections import page_view
 from truecourse.problem.loader import load_problem
 from truecourse.settings import prefect_environment
 

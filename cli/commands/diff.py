@@ -10,8 +10,9 @@ from rich.text import Text
 from cli.commands import diff_sections
 from cli.commands.status_report import write_page
 from cli.terminal.output import Answer, Json, ProblemName, command
-from cli.terminal.sections import page_view, terminal_view
+from cli.terminal.sections import terminal_view
 from truecourse.errors import SettingsError
+from truecourse.page_sections import page_view
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.settings import prefect_environment

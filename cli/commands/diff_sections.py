@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cli.commands.compare_sections import features_text, flipped_sections, interval_cells
-from cli.terminal.sections import Code, Note, Pairs, Rows, Section
+from truecourse.evaluation.comparison_sections import features_text, flipped_sections, interval_cells
+from truecourse.page_sections import Code, Note, Pairs, Rows, Section
 from truecourse.wording import counted
 
 

@@ -1,64 +1,16 @@
-"""Sections of an answer that is shown in the terminal and, with the same content, as a page."""
+"""Sections of an answer in the terminal."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-from markupsafe import Markup
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cli.terminal.tables import cell_text, pairs, table
-from truecourse.html import render
+from cli.terminal.tables import pairs, table
+from truecourse.page_sections import Code, Note, Pairs, Rows, Section
 from truecourse.wording import counted
 
 LINES = 60
 """Most lines of code shown in the terminal."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Names and values."""
-
-    items: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table. `rest`: the number of further rows that are not shown; `noun`: what they are."""
-
-    headers: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    rest: int = 0
-    noun: str = "row"
-
-    @property
-    def texts(self) -> list[list[str]]:
-        return [[cell_text(value) for value in row] for row in self.rows]
-
-
-@dataclass(frozen=True)
-class Code:
-    """The lines of a unified diff."""
-
-    lines: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Note:
-    """A sentence."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawing, on pages only."""
-
-    title: str
-    svg: Markup
-
-
-Section = Pairs | Rows | Code | Note | Picture
 
 
 def terminal_view(sections: Iterable[Section]) -> RenderableType:
@@ -81,9 +33,3 @@ def _parts(section: Section) -> Iterator[RenderableType]:
         rest = len(section.lines) - LINES
     if rest > 0:
         yield Text(f"and {counted(rest, f'more {noun}')}", style="dim")
-
-
-def page_view(problem: str, title: str, sections: Iterable[Section]) -> str:
-    """The sections as a page of the problem."""
-    items = [(type(section).__name__, section) for section in sections]
-    return render("sections.html", problem=problem, heading=title, sections=items, root="../")

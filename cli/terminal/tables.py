@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from truecourse.page_sections import cell_text
 from truecourse.problem import Problem
 from truecourse.wording import counted
 
@@ -25,14 +26,6 @@ def table(*headers: str, rows: Sequence[Sequence[object]], title: str | None = N
     for row in rows:
         drawn.add_row(*(value if isinstance(value, Text) else escape(cell_text(value)) for value in row))
     return drawn
-
-
-def cell_text(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def pairs(items: Mapping[str, object]) -> Table:

@@ -1,4 +1,4 @@
-"""MkDocs hook: add the reference pages that are generated from the code. They are never stored in the repository."""
+"""MkDocs hook: add the pages that are generated from the code and from notebooks. They are never stored."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from docs.hooks import (
     command_line_page,
     http_page,
     metrics_page,
+    notebook_page,
     patches_page,
     problem_page,
     settings_page,
@@ -36,6 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, write in PAGES.items():
         content = link_mentions(write(), files)
         files.append(File.generated(config, f"{FOLDER}/{name}.md", content=content))
+    for place, content in notebook_page.pages().items():
+        files.append(File.generated(config, place, content=content))
     return files
 
 

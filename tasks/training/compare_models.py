@@ -72,10 +72,10 @@ class _Opened:
     frame: pa.Table
 
 
-def score_shared_rows(sides: Sequence[Side]) -> tuple[SharedRows | None, dict[int, str], int]:
+def score_shared_rows(sides: Sequence[Side], preferred: int = 0) -> tuple[SharedRows | None, dict[int, str], int]:
     """Predict the test rows that no side was trained on, each side with the features that it was trained on.
 
-    The rows are those of the side for which most are left, of equal ones the last. Returns the rows with the
+    The rows are those of the side for which most are left, of equal ones the preferred one. Returns the rows with the
     predictions of the comparable sides; the reason for each other side, by place; and the number of rows. None: no
     side can be compared, or there are too few rows."""
     reasons: dict[int, str] = {}
@@ -83,7 +83,7 @@ def score_shared_rows(sides: Sequence[Side]) -> tuple[SharedRows | None, dict[in
         opened = _open(stack, sides, reasons)
         if not opened:
             return None, reasons, 0
-        rows, base = _shared_rows(opened)
+        rows, base = _shared_rows(opened, preferred)
         if short := shortage(rows):
             return None, reasons | dict.fromkeys(opened, short), len(rows)
         outputs = {}
@@ -117,7 +117,7 @@ def _open(stack: ExitStack, sides: Sequence[Side], reasons: dict[int, str]) -> d
     return opened
 
 
-def _shared_rows(opened: Mapping[int, _Opened]) -> tuple[pa.Table, int]:
+def _shared_rows(opened: Mapping[int, _Opened], preferred: int) -> tuple[pa.Table, int]:
     """The test rows that no model was trained on, and the place of the model whose they are."""
     frames = {one.snapshot: one.frame for one in opened.values()}
     left = {
@@ -126,7 +126,7 @@ def _shared_rows(opened: Mapping[int, _Opened]) -> tuple[pa.Table, int]:
         )
         for place, one in opened.items()
     }
-    base = max(left, key=lambda place: (len(left[place]), place))
+    base = max(left, key=lambda place: (len(left[place]), place == preferred))
     return left[base], base
 
 

@@ -38,7 +38,7 @@ def compare_on_test_rows(before: ModelVersion, after: ModelVersion) -> dict[str,
     {"reason": why they cannot be compared, or "", "rows", "days", "metrics": {name: {"from", "to", "difference" with
     its paired 95% interval}}, "slices": differences of the loss, with simultaneous intervals, "flipped"}."""
     sides = (before, after)
-    shared, reasons, rows = score_shared_rows(sides)
+    shared, reasons, rows = score_shared_rows(sides, preferred=1)
     if shared is None or reasons:
         place, reason = min(reasons.items())
         return {"reason": f"{name_of(sides[place])}: {reason}" if len(reasons) == 1 else reason, "rows": rows}

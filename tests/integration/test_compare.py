@@ -92,16 +92,19 @@ def test_a_model_of_another_label_is_left_out_with_the_reason(
     edit(traced_world.folder / "label.sql", "late AS label", "1 - late AS label")
     traced_home.refresh("deliveries")
     traced_home.train("deliveries")
-    edit(traced_world.folder / "problem.py", "max_depth=3", "max_depth=2")
-    run = train_model.fn("deliveries", take_snapshot.fn("deliveries"))
-    found = answer(capsys, "2", "1", run.run_id)
+    found = answer(capsys, "2", "1", "2")
     assert found["models"][1]["reason"] == "its label was redefined since it was trained"
     assert (found["models"][1]["metrics"], "conclusion" in found["comparisons"][0]) == ({}, False)
-    assert found["comparisons"][1]["conclusion"] in ("better", "worse", "within noise")
-    error = answer(capsys, "1", "2", status=1)["error"]
-    assert error["what"] == "cannot be compared: its label was redefined since it was trained"
-    assert "version 1 of problem deliveries" in error["where"]
-    assert load_problem("deliveries").metric == found["metric"]
+    assert found["comparisons"][1]["conclusion"] == "within noise", "the same model"
+    assert found["models"][2]["metrics"] == found["models"][0]["metrics"]
+    assert execute(["compare", "2", "1"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "version 1 was not compared: its label was redefined since it was trained" in text
+    open_store().delete(runs.artifact_key(registry.version("deliveries", 2).run_id, "model/model.ubj"))
+    error = answer(capsys, "2", "1", status=1)["error"]
+    assert error["what"] == "cannot be compared: the model's file is gone from storage"
+    assert "version 2 of problem deliveries" in error["where"]
+    assert answer(capsys, "1", "2")["comparisons"][0]["reason"] == "the model's file is gone from storage"
 
 
 def test_wrong_arguments_are_errors_with_hints(traced_world: TracedWorld, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Features that help are kept, and those that repeat others or do nothing are dropped, for each kind of problem."""
 
 import dataclasses
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,12 +31,18 @@ from truecourse.problem import (
 from truecourse.problem.definition import Kind
 from truecourse.statistics.intervals import Estimate
 
+pytestmark = pytest.mark.usefixtures("_one_thread")
 DAYS, START = 60, datetime(2024, 1, 1, 12, tzinfo=UTC)
 COSTS = {"history": {"cpu_seconds": 12.0, "bytes": 4e6}, "facts": {"cpu_seconds": 3.0, "bytes": 1e6}}
 VIEWS = [
     View("history", sql="h.sql", entity="shop", features={"useful": Float(), "shade": Text()}),
     View("facts", sql="f.sql", entity="shop", features={"noise": Float(), "constant": Integer()}),
 ]
+
+
+@pytest.fixture
+def _one_thread(configure: Callable[..., None]) -> None:
+    configure(threads=1)  # for so few rows the fastest
 
 
 def problem(kind: Kind, in_time: bool) -> Problem:
@@ -51,7 +58,7 @@ def problem(kind: Kind, in_time: bool) -> Problem:
         entities=[Entity("shop")],
         views=VIEWS,
         split=split,
-        model=XGBoost(rounds=20, learning_rate=0.3, max_depth=2, early_stopping_rounds=8, folds=0 if in_time else 2),
+        model=XGBoost(rounds=12, learning_rate=0.4, max_depth=2, early_stopping_rounds=5, folds=0 if in_time else 2),
     )
 
 
@@ -80,7 +87,7 @@ def frame(kind: Kind, in_time: bool, a_day: int = 25, seed: int = 0) -> pa.Table
     return pa.table(columns)
 
 
-KINDS = [("binary", True), ("regression", False), ("multiclass", False)]
+KINDS: list[tuple[Kind, bool]] = [("binary", True), ("regression", False), ("multiclass", False)]
 
 
 @pytest.mark.parametrize(("kind", "in_time"), KINDS)

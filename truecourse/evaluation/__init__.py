@@ -4,6 +4,7 @@ Depends on `statistics`, `modeling` and `registry`.
 """
 
 __all__ = [
+    "comparison_sections",
     "feature_selection",
     "gates",
     "model_comparison",
@@ -12,5 +13,6 @@ __all__ = [
     "multiple_comparisons",
     "paired_comparison",
     "plots",
+    "selection_sections",
     "slices",
 ]

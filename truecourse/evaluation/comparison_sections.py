@@ -1,12 +1,12 @@
-"""The sections of a comparison of models, for the terminal and for its page."""
+"""The sections of a comparison of models, for the terminal, its page and notebooks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from cli.terminal.sections import Code, Note, Pairs, Picture, Rows, Section
 from truecourse.html import PALETTE, figure, svg
+from truecourse.page_sections import Code, Note, Pairs, Picture, Rows, Section
 from truecourse.statistics.metrics import HIGHER_IS_BETTER
 from truecourse.wording import counted
 

@@ -89,7 +89,8 @@ def score_shared_rows(sides: Sequence[Side], preferred: int = 0) -> tuple[Shared
         outputs = {}
         for place, one in opened.items():
             try:
-                own = rows if place == base else rows_as_trained(opened[base].problem, one.side, rows)
+                same = one.snapshot == opened[base].snapshot
+                own = rows if same else rows_as_trained(opened[base].problem, one.side, rows)
                 if reason := obstacle(own, opened[base].model, one.model):
                     raise ModelError(reason)
                 outputs[place] = one.model.predict(matrix_of(one.model.vocabulary, own)).astype("float64")

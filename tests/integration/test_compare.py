@@ -100,7 +100,11 @@ def test_a_model_of_another_label_is_left_out_with_the_reason(
     assert execute(["compare", "2", "1"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "version 1 was not compared: its label was redefined since it was trained" in text
-    open_store().delete(runs.artifact_key(registry.version("deliveries", 2).run_id, "model/model.ubj"))
+    run_id = registry.version("deliveries", 2).run_id
+    contract = json.loads(runs.artifact(run_id, "model/contract.json")) | {"label_definition": "of another release"}
+    runs.put_artifacts(run_id, {"model/contract.json": json.dumps(contract).encode()})
+    assert answer(capsys, "2", "2")["comparisons"][0]["conclusion"] == "within noise", "both have the same snapshot"
+    open_store().delete(runs.artifact_key(run_id, "model/model.ubj"))
     error = answer(capsys, "2", "1", status=1)["error"]
     assert error["what"] == "cannot be compared: the model's file is gone from storage"
     assert "version 2 of problem deliveries" in error["where"]

@@ -113,6 +113,7 @@ COMMANDS = _loaders(
         "diff": "cli.commands.diff:diff",
         "compare": "cli.commands.compare:compare",
         "select": "cli.commands.select:select",
+        "tune": "cli.commands.tune:tune",
         "replay": "cli.commands.replay:replay",
     }
 ) | {name: partial(with_name, app, name) for name, app in GROUPS.items()}

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -208,6 +210,19 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
     except OSError:
         return ""
+
+
+def exit_with_parent() -> None:
+    """Exit this process of `multiprocessing` once its parent is gone, even if that was killed: it must not write after
+    it."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, name="exit with parent", daemon=True).start()
 
 
 def process_tree(pid: int) -> list[Any]:

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         SecretStr("sqlite"), description="address of the online store: sqlite, or redis://[:password@]host:port[/db]"
     )
     mlflow_uri: SecretStr = Field(SecretStr(""), description="MLflow tracking URI; empty for sqlite in <home>")
+    tuning_storage: SecretStr = Field(
+        SecretStr(""),
+        description="SQLAlchemy URL of the database that parameter searches of several machines share; "
+        "empty for sqlite in <home>",
+    )
     author: str = Field("", description="author of changes in the registry's records; the login name if empty")
 
     webhook: SecretStr = Field(SecretStr(""), description="URL that receives alerts, as JSON in Slack's format")

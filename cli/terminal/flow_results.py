@@ -138,9 +138,13 @@ def _health(found: Mapping[str, Any]) -> str:
     return str(found["health"])
 
 
+def _tune(found: Mapping[str, Any]) -> str:
+    return f"{counted(len(found['trials']), 'trial')}, best {found['metric']} {found['loss']:.5f}"
+
+
 DESCRIBERS: dict[str, Callable[[Any], str]] = {
     "ingest": _ingest, "validate": _validate, "materialize": _materialize, "train": _train,
     "register": _register, "promote": _promote, "package": _package, "score": _score, "monitor": _monitor,
     "ship": _ship, "deploy": _deploy, "retrain": _retrain, "audit": _monitor, "guard": _monitor,
-    "health": _health,
+    "health": _health, "tune": _tune,
 }  # fmt: skip

@@ -11,6 +11,8 @@ from typing import Any, Self
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -44,6 +46,7 @@ class Progress(logging.Handler):
         self._console = stderr()
         self._quiet = quiet
         self._now = ""
+        self._share: float | None = None
         self._over = Event()
         self._spinner = Spinner("dots", style="cyan")
         shown = self._console.is_terminal and not quiet
@@ -77,6 +80,7 @@ class Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._now = record.getMessage().splitlines()[0][:160]
+        self._share = getattr(record, "share", self._share)  # of the running step, where its lines tell
 
     def begin(self, name: str) -> None:
         self.steps.setdefault(name, Step(name)).started = time.monotonic()
@@ -84,7 +88,7 @@ class Progress(logging.Handler):
     def end(self, name: str, result: str = "", *, failed: bool = False) -> None:
         step = self.steps[name]
         step.took, step.result, step.failed = time.monotonic() - (step.started or time.monotonic()), result, failed
-        self._now = ""
+        self._now, self._share = "", None
         if self._live is None and not self._quiet:
             mark = "✗" if failed else "✓"
             self._console.print(f"{mark} {name:<12} {seconds(step.took):>10}  {escape(result)}", soft_wrap=True)
@@ -109,7 +113,11 @@ class Progress(logging.Handler):
         table.add_column(overflow="fold")
         for step in self.steps.values():
             table.add_row(*self._row(step))
-        return Group(table, Text(f"    {self._now}", style="dim", no_wrap=True, overflow="ellipsis"))
+        now = Text(f"    {self._now}", style="dim", no_wrap=True, overflow="ellipsis")
+        if self._share is None:
+            return Group(table, now)
+        bar = ProgressBar(total=1.0, completed=self._share, width=40)
+        return Group(table, Padding(bar, (0, 0, 0, 4)), now)
 
     def _row(self, step: Step) -> tuple[RenderableType, ...]:
         if step.took is not None:

@@ -48,6 +48,7 @@ GUIDES = {
     "diff": "explanation/lineage.md#what-differs-truecourse-diff",
     "compare": "how-to/compare-models.md",
     "select": "how-to/select-features.md",
+    "tune": "how-to/tune.md",
     "replay": "explanation/replay.md",
     "run ship": "explanation/prediction-log.md",
     "run audit": "explanation/skew.md",

@@ -2,14 +2,14 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
+from truecourse.processes import exit_with_parent
 from truecourse.storage.delta_tables import Tables
 
 P = ParamSpec("P")
@@ -42,16 +42,8 @@ class WorkerProcess:
 
 def _start_worker(problem: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the parent ends this one
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     _arguments[:] = load_problem(problem), Tables()
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent process is gone, even if it was killed: the worker must not write after it."""
-    first = parent_process()
-    assert first is not None
-    first.join()
-    os._exit(1)
 
 
 def _call(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:

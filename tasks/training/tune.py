@@ -1,64 +1,78 @@
-"""Search the declared parameter space, on training rows alone, with Optuna."""
+"""Search the declared parameter space, and feature groups on request, on training rows alone, with Optuna."""
 
 import json
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from prefect import task
 
 from tasks.retry import RETRY
 from tasks.training.train import tuning_key
-from truecourse.errors import ModelError, NotFound
-from truecourse.hashing import sha256_json
-from truecourse.modeling.boosting import LOSSES, Fold, Matrices, Part, boost, parameters
-from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.selection import start_from_linear
+from tasks.training.tuning_runs import TrialRuns
+from tasks.training.tuning_study import Budget, Study, TrialRecord, best_of
+from tasks.training.tuning_workers import evaluator_of, run_workers
+from truecourse.errors import ModelError, NotFound, SettingsError
+from truecourse.evaluation.tuning_gain import measure_gain
+from truecourse.modeling.boosting import LOSSES
 from truecourse.modeling.snapshot import load_frame
-from truecourse.modeling.splitting import folds
-from truecourse.modeling.training import matrix_of, rows_of, with_parameters
-from truecourse.problem import Problem, Range, XGBoost
-from truecourse.problem.loader import load_problem, problem_document
+from truecourse.modeling.training import with_parameters
+from truecourse.problem.loader import load_problem
 from truecourse.references import Snapshot
-from truecourse.registry import mlflow_runs
-from truecourse.settings import get_settings
 from truecourse.storage.object_store import ObjectStore, open_store
 from truecourse.stored_format import numbered, read_numbered
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.tuning")
+_POLL = 1.0
+"""Seconds between two looks at the trials of other machines."""
 
 
 @task(name="tune", **RETRY)
-def search_parameters(problem: str, snapshot: Snapshot, trials: int | None = None) -> dict[str, Any]:
-    """Try `trials` parameter sets (the problem's number if None), starting with the problem's own, and store the best.
+def search_parameters(
+    problem: str,
+    snapshot: Snapshot,
+    trials: int | None = None,
+    minutes: float | None = None,
+    workers: int = 1,
+    feature_groups: bool = False,
+) -> dict[str, Any]:
+    """Try parameter sets, starting with the problem's own, and store the best.
 
-    Returns {"best": {name: value}, "loss": float, "metric": str, "trials": [...]}, stored at
+    The search ends after `trials` in all (the problem's number if neither is given), or when `minutes` have passed.
+    Returns {"best": {name: value}, "loss": float, "metric": str, "trials": [...], "gain": {...}, ...}, stored at
     tuning/<problem>/<snapshot>.json. An interrupted search continues where it stopped; a finished one is not repeated.
     Raises ModelError if the problem declares no search space."""
-    spec, store = load_problem(problem), open_store()
+    began, spec, store = time.time(), load_problem(problem), open_store()
     if not spec.model.search:
         hint = "declare one: XGBoost(search={'max_depth': Range(3, 10), ...})"
         raise ModelError("there is no search space", where=f"problem {problem}", hint=hint)
-    count, identity = trials or spec.model.trials, _search_digest(spec, snapshot)
+    study = Study(spec, snapshot, feature_groups)
+    if feature_groups and len(study.members) < 2:
+        hint = "leave out feature_groups, or add views"
+        raise ModelError("all features are in one group", where=f"problem {problem}", hint=hint)
+    budget = _budget(spec.model.trials, trials, minutes, began)
+    if workers < 1:
+        raise SettingsError(f"{workers} given, 1 or more needed", where="workers", hint="give 2 for two processes")
     stored = _load_result(store, snapshot)
-    if stored and stored["search"] == identity and len(stored["trials"]) >= count:
+    if stored and stored["search"] == study.identity and len(stored["trials"]) >= (budget.trials or float("inf")):
         log.info("this snapshot was tuned already: %s", stored["best"])
         return stored
-    study = _study(spec, identity)
-    left = count - len(_finished_trials(study))
-    if left > 0:
-        _search(spec, study, load_frame(store, snapshot), identity, left)
-    result = _result(spec, study, identity)
+    _Search(study, budget).run(workers)
+    result = _result(study, store)
     store.put(tuning_key(snapshot), json.dumps(numbered(result), indent=1).encode())
     return result
 
 
-def _search_digest(problem: Problem, snapshot: Snapshot) -> str:
-    document = problem_document(problem)
-    return sha256_json({"snapshot": snapshot.sha256, "model": document.get("model"), "split": document.get("split")})
+def _budget(declared: int, trials: int | None, minutes: float | None, began: float) -> Budget:
+    for name, value in (("trials", trials), ("minutes", minutes)):
+        if value is not None and value <= 0:
+            raise SettingsError(
+                f"{value:g} given, more than 0 needed", where=name, hint="give 20 trials, or 30 minutes"
+            )
+    if trials is None and minutes is None:
+        trials = declared
+    return Budget(trials, None if minutes is None else began + 60 * minutes, began)
 
 
 def _load_result(store: ObjectStore, snapshot: Snapshot) -> dict[str, Any] | None:
@@ -68,137 +82,73 @@ def _load_result(store: ObjectStore, snapshot: Snapshot) -> dict[str, Any] | Non
         return None
 
 
-def _study(problem: Problem, identity: str) -> Any:
-    """The Optuna study of this search; it is stored in <home>/tuning, so that an interrupted search continues."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import TrialState
+class _Search:
+    """A search as one process sees it: it makes trials here or in worker processes, and logs the finished ones."""
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder = get_settings().home / "tuning"
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / f"{problem.name}-{identity[:16]}.log")))
-    study = optuna.create_study(storage=storage, study_name=identity, load_if_exists=True)
-    # The seed depends on the number of trials: a continued search must not repeat earlier draws.
-    study.sampler = optuna.samplers.TPESampler(seed=problem.model.seed + len(study.trials))
-    if not study.trials:
-        study.enqueue_trial({name: getattr(problem.model, name) for name in problem.model.search})
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)  # its process was killed
-        if trial.params:
-            study.enqueue_trial(trial.params, skip_if_exists=True)
-    return study
+    def __init__(self, study: Study, budget: Budget) -> None:
+        self._study, self._budget = study, budget
+        self._runs = TrialRuns(study)
+        self._reported: set[int] = set()
 
+    def run(self, workers: int) -> None:
+        study = self._study
+        study.open()
+        self._reported |= {one.number for one in study.finished()}
+        if self._reported:
+            log.info("the search continues after %s", counted(len(self._reported), "trial"))
+        self._watch()
+        if workers > 1:
+            run_workers(workers, study, self._budget, self._watch)
+        evaluator = None
+        while (trial := study.claim(self._budget)) is not None or self._others_run():
+            if trial is None:
+                time.sleep(_POLL)
+                continue
+            evaluator = evaluator or evaluator_of(study)
+            study.make(trial, evaluator)
+            self._watch()
+        self._watch(last=True)
+        self._runs.end()
 
-def _finished_trials(study: Any) -> list[Any]:
-    from optuna.trial import TrialState
+    def _others_run(self) -> bool:
+        return bool(self._study.running()) and not self._budget.is_over
 
-    return list(study.get_trials(states=(TrialState.COMPLETE,)))
+    def _watch(self, last: bool = False) -> None:
+        """Log the trials that have finished since the last call."""
+        trials = self._study.finished()
+        for trial in trials:
+            if trial.number not in self._reported:
+                self._report(trial, [one for one in trials if one.number in self._reported or one is trial])
+                self._reported.add(trial.number)
+        self._runs.log(trials, last)
 
-
-def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: int) -> None:
-    parent = _parent_run(problem, identity)
-    evaluate = evaluator(problem, rows_of(frame, "train"))
-
-    def objective(trial: Any) -> float:
-        started = time.time()
-        chosen = {name: _suggest_value(trial, name, space) for name, space in problem.model.search.items()}
-        losses, rounds = evaluate(chosen)
-        trial.set_user_attr("rounds", rounds)
-        loss = float(np.mean(losses))
-        if parent is not None:
-            with mlflow_runs.warn_on_failure(f"trial {trial.number}"):
-                log_trial(problem, parent, trial.number, chosen, losses, rounds, started)
-        log.info("trial %d: %s %.5f with %s", trial.number, LOSSES[problem.kind], loss, chosen)
-        return loss
-
-    study.optimize(objective, n_trials=left)
-    if parent is not None:
-        with mlflow_runs.warn_on_failure("the end of the search"):
-            mlflow_runs.connect_mlflow().set_terminated(parent, "FINISHED")
-
-
-def evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tuple[list[float], list[int]]]:
-    """A function from parameters to each fold's loss and boosting rounds. Folds are binned once per `max_bin`."""
-    vocabulary = Vocabulary.learn(problem, rows)
-    matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
-    masks, binned = folds(problem, rows), dict[int, list[Fold]]()
-
-    def binned_folds(model: XGBoost) -> list[Fold]:
-        if model.max_bin not in binned:
-            data = Matrices(vocabulary, model.max_bin)
-            parts = [
-                Part(matrix[fit], labels[fit], matrix[score], labels[score], np.arange(score.sum()))
-                for fit, score in masks
-            ]
-            binned[model.max_bin] = [data.fold(part) for part in parts]
-            if model.linear:
-                for part, fold in zip(parts, binned[model.max_bin], strict=True):
-                    start_from_linear(problem.kind, vocabulary, model, part, *fold)
-        return binned[model.max_bin]
-
-    def evaluate(chosen: dict[str, Any]) -> tuple[list[float], list[int]]:
-        model = with_parameters(problem.model, chosen)
-        boosted = [boost(problem.kind, vocabulary, model, *f, progress=False) for f in binned_folds(model)]
-        curves = [curve["validate"] for _, curve in boosted]
-        return [min(curve) for curve in curves], [int(np.argmin(curve)) + 1 for curve in curves]
-
-    return evaluate
+    def _report(self, trial: TrialRecord, finished: list[TrialRecord]) -> None:
+        metric = LOSSES[self._study.problem.kind]
+        of = f" of {self._budget.trials}" if self._budget.trials else ""
+        state = " (pruned)" if trial.is_pruned else ""
+        complete = [one for one in finished if not one.is_pruned]
+        best = best_of(complete) if complete else None
+        so_far = f"; best so far {best.loss:.5f}, trial {best.number}" if best else ""
+        text = f"{len(finished)}{of} made: trial {trial.number} {metric} {trial.loss:.5f}{state}{so_far}"
+        log.info("%s", text, extra={"share": self._budget.share(len(finished))})
 
 
-def _suggest_value(trial: Any, name: str, space: Any) -> int | float | str:
-    if not isinstance(space, Range):
-        value: int | float | str = trial.suggest_categorical(name, list(space.values))
-    elif isinstance(space.low, int) and isinstance(space.high, int):
-        value = trial.suggest_int(name, space.low, space.high, log=space.log)
-    else:
-        value = trial.suggest_float(name, space.low, space.high, log=space.log)
-    return value
-
-
-def _parent_run(problem: Problem, identity: str) -> str | None:
-    """The id of this search's MLflow run, created if needed; None if MLflow fails."""
-    note = "A search of the parameter space on training rows alone; each trial is a run below it."
-    tags = mlflow_runs.run_tags(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
-    with mlflow_runs.warn_on_failure("the search"):
-        client, place = mlflow_runs.connect_mlflow(), mlflow_runs.experiment(problem.name)
-        existing = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
-        if not existing:
-            return str(client.create_run(place, run_name=f"tune {problem.name} {identity[:8]}", tags=tags).info.run_id)
-        client.update_run(existing[0].info.run_id, status="RUNNING")
-        return str(existing[0].info.run_id)
-    return None
-
-
-def log_trial(
-    problem: Problem,
-    parent: str,
-    number: int,
-    chosen: dict[str, Any],
-    losses: list[float],
-    rounds: list[int],
-    at: float,
-) -> None:
-    from mlflow.entities import Metric, Param
-
-    client, now = mlflow_runs.connect_mlflow(), int(time.time() * 1000)
-    tags = mlflow_runs.run_tags(problem, "tune", f"Trial {number}, by cross-validation on training rows.")
-    tags |= {"mlflow.parentRunId": parent, "truecourse.step": "trial"}
-    run = client.create_run(
-        mlflow_runs.experiment(problem.name), start_time=int(at * 1000), run_name=f"trial {number}", tags=tags
-    )
-    metrics = [Metric(LOSSES[problem.kind], float(np.mean(losses)), now, 0), Metric("rounds", max(rounds), now, 0)]
-    metrics += [Metric(f"fold_{LOSSES[problem.kind]}", loss, now, fold) for fold, loss in enumerate(losses)]
-    values = parameters(with_parameters(problem.model, chosen))
-    client.log_batch(run.info.run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in values.items()])
-    client.set_terminated(run.info.run_id, "FINISHED")
-
-
-def _result(problem: Problem, study: Any, identity: str) -> dict[str, Any]:
-    finished = _finished_trials(study)
-    best = min(finished, key=lambda trial: trial.value)
-    trials = [{"number": t.number, "loss": t.value, "parameters": t.params, **t.user_attrs} for t in finished]
+def _result(study: Study, store: ObjectStore) -> dict[str, Any]:
+    """The stored document. `best`: of the trials with all features, which `train` uses. `proposed`: the best one
+    without some feature groups, if it is better; else None."""
+    spec, trials, frame = study.problem, study.finished(), load_frame(store, study.snapshot)
+    best, overall = best_of([one for one in trials if not one.dropped]), best_of(trials)
+    log.info("measuring the chosen parameters on validation rows")
+    gain = measure_gain(spec, frame, with_parameters(spec.model, best.parameters))
+    proposed = None
+    if overall is not best:
+        unused = [name for group in overall.dropped for name in study.members[group]]
+        proposed = overall.document | {
+            "gain": measure_gain(spec, frame, with_parameters(spec.model, overall.parameters), unused)
+        }
     return {
-        "best": best.params, "loss": best.value, "metric": LOSSES[problem.kind], "search": identity, "trials": trials,
+        "best": best.parameters, "loss": best.loss, "metric": LOSSES[spec.kind], "search": study.identity,
+        "chosen": best.number, "default": study.default, "gain": gain, "proposed": proposed,
+        "importance": study.importance(),
+        "trials": [one.document for one in trials],
     }  # fmt: skip

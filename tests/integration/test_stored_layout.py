@@ -9,7 +9,7 @@ ROW = {
     "courier": "c07", "depot": "north", "promised": 45, "distance": 6.5, "decision_time": "2024-03-01T18:00:00Z",
 }  # fmt: skip
 ELSEWHERE = {
-    "tuning/<problem>/<snapshot>.json", "tuning/<problem>-<digest>.log",  # the problem declares no search
+    "tuning/<problem>/<snapshot>.json", "tuning/<problem>-<digest>.db",  # the problem declares no search
     "models/<problem>/tries/<version>/",  # there is one version
     "manifests/<environment>/<problem>/<version>/<file>", "deployments/<environment>/<problem>/<number>.json",
     "deployments/<environment>/", "keys/<number>.json", "rejected/<problem>/",

@@ -10,10 +10,10 @@ import optuna
 import pandas as pd
 import pytest
 
+from cli.main import execute
 from flows.train import train
 from flows.tune import tune
-from tasks.training import tune as tuning
-from tasks.training.train import chosen_parameters, tuning_key
+from tasks.training.train import chosen_parameters
 from tests.conftest import S3Server
 from tests.frames import store_diabetes, store_wine
 from tests.unevaluated_versions import set_champion
@@ -113,29 +113,24 @@ def test_a_model_with_changed_bytes_is_refused(wine: None) -> None:
         registry.open_model(run, "multiclass")
 
 
-def test_tuning_resumes_after_a_kill_and_train_uses_its_result(diabetes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuning_continues_after_an_interruption_and_train_uses_its_result(
+    diabetes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = train()
     with pytest.raises(NotFound, match="was not tuned"):
         chosen_parameters(load_problem(), open_store(), plain.snapshot)
-    logged = tuning.log_trial
-
-    def killed(*arguments: Any) -> None:
-        if arguments[2] == 2:
-            raise KeyboardInterrupt
-        logged(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning, "log_trial", killed)
-        with pytest.raises(KeyboardInterrupt):
-            tuning.search_parameters.fn("diabetes", plain.snapshot, 4)
-    assert not open_store().exists(tuning_key(plain.snapshot))
-    result = tune(trials=4)
-    assert len(result["trials"]) == 4
-    parameters = [json.dumps(trial["parameters"], sort_keys=True) for trial in result["trials"]]
-    assert len(set(parameters)) == 4
+    first = tune(trials=2)
+    _interrupt_logging(trial=1)
+    assert execute(["tune", "--trials", "5", "--workers", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["trials"][:2] == first["trials"]
+    assert [trial["number"] for trial in result["trials"]] == [0, 1, 2, 3, 4]
     assert result["trials"][0]["parameters"] == {"max_depth": 3, "learning_rate": 0.05}
-    assert result["loss"] == min(trial["loss"] for trial in result["trials"])
-    assert tune(trials=4) == result
+    assert result["loss"] == min(trial["loss"] for trial in result["trials"] if trial["state"] == "complete")
+    assert result["gain"]["rows"] == 90
+    page = Path(result["page"]).read_text()
+    assert all(title in page for title in ("History", "Parallel coordinates", "Importance of the parameters"))
+    assert tune(trials=4)["trials"] == result["trials"]
     tuned = train(tune=True, trials=4)
     assert tuned.snapshot == plain.snapshot
     assert mlflow_runs.connect_mlflow().get_run(tuned.run_id).data.params["max_depth"] == str(
@@ -144,13 +139,35 @@ def test_tuning_resumes_after_a_kill_and_train_uses_its_result(diabetes: None, m
     _check_child_runs(result)
 
 
-def _check_child_runs(result: dict[str, Any]) -> None:
+def _child_runs() -> tuple[Any, list[Any]]:
+    """The search's run in MLflow, and those of its trials."""
     logged_runs = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("diabetes")])
     (parent,) = [run for run in logged_runs if run.data.tags.get("truecourse.step") == "tune"]
-    children = [run for run in logged_runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    finished = [run for run in children if run.info.status == "FINISHED"]
-    assert {round(run.data.metrics["rmse"], 9) for run in finished} == {round(t["loss"], 9) for t in result["trials"]}
+    return parent, [run for run in logged_runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+
+
+def _interrupt_logging(trial: int) -> None:
+    """Leave a trial's run in MLflow as it is if the process dies while it logs the run."""
+    (run,) = [run for run in _child_runs()[1] if run.data.tags["truecourse.trial"] == str(trial)]
+    mlflow_runs.connect_mlflow().update_run(run.info.run_id, status="RUNNING")
+
+
+def _check_child_runs(result: dict[str, Any]) -> None:
+    parent, children = _child_runs()
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    logged = sorted((int(run.data.tags["truecourse.trial"]), round(run.data.metrics["rmse"], 9)) for run in children)
+    assert logged == [(trial["number"], round(trial["loss"], 9)) for trial in result["trials"]]
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+@pytest.mark.parametrize("options", [["--trials", "0"], ["--minutes", "-1"], ["--workers", "0"], ["--feature-groups"]])
+def test_a_search_that_is_not_possible_says_why(
+    diabetes: None, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["tune", *options, "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] in ("SettingsError", "ModelError")
+    assert error["hint"]
 
 
 def test_a_problem_with_no_space_cannot_be_tuned(wine: None) -> None:

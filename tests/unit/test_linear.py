@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.training.tune import evaluator
 from tests.unit.test_training import frame, problem
 from truecourse.arrays import Array
 from truecourse.modeling import baselines
@@ -17,6 +16,7 @@ from truecourse.modeling.linear import join_boosters, linear_booster
 from truecourse.modeling.model import Model
 from truecourse.modeling.selection import LINEAR, LINEAR_AND_TREES, TREES, Choice, cross_validation, select
 from truecourse.modeling.training import rows_of
+from truecourse.modeling.trials import Evaluator
 from truecourse.problem import XGBoost
 from truecourse.problem.definition import Kind
 from truecourse.statistics.metrics import losses
@@ -230,6 +230,6 @@ def test_tuning_compares_what_training_will_train(home: object) -> None:
     losses_of = {}
     for linear in (None, True):
         spec = problem("regression", timed=False, linear=linear)
-        evaluate = evaluator(spec, rows_of(frame(spec, 600), "train"))
+        evaluate = Evaluator(spec, rows_of(frame(spec, 600), "train")).evaluate
         losses_of[linear] = [np.mean(evaluate(found)[0]) for found in ({}, {"max_bin": 16})]
     assert all(linear < trees for linear, trees in zip(losses_of[True], losses_of[None], strict=True))

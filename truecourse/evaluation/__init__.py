@@ -15,4 +15,6 @@ __all__ = [
     "plots",
     "selection_sections",
     "slices",
+    "tuning_gain",
+    "tuning_sections",
 ]

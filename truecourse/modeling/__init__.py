@@ -14,4 +14,5 @@ __all__ = [
     "snapshot",
     "splitting",
     "training",
+    "trials",
 ]

@@ -17,7 +17,7 @@ choice of the boosting rounds on few rows, in parts stratified by label.
 import dataclasses
 import hashlib
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,8 @@ _PARTS = 5
 FOLDS = 3
 _HORIZON = 1 / 6
 """The share of the training period that each rolling-origin fold scores."""
+_FEW_MOMENTS = 60
+"""With fewer moments of decision, such as first days of months, rolling-origin folds are cut between them."""
 
 
 def unit_hashes(ids: Iterable[object], salt: str) -> Array:
@@ -120,22 +122,41 @@ def problem_of(problem: Problem, manifest: "Manifest") -> Problem:
 def folds(problem: Problem, rows: pa.Table) -> list[tuple[Array, Array]]:
     """Return FOLDS pairs of masks over training rows: (rows to fit, rows to score).
 
-    With time: expanding windows, each scored on the period after it; a window uses only labels known at its end.
-    Without time: parts by a hash of the id. Raises ModelError where a part is empty."""
-    masks = _rolling(rows) if isinstance(problem.split, TimeSplit) else _hashed(rows, problem.split.seed)
+    With time: expanding windows, each scored on the period after it. The embargo of a window is the label's delay: it
+    has only rows whose label was known at its end, at `known_at`, or else `closes_after` after the decision. Without
+    time: parts by a hash of the id. Raises ModelError where a part is empty."""
+    masks = _rolling(problem, rows) if isinstance(problem.split, TimeSplit) else _hashed(rows, problem.split.seed)
     if any(not fit.any() or not score.any() for fit, score in masks):
         hint = "train on more rows, or on a longer period"
         raise ModelError("too few training rows for tuning", where=f"problem {problem.name}", hint=hint)
     return masks
 
 
-def _rolling(rows: pa.Table) -> list[tuple[Array, Array]]:
+def _rolling(problem: Problem, rows: pa.Table) -> list[tuple[Array, Array]]:
     decided = columns_of(rows, ["decision_time"])["decision_time"]
-    known = columns_of(rows, ["known_at"])["known_at"] if "known_at" in rows.column_names else decided
+    known = decided + np.timedelta64(problem.label.closes_after // timedelta(microseconds=1), "us")
+    if "known_at" in rows.column_names:
+        known = columns_of(rows, ["known_at"])["known_at"]
+    if len(np.unique(decided)) < _FEW_MOMENTS:
+        return _rolling_moments(decided, known)
     first, last = decided.min(), decided.max()
     step = np.timedelta64(int((last - first) / np.timedelta64(1, "us") * _HORIZON), "us")
     ends = [last - step * (FOLDS - fold) for fold in range(FOLDS)]
     return [((known <= end) & (decided <= end), (decided > end) & (decided <= end + step)) for end in ends]
+
+
+def _rolling_moments(decided: Array, known: Array) -> list[tuple[Array, Array]]:
+    """Return rolling-origin folds for few moments of decision: a window ends with the labels that are known at the
+    first moment that it is scored on."""
+    moments = np.unique(decided)
+    size = max(1, int(len(moments) * _HORIZON))
+    masks = []
+    for fold in range(FOLDS):
+        begin = len(moments) - size * (FOLDS - fold)
+        scored = moments[max(begin, 0) : max(begin + size, 0)]
+        start = scored[0] if len(scored) else moments[0]
+        masks.append(((known <= start) & (decided < start), np.isin(decided, scored)))
+    return masks
 
 
 def _hashed(rows: pa.Table, seed: int) -> list[tuple[Array, Array]]:

@@ -109,6 +109,6 @@ class XGBoost:
     which rounds are chosen. The linear part is constant outside the range that it was fitted to. Example:
     `linear=True`."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
-    """The search space of `truecourse run tune`, by parameter. Example: `search={"max_depth": Choice([2, 3, 4])}`."""
+    """The search space of `truecourse tune`, by parameter. Example: `search={"max_depth": Choice([2, 3, 4])}`."""
     trials: Annotated[int, Field(ge=1)] = 20
     """Number of parameter sets that `tune` tries. Example: `trials=50`."""

@@ -37,9 +37,9 @@ def home_leftovers(context: Context) -> Iterator[Removal]:
         aside = [path for path in Path(store.root).rglob(".*") if path.is_file() and _ASIDE.fullmatch(path.name)]
         yield from _paths("interrupted writes", [path for path in aside if _is_left(path, now, used)], _DAY)
     limit = context.limit(context.settings.model_retention)
-    searches = [p for p in (home / "tuning").glob("*.log") if limit is not None and _modified(p) < limit]
+    searches = [p for p in (home / "tuning").glob("*") if limit is not None and _modified(p) < limit]
     reason = f"not continued for {in_days(context.settings.model_retention)}"
-    yield from _paths("journals of parameter searches", searches, reason)
+    yield from _paths("studies of parameter searches", searches, reason)
 
 
 def removed_unpacked(store: ObjectStore, place: Path) -> Iterator[Removal]:

@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,7 @@ class _Attempt:
 
     def __init__(self, store: ObjectStore, place: str, expiry: float) -> None:
         self.store, self.place = store, place
-        self.owner = {
-            "token": secrets.token_hex(8), "expiry": expiry, "machine": _machine(), "pid": os.getpid(),
-            "started": processes.started_at(os.getpid()),
-        }  # fmt: skip
+        self.owner = {"token": secrets.token_hex(8), "expiry": expiry, **this_process()}
         self.seen: tuple[str, bytes] | None = None
         self.since = 0.0
 
@@ -95,13 +92,22 @@ class _Attempt:
             return True  # released
         if self.seen != (key, content):
             self.seen, self.since = (key, content), time.monotonic()
-        return time.monotonic() - self.since > ticket["expiry"] or _is_dead(ticket)
+        return time.monotonic() - self.since > ticket["expiry"] or is_dead(ticket)
 
 
-def _is_dead(ticket: dict[str, Any]) -> bool:
-    """Whether the ticket's owner was a process of this machine that no longer runs."""
-    ours = bool(ticket["machine"]) and ticket["machine"] == _machine()
-    return ours and processes.started_at(ticket["pid"]) != ticket["started"]
+def this_process() -> dict[str, Any]:
+    """Return what identifies this process: {"machine", "pid", "started"}."""
+    return {"machine": _machine(), "pid": os.getpid(), "started": processes.started_at(os.getpid())}
+
+
+def is_here(process: Mapping[str, Any]) -> bool:
+    """Return whether a process, as this_process() returns it, is or was one of this machine."""
+    return bool(process["machine"]) and process["machine"] == _machine()
+
+
+def is_dead(process: Mapping[str, Any]) -> bool:
+    """Return whether a process was one of this machine that no longer runs."""
+    return is_here(process) and processes.started_at(process["pid"]) != process["started"]
 
 
 def _machine() -> str:

@@ -19,6 +19,7 @@ from truecourse.data.table_views import bind_table
 from truecourse.errors import NotFound, SettingsError
 from truecourse.evaluation.comparison_sections import comparison_sections
 from truecourse.evaluation.selection_sections import selection_sections
+from truecourse.features.asof import EVENT
 from truecourse.features.definition_digests import feature_table
 from truecourse.html import embedded
 from truecourse.lineage.snapshot_diff import find_snapshot
@@ -128,10 +129,11 @@ class OpenProblem:
         return Rows(f"view {name}{_since(moment)}", self._features_at(views[name], version, rows, moment))
 
     def _features_at(self, view: AnyView, version: TableVersion, rows: pa.Table, moment: datetime) -> pa.Table:
-        keys = list(self.definition.join_keys(view))
+        keys, utc = list(self.definition.join_keys(view)), pa.timestamp("us", tz="UTC")
+        rows = rows.filter(pc.less_equal(rows[EVENT].cast(utc), pa.scalar(moment, utc)))  # keys that were known
         spine = rows.select(keys).group_by(keys, use_threads=False).aggregate([]).select(keys)
         spine = spine.sort_by([(key, "ascending") for key in keys])
-        at = pa.repeat(pa.scalar(moment, pa.timestamp("us", tz="UTC")), len(spine))
+        at = pa.repeat(pa.scalar(moment, utc), len(spine))
         spine = spine.append_column("decision_time", at).append_column("id", pa.array(map(str, range(len(spine)))))
         areas = {
             name: dataclasses.replace(area, views=tuple(one for one in area.views if one.name == view.name))

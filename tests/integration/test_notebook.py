@@ -65,6 +65,8 @@ def test_views_frames_and_snapshots_are_those_of_training(traced_world: TracedWo
     found = at.polars().filter(pl.col("courier") == row["courier"].item())
     assert found["courier_count_7d"].item() == row["courier_count_7d"].item()
     assert at.columns == ["courier", "courier_late_7d", "courier_count_7d"]
+    assert len(problem.view("courier_facts", as_of="2024-02-01")) > 0
+    assert len(problem.view("courier_history", as_of="2023-01-01")) == 0, "no courier was known then"
     assert len(problem.view("courier_history")) == problem.views.set_index("view")["rows"]["courier_history"]
 
 

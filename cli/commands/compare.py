@@ -24,7 +24,6 @@ def compare(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="A B [C]...",
             help="Version numbers, champion, challenger, or the first 6 or more digits of a training run's id. "
             "The first is the reference.",
         ),

@@ -12,10 +12,12 @@ from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
 NAMES = ("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
-ON_REQUEST = ("serve", "overload", "replay", "storage", "predictions", "edits", "soak")
+ON_REQUEST = ("serve", "overload", "replay", "storage", "predictions", "edits", "tuning", "soak")
 """Measured only if named: they start servers, or take many minutes."""
 PACKAGES = {
-    **dict.fromkeys(("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale"), "pipeline"),
+    **dict.fromkeys(
+        ("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale", "tuning"), "pipeline"
+    ),
     **dict.fromkeys(("drift", "alarms"), "monitoring"),
     **dict.fromkeys(("serve", "overload"), "serving"),
 }

@@ -162,6 +162,15 @@ class Study:
 
     def claim(self, budget: Budget) -> Any:
         """Claim a trial: one whose process is dead, else a new one. Returns None where the budget is used up."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        while True:
+            try:
+                return self._claim(budget)
+            except UpdateFinishedTrialError:
+                log.debug("a process finished its trial, and then died")
+
+    def _claim(self, budget: Budget) -> Any:
         from optuna.trial import Trial, TrialState
 
         with self._locked() as study:

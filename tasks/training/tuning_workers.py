@@ -33,7 +33,9 @@ def run_workers(count: int, study: Study, budget: Budget, watch: Callable[[], No
     `watch`: called while they run. A process that fails is logged; its trial can be claimed again."""
     context, threads = get_context("spawn"), max(1, get_settings().threads // count)
     arguments = (study.problem.name, study.snapshot, study.groups, budget)
-    workers = [context.Process(target=_work, args=arguments, name=f"tune {number}") for number in range(1, count + 1)]
+    workers = [
+        context.Process(target=make_trials, args=arguments, name=f"tune {number}") for number in range(1, count + 1)
+    ]
     try:
         with override_settings(threads=threads):
             for worker in workers:
@@ -54,7 +56,8 @@ def run_workers(count: int, study: Study, budget: Budget, watch: Callable[[], No
     watch()
 
 
-def _work(problem: str, snapshot: Snapshot, groups: bool, budget: Budget) -> None:
+def make_trials(problem: str, snapshot: Snapshot, groups: bool, budget: Budget) -> None:
+    """Make trials in a process of `multiprocessing`, until the budget is used up or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
     exit_with_parent()
     study = Study(load_problem(problem), snapshot, groups)

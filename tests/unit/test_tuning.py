@@ -160,6 +160,24 @@ def test_a_trial_of_another_machine_is_taken_over_only_without_signs_of_life(hom
     assert [one.number for one in patient.finished()] == [0]
 
 
+def test_a_trial_that_its_process_finished_before_it_died_is_not_taken_over(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = frame("binary", False)
+    study, other = study_of("binary", False, rows), study_of("binary", False, rows)
+    evaluator = evaluator_of(study)
+    trial = study.claim(Budget(2))
+
+    def finishes_and_dies(process: object) -> bool:
+        study.make(trial, evaluator)
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.training.tuning_study.is_dead", finishes_and_dies)
+        assert other.claim(Budget(2)).number == 1
+    assert [one.number for one in other.finished()] == [0]
+
+
 def test_feature_groups_are_searched_and_one_is_always_used(home: Path) -> None:
     study = study_of("binary", True, frame("binary", True), groups=True)
     trials_of(study, 14)

@@ -15,4 +15,6 @@ __all__ = [
     "trace",
     "train",
     "tune",
+    "tuning_study",
+    "tuning_workers",
 ]

@@ -34,10 +34,10 @@ class TrialRuns:
         self._tried = time.monotonic()
         with mlflow_runs.warn_on_failure("trials"), locked(open_store(), f"tuning/{self._study.name}-mlflow"):
             parent = self._parent()
-            known = self._children(parent)
+            logged = self._logged_trials(parent)
             for trial in left:
-                if known.get(trial.number) != "FINISHED":
-                    self._log_trial(parent, trial, known)
+                if trial.number not in logged:
+                    self._log_trial(parent, trial)
                 self._logged.add(trial.number)
             self._tried = -_PAUSE
 
@@ -59,21 +59,21 @@ class TrialRuns:
         name = f"tune {study.problem.name} {study.identity[:8]}"
         return str(client.create_run(place, run_name=name, tags=tags).info.run_id)
 
-    def _children(self, parent: str) -> dict[int, Any]:
-        """The status of each trial's run by number. A run that is not finished was interrupted, and is deleted."""
+    def _logged_trials(self, parent: str) -> set[int]:
+        """The numbers of the trials that have a run. A run that is not finished was interrupted, and is deleted."""
         client = mlflow_runs.connect_mlflow()
         place = mlflow_runs.experiment(self._study.problem.name)
-        found: dict[int, str] = {}
+        found: set[int] = set()
         for run in _all_runs(client, place, f"tags.`mlflow.parentRunId` = '{parent}'"):
             if _TRIAL not in run.data.tags:
                 continue
             if run.info.status == "FINISHED":
-                found[int(run.data.tags[_TRIAL])] = run.info.status
+                found.add(int(run.data.tags[_TRIAL]))
             else:
                 client.delete_run(run.info.run_id)
         return found
 
-    def _log_trial(self, parent: str, trial: TrialRecord, known: dict[int, Any]) -> None:
+    def _log_trial(self, parent: str, trial: TrialRecord) -> None:
         from mlflow.entities import Metric, Param
 
         problem, loss = self._study.problem, LOSSES[self._study.problem.kind]

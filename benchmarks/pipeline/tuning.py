@@ -1,9 +1,9 @@
 """Searches of parameters: the speed of two worker processes, and 50 kills.
 
 Limits: two workers make 1.7 times as many trials a second as one with the same number of threads. On a busy machine
-seconds mean little; CPU seconds show what the second process costs: two cores that do at most 2/1.7 of the work are 1.7
-times as fast. After 50 kills at random moments, no trial is missing, none was made twice, and all are as in a search
-without kills.
+seconds mean little; CPU seconds show what the second process costs: two cores that do at most 2/1.7 of the work are
+1.7 times as fast. Two workers make other trials than one, so the seconds also differ with the parameters. After 50
+kills at random moments, no trial is missing, none was made twice, and all are as in a search without kills.
 """
 
 import json

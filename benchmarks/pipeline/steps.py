@@ -80,8 +80,21 @@ def score(problem: Problem) -> None:
 
 def monitor(problem: Problem) -> None:
     from tasks.monitoring.check_drift import check_drift
+    from tasks.monitoring.check_health import (
+        check_endpoint,
+        check_machine,
+        check_pipelines,
+        check_registry,
+        publish_health,
+    )
+    from tasks.monitoring.check_quality import check_quality
+    from tasks.monitoring.check_skew import check_skew
+    from tasks.monitoring.clean_up import clean_up
+    from tasks.monitoring.publish_control_page import publish_control
 
-    check_drift.fn(problem.name)
+    checks = check_drift, check_quality, check_skew, check_pipelines, check_endpoint, check_machine, check_registry
+    for step in (*checks, publish_health, publish_control, clean_up):
+        step.fn(problem.name)
 
 
 STEPS: dict[str, Step] = {

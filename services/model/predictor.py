@@ -119,13 +119,15 @@ class Predictor:
 
         Returns the columns; the event times by view of the store; the views that could not be read; and by view
         the event times of values that are expired or later than the decision."""
-        declared = self.problem.request_features
+        declared = self.problem.computed_features
         columns = rows.values
         if declared is not None:
             inputs = {name: field_array(rows.types[name], columns[name]) for name in declared.inputs}
             computed = compute_request_features(self.problem, inputs, len(rows))
             kinds = self.model.vocabulary.kinds
-            columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
+            columns = columns | {
+                name: _column(values, kinds[name]) for name, values in computed.items() if name in kinds
+            }
         if self.reader is None:
             return columns, {}, [], {}
         lookup = self._look_up(self.reader, rows)

@@ -25,6 +25,7 @@ def declared_groups(problem: Problem) -> list[Group]:
     """All groups of a problem that have features, in the order of the model's columns, and the label."""
     groups = [
         _request(problem),
+        *_time_features(problem),
         *_request_features(problem),
         *(_view(problem.namespace_of(view.name), view) for view in problem.views),
     ]
@@ -65,6 +66,17 @@ def _request(problem: Problem) -> Group:
             for name, column in fields.items()
         ),
     )
+
+
+def _time_features(problem: Problem) -> Iterator[Group]:
+    if problem.time_features:
+        yield Group(
+            name="time parts",
+            kind="request feature",
+            description="Parts of times of the request and of the decision time, in UTC.",
+            owner=problem.owner,
+            features=tuple(_feature(name, f.column, f.inputs) for name, f in problem.time_features.items()),
+        )
 
 
 def _request_features(problem: Problem) -> Iterator[Group]:

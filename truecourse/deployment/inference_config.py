@@ -102,11 +102,11 @@ def inference_config(problem: Problem, version: ModelVersion, files: Mapping[str
 
 def feature_sources(problem: Problem, vocabulary: Vocabulary) -> dict[str, FeatureSource]:
     views = {name: view for view in problem.views for name in view.features}
-    computed = problem.request_features.features if problem.request_features else {}
-    sources = {}
+    sources, computed = {}, problem.request_features.features if problem.request_features else {}
     for name in vocabulary.features:
-        view = views.get(name)
+        view, part = views.get(name), problem.time_features.get(name)
         place = f"view {view.name}" if view else "request function" if name in computed else "request"
+        place = f"part of {part.field}" if part else place
         ttl = view.ttl.total_seconds() if view else None
         sources[name] = FeatureSource(kind=vocabulary.kinds[name], source=place, ttl=ttl)
     return sources

@@ -73,6 +73,8 @@ def feature_definitions(problem: Problem, *, former: bool = False) -> dict[str, 
         for name, column in problem.request_fields.items()
     }
     digests = {name: fields[name] for name in problem.features if name in fields}
+    for name, part in problem.time_features.items():
+        digests[name] = sha256_json([_field(part.column), [[each, fields.get(each, spine)] for each in part.inputs]])
     computed = problem.request_features
     if computed is not None:
         statements = function_statements(computed.function)

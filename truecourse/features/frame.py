@@ -83,10 +83,10 @@ def add_request_features(problem: Problem, frame: pa.Table) -> pa.Table:
     """Add the problem's request features to a frame, computed by the function that the endpoint calls.
 
     Raises FeatureError if the function returns other columns than declared, or another number of rows."""
-    if problem.request_features is None:
+    if problem.computed_features is None:
         return frame
-    computed = compute_request_features(problem, columns_of(frame, problem.request_features.inputs), len(frame))
-    for name, column in problem.request_features.features.items():
+    computed = compute_request_features(problem, columns_of(frame, problem.computed_features.inputs), len(frame))
+    for name, column in problem.computed_features.features.items():
         values = pa.array(computed[name], from_pandas=True)
         frame = frame.append_column(name, values.cast(arrow_type(column)))
     return frame
@@ -96,7 +96,7 @@ def compute_request_features(
     problem: Problem, columns: Mapping[str, np.ndarray], rows: int
 ) -> Mapping[str, np.ndarray]:
     """Call the problem's request function on arrays of n values, and check its result."""
-    declared = problem.request_features
+    declared = problem.computed_features
     assert declared is not None
     where = f"problem {problem.name}: {declared.function.__name__}"
     computed = declared.function(columns)

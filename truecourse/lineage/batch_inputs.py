@@ -109,7 +109,7 @@ def _unequal(expected: Mapping[str, Array], recorded: Mapping[str, Array]) -> li
 def _feature_links(
     tables: Tables, problem: Problem, record: Record, versions: Mapping[str, TableVersion]
 ) -> Iterator[Link]:
-    id, declared = str(record["id"]), problem.request_features
+    id, declared = str(record["id"]), problem.computed_features
     again = "computed again, equal"
     if declared is not None:
         inputs = [name for name in declared.inputs if name != "decision_time"]

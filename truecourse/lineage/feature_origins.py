@@ -55,8 +55,9 @@ def prediction_origins(tables: Tables, record: Record, version: ModelVersion) ->
     """Return the origins of a record of find_records() or find_scored_rows(): {"features": [...], "origins": [...]}.
 
     A feature: {"feature", "value", "from", "sql", "event_time", "rows", "changed_by"}. `from`: "request", "request
-    function" or the view's name. `rows`: candidate rows. `changed_by`: those without which alone the value is another
-    one; None if unknown. An origin is that of a view, or of the decision of a batch: see _origin_of_view()."""
+    function", "part of" a time field, or the view's name. `rows`: candidate rows. `changed_by`: those without which
+    alone the value is another one; None if unknown. An origin is that of a view, or of the decision of a batch: see
+    _origin_of_view()."""
     with ExitStack() as stack:
         try:
             problem = archived_problem(version, stack.enter_context(scratch()))
@@ -74,9 +75,10 @@ def _features(problem: Problem, record: Record, origins: list[dict[str, Any]]) -
     given = record["values"] if "values" in record else record["features"]
     views = {name: view.name for view in problem.views for name in view.features}
     computed = problem.request_features.features if problem.request_features is not None else {}
+    parts = {name: f"part of {feature.field}" for name, feature in problem.time_features.items()}
     by_view = {origin["view"]: origin for origin in origins}
     for name in problem.features:
-        source = views.get(name) or ("request function" if name in computed else "request")
+        source = views.get(name) or parts.get(name) or ("request function" if name in computed else "request")
         origin = by_view.get(source, {})
         changed = origin.get("changed_by")
         yield {

@@ -36,8 +36,8 @@ METHOD = (
     "features/aggregates/stored_rows", "features/aggregation_lookup", "features/aggregation_rows", "features/asof",
     "features/columns_read", "features/decisions", "features/frame", "features/view_sql", "features/view_versions",
     "modeling/baselines", "modeling/boosting", "modeling/encoding", "modeling/linear", "modeling/selection",
-    "modeling/splitting", "modeling/training", "statistics/absolute_sums", "statistics/intervals",
-    "statistics/metrics",
+    "modeling/splitting", "modeling/training", "problem/time_features", "statistics/absolute_sums",
+    "statistics/intervals", "statistics/metrics",
 )  # fmt: skip
 """The modules that build a frame from tables, and a model from a frame."""
 

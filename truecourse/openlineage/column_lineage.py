@@ -158,7 +158,7 @@ def decision_lineage(problem: Problem, decisions: Decisions | None = None) -> Co
     """Of decisions with their features: the columns of clean tables and feature tables."""
     known = decisions or _decisions(problem)
     fields, by_table = dict(known.request), dict(known.places)
-    computed = problem.request_features
+    computed = problem.computed_features
     if computed is not None:
         inputs = frozenset[Use]().union(*(known.request.get(name, NOTHING) for name in computed.inputs))
         fields |= dict.fromkeys(computed.features, used_by(inputs, TRANSFORMED))

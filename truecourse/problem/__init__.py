@@ -55,6 +55,7 @@ from truecourse.problem.schema import (
     Text,
     Time,
 )
+from truecourse.problem.time_parts import Since
 from truecourse.problem.training import Choice, RandomSplit, Range, TimeSplit, XGBoost
 
 __all__ = [
@@ -62,6 +63,6 @@ __all__ = [
     "CountDistinct", "Csv", "Entity", "EveryClass", "FeatureArea", "Files", "First", "Float", "Integer", "Label",
     "Last", "Max", "Mean", "MetricGate", "Min", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects",
     "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures",
-    "Retraining", "Serving", "Share", "SliceFloor", "Sql", "StandardDeviation", "Sum", "Table", "Text", "Time",
+    "Retraining", "Serving", "Share", "Since", "SliceFloor", "Sql", "StandardDeviation", "Sum", "Table", "Text", "Time",
     "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip

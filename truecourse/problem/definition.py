@@ -28,6 +28,8 @@ from truecourse.problem.schema import (
     Time,
     shown_unit,
 )
+from truecourse.problem.time_features import TimeFeature, time_features
+from truecourse.problem.time_parts import CalendarPart
 from truecourse.problem.training import RandomSplit, TimeSplit, XGBoost
 
 Kind = Literal["binary", "multiclass", "regression"]
@@ -136,6 +138,9 @@ class Problem(Namespace):
     request_features: RequestFeatures | None = None
     """Features that are computed from the request alone. Example:
     `request_features=RequestFeatures(speed_features, inputs=["distance"], features={"km_per_minute": Float()})`."""
+    decision_parts: Many[CalendarPart] = ()
+    """Parts of the decision time that the model is given, as features `decision_time_hour` and so on. Example:
+    `decision_parts=["day_of_week", "hour"]`."""
     split: TimeSplit | RandomSplit = RandomSplit()
     """How rows are split into training, validation and test sets. Example: `split=RandomSplit(test=0.25)`."""
     model: XGBoost = XGBoost()
@@ -236,15 +241,39 @@ class Problem(Namespace):
 
     @property
     def features(self) -> dict[str, AnyColumn]:
-        """All model inputs by name, in the model's column order: request fields, request features, view features."""
+        """All model inputs by name, in the model's column order: request fields, parts of times, request features, view
+        features."""
         direct = {n: c for n, c in self.request_fields.items() if c.feature and not isinstance(c, Time)}
-        computed = dict(self.request_features.features) if self.request_features else {}
+        computed = dict(self.computed_features.features) if self.computed_features else {}
         return direct | computed | {n: c for view in self.views for n, c in self.view_columns(view).items()}
+
+    @cached_property
+    def time_features(self) -> dict[str, TimeFeature]:
+        """The features that are parts of request fields or of the decision time, by name."""
+        return time_features(self.request_fields, self.decision_parts, has_time=self.has_time)
+
+    @cached_property
+    def computed_features(self) -> RequestFeatures | None:
+        """All features that are computed from the request: parts of times, and the declared request features."""
+        declared, parts = self.request_features, self.time_features
+        if not parts:
+            return declared
+        inputs = [name for feature in parts.values() for name in feature.inputs]
+        columns = {name: feature.column for name, feature in parts.items()}
+
+        def compute(given: Arrays) -> Arrays:
+            found = {name: feature.values(given) for name, feature in parts.items()}
+            return found if declared is None else {**found, **declared.function(given)}
+
+        compute.__name__ = "parts of times" if declared is None else declared.function.__name__
+        if declared is not None:
+            inputs, columns = [*inputs, *declared.inputs], columns | dict(declared.features)
+        return RequestFeatures(compute, inputs=tuple(dict.fromkeys(inputs)), features=columns)
 
     @property
     def feature_groups(self) -> dict[str, str]:
         """The group of each feature by name: its view, REQUEST or REQUEST_FEATURES."""
-        computed = self.request_features.features if self.request_features else {}
+        computed = self.computed_features.features if self.computed_features else {}
         groups = dict.fromkeys(self.features, REQUEST) | dict.fromkeys(computed, REQUEST_FEATURES)
         return groups | {name: view.name for view in self.views for name in self.view_columns(view)}
 
@@ -254,7 +283,7 @@ class Problem(Namespace):
         prediction depends on (features, inputs of request features, entity keys)."""
         if self.request:
             return frozenset(self.request)
-        used = {*self.features, *(self.request_features.inputs if self.request_features else ())}
+        used = {*self.features, *(self.computed_features.inputs if self.computed_features else ())}
         used |= {*self.entity_keys}
         return frozenset(used & {*self.request_fields})
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
+from truecourse.problem.time_parts import Part
+
 CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
 RESERVED_PREFIX = "_tc_"
@@ -172,6 +174,10 @@ class Time(Column):
     """The format in the source, as in Python's strptime; without a day it is the first of the month. A number since
     1970 is `"epoch_s"`, `"epoch_ms"` or `"epoch_us"`. None is ISO 8601, where a date is its midnight. Example:
     `format="%d/%m/%Y %H:%M"`."""
+    parts: Many[Part] | None = None
+    """As a request field: the parts that the model is given, each as a feature (docs/explanation/training.md). None:
+    month, day of the week, hour, and days to the decision, or the year if decisions have no time. Example:
+    `parts=["month", Since("signed_up")]`."""
 
 
 AnyColumn = Text | Integer | Float | Boolean | Time

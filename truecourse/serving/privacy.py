@@ -92,10 +92,11 @@ def private_names(problem: Problem) -> dict[str, Privacy]:
     """Return the private request fields and features, with their marks.
 
     A feature computed from a private request field is dropped unless it has its own mark: it could reveal the field."""
-    marks: dict[str, Privacy] = {}
-    declared = problem.request_features
-    fields = problem.request_fields
-    if declared is not None and any(name in fields and fields[name].private for name in declared.inputs):
-        marks |= dict.fromkeys(declared.features, "drop")
+    declared, fields = problem.request_features, problem.request_fields
+    computed = [(name, (*feature.inputs,)) for name, feature in problem.time_features.items()]
+    computed += [(name, (*declared.inputs,)) for name in declared.features] if declared is not None else []
+    marks: dict[str, Privacy] = {
+        name: "drop" for name, inputs in computed if any(each in fields and fields[each].private for each in inputs)
+    }
     marked = {name: column.private for name, column in (fields | problem.features).items() if column.private}
     return marks | marked

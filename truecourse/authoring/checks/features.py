@@ -8,8 +8,9 @@ from truecourse.authoring.checks.aggregations import declaration_faults
 from truecourse.authoring.checks.columns import constraint_faults, feature_type_faults, same_type
 from truecourse.authoring.checks.names import FRAME_NAMES, place, repeated
 from truecourse.errors import Fault
-from truecourse.problem import Aggregations, Problem, View
+from truecourse.problem import Aggregations, Problem, Since, Time, View
 from truecourse.problem.namespace import Namespace
+from truecourse.problem.time_features import TO_DECISION
 from truecourse.wording import nearest
 
 VIEW_NAMES = frozenset({"event_timestamp", "created_timestamp"})
@@ -32,6 +33,7 @@ def feature_faults(problem: Problem) -> Iterator[Fault]:
 def _request_faults(problem: Problem) -> Iterator[Fault]:
     yield from constraint_faults(problem.request, "request")
     yield from repeated(problem.request, place("request"), "request fields")
+    yield from _time_part_faults(problem)
     for name in problem.request_fields:
         if name in problem.request and problem.request[name].source:
             what = "source names a column of a table's source; a request field has no source"
@@ -41,6 +43,24 @@ def _request_faults(problem: Problem) -> Iterator[Fault]:
             yield Fault(place("request", name), f"the training frame has a column {name.lower()} of its own", hint)
     if not problem.has_spine:
         yield from _table_request_faults(problem)
+
+
+def _time_part_faults(problem: Problem) -> Iterator[Fault]:
+    if problem.decision_parts and not problem.has_time:
+        what = "decisions of this problem have no time"
+        yield Fault(place("decision_parts"), what, "give the label's table a time, or remove decision_parts")
+    yield from repeated(problem.decision_parts, place("decision_parts"), "parts")
+    times = {name: column for name, column in problem.request_fields.items() if isinstance(column, Time)}
+    for name, column in times.items():
+        where, parts = place("request", name, "parts"), column.parts or ()
+        yield from repeated([part if isinstance(part, str) else part.field for part in parts], where, "parts")
+        for part in parts:
+            if part == TO_DECISION and not problem.has_time:
+                hint = "remove it, or give the label's table a time"
+                yield Fault(where, f"{part}, but decisions of this problem have no time", hint)
+            elif isinstance(part, Since) and (part.field not in times or part.field == name):
+                what = f"Since({part.field!r}) names no other time field of the request"
+                yield Fault(where, what, nearest(part.field, [each for each in times if each != name]))
 
 
 def _table_request_faults(problem: Problem) -> Iterator[Fault]:
@@ -155,6 +175,7 @@ def _view_time_faults(view: View, path: tuple[str, str]) -> Iterator[Fault]:
 
 def _name_faults(problem: Problem) -> Iterator[Fault]:
     declared = {place("request", name): name for name in problem.request_fields}
+    declared |= {place("request", f.field, "parts", str(f.part)): name for name, f in problem.time_features.items()}
     if problem.request_features is not None:
         path = ("request_features", "features")
         yield from constraint_faults(problem.request_features.features, *path)

@@ -165,7 +165,7 @@ def find_request_mismatches(problem: Problem, logged: LogSample) -> tuple[list[M
     """Compare features that depend on the request alone. Returns the mismatches, and the features that cannot be
     compared because the log hides them or their inputs."""
     columns, places = logged.request.columns, np.array(logged.request.accepted, dtype=np.int64)
-    declared = problem.request_features
+    declared = problem.computed_features
     views = {name for view in problem.views for name in view.features}
     not_compared = sorted(name for name in problem.features if name not in views and name in logged.hidden)
     if declared is not None:

@@ -162,7 +162,7 @@ def _mlflow_model(trained: TrainingResult) -> dict[str, bytes]:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    inputs = Schema([ColSpec("float", name, required=False) for name in trained.model.vocabulary.features])
+    inputs = Schema([ColSpec("float", name, required=False) for name in trained.model.vocabulary.booster_names])
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # it warns that pip is not installed
     get_settings().temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=get_settings().temporary) as temporary:

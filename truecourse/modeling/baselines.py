@@ -93,7 +93,7 @@ def _pipeline(kind: Kind, vocabulary: Vocabulary) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    kinds = list(vocabulary.kinds.values())
+    kinds = [column.kind for column in vocabulary.matrix_columns]
     categories = [place for place, name in enumerate(kinds) if name == "category"]
     numbers = [place for place, name in enumerate(kinds) if name != "category"]
     encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=_RARE, dtype=np.float32)

@@ -93,10 +93,10 @@ def cut_points(matrix: Array, vocabulary: Vocabulary, max_bin: int) -> Array:
 
     A number with at most `max_bin` distinct values contributes all of them. Shorter columns are padded with NaN."""
     columns = []
-    for position, name in enumerate(vocabulary.features):
+    for position, column in enumerate(vocabulary.matrix_columns):
         values = matrix[:, position]
-        if name in vocabulary.categories:
-            columns.append(np.arange(len(vocabulary.categories[name]), dtype=np.float32))
+        if column.codes is not None:
+            columns.append(np.arange(column.codes, dtype=np.float32))
             continue
         distinct = np.unique(values[~np.isnan(values)])
         if len(distinct) > max_bin:

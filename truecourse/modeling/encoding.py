@@ -4,12 +4,14 @@ Categories become integer codes of a vocabulary learned from training rows only.
 categories, become NaN.
 """
 
+import dataclasses
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -26,17 +28,64 @@ _MOST = float(LARGEST)
 FEW = 128
 """Rows up to which few calls over all columns are faster than one call per column."""
 FeatureKind = Literal["category", "integer", "float", "boolean"]
+Codes = tuple[Mapping[str | None, float], float]
+"""The code of each category, and that of others."""
 XGBOOST_TYPES: Mapping[FeatureKind, str] = {"category": "c", "integer": "int", "float": "q", "boolean": "i"}
 
 
+class NgramColumns(BaseModel):
+    """How a text is counted in columns: truecourse.problem.Ngrams."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int
+    of: Literal["words", "characters"]
+    shortest: int
+    longest: int
+
+    def count(self, texts: Iterable[Any]) -> Array:
+        """Count the n-grams of n texts: (n, width) float32; a missing text is a row of NaN."""
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        analyzer = "word" if self.of == "words" else "char_wb"
+        hashing = HashingVectorizer(
+            analyzer=analyzer,
+            ngram_range=(self.shortest, self.longest),
+            n_features=self.width,
+            norm=None,
+            alternate_sign=False,
+            dtype=np.float32,
+        )
+        known = list(texts)
+        counts: Array = hashing.transform(["" if text is None else text for text in known]).toarray()
+        counts[[text is None for text in known]] = np.nan
+        return counts
+
+
+@dataclass(frozen=True)
+class MatrixColumn:
+    """A column of a model's matrix. `feature`: its position among the features. `codes`: the number of codes of a
+    category; None for a number."""
+
+    name: str
+    feature: int
+    kind: FeatureKind
+    codes: int | None = None
+
+
 class Vocabulary(BaseModel):
-    """The model's inputs in order, their kinds, the categories of each categorical one, and the label's classes."""
+    """The model's inputs in order, their kinds, the categories of each categorical one, and the label's classes.
+
+    `pooled`: the features whose rare and new categories are one more category, the last code. `ngrams`: the texts that
+    are counted in columns; they have no categories."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kinds: dict[str, FeatureKind]
     categories: dict[str, tuple[str, ...]]
     classes: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
+    ngrams: dict[str, NgramColumns] = {}
 
     @classmethod
     def learn(cls, problem: Problem, frame: pa.Table) -> Self:
@@ -49,38 +98,72 @@ class Vocabulary(BaseModel):
             "integer" if isinstance(c, Integer) else "float"
             for name, c in problem.features.items() if name in frame.column_names
         }  # fmt: skip
-        categories = {name: _distinct(rows[name]) for name, kind in kinds.items() if kind == "category"}
+        texts = {name: column for name, column in problem.features.items() if isinstance(column, Text)}
+        ngrams = {
+            name: NgramColumns(**dataclasses.asdict(column.ngrams))
+            for name, column in texts.items()
+            if column.ngrams is not None
+        }
+        categories = {
+            name: _distinct(rows[name], column.min_count) for name, column in texts.items() if name not in ngrams
+        }
+        pooled = tuple(name for name in categories if texts[name].min_count > 1)
         if problem.kind == "regression":
-            return cls(kinds=kinds, categories=categories)
+            return cls(kinds=kinds, categories=categories, pooled=pooled, ngrams=ngrams)
         classes = problem.label.classes or _distinct(rows["label"])
         _check_classes(problem, classes, _distinct(frame["label"]))
-        return cls(kinds=kinds, categories=categories, classes=classes)
+        return cls(kinds=kinds, categories=categories, classes=classes, pooled=pooled, ngrams=ngrams)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         return cls.model_validate_json(data)
 
     def to_json(self) -> bytes:
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
+        later = {name for name in ("pooled", "ngrams") if not getattr(self, name)}  # unknown to earlier releases
+        return json.dumps(self.model_dump(mode="json", exclude=later), indent=1, ensure_ascii=False).encode()
 
     @cached_property
     def features(self) -> tuple[str, ...]:
         return tuple(self.kinds)
 
+    @cached_property
+    def matrix_columns(self) -> tuple[MatrixColumn, ...]:
+        """The columns of the matrix: one for a feature, or those of its n-grams."""
+        columns = []
+        for place, (name, kind) in enumerate(self.kinds.items()):
+            if name in self.ngrams:
+                width = self.ngrams[name].width
+                columns += [MatrixColumn(f"{name}: {number}", place, "float") for number in range(width)]
+            else:
+                known = self.categories.get(name)
+                codes = None if known is None else len(known) + (name in self.pooled)
+                columns.append(MatrixColumn(name, place, kind, codes))
+        return tuple(columns)
+
     @property
     def booster_names(self) -> list[str]:
-        """The features' names for XGBoost, which refuses [, ] and <: these are percent-encoded."""
-        return [re.sub(r"[%<\[\]]", lambda c: f"%{ord(c[0]):02X}", name) for name in self.kinds]
+        """The matrix's columns for XGBoost, which refuses [, ] and <: these are percent-encoded."""
+        return [re.sub(r"[%<\[\]]", lambda c: f"%{ord(c[0]):02X}", column.name) for column in self.matrix_columns]
 
     @property
     def feature_types(self) -> list[str]:
-        return [XGBOOST_TYPES[kind] for kind in self.kinds.values()]
+        return [XGBOOST_TYPES[column.kind] for column in self.matrix_columns]
 
     @cached_property
-    def _codes(self) -> list[dict[str, int] | None]:
-        """The codes of every feature's categories; None for a number."""
-        known = {name: {value: code for code, value in enumerate(values)} for name, values in self.categories.items()}
-        return [known[name] if kind == "category" else None for name, kind in self.kinds.items()]
+    def first_columns(self) -> Array | None:
+        """The first column of each feature (d,); None where each feature has one column."""
+        if not self.ngrams:
+            return None
+        return np.unique([column.feature for column in self.matrix_columns], return_index=True)[1]
+
+    @cached_property
+    def _codes(self) -> list[tuple[dict[str | None, float], float] | None]:
+        """The codes of every feature's categories, and the code of others; None for a number."""
+        return [self._codes_of(name) if name in self.categories else None for name in self.kinds]
+
+    def _codes_of(self, name: str) -> tuple[dict[str | None, float], float]:
+        known: dict[str | None, float] = {value: code for code, value in enumerate(self.categories[name])}
+        return (known | {None: math.nan}, len(known)) if name in self.pooled else (known, math.nan)
 
     def encode(self, columns: Mapping[str, Values]) -> Array:
         """Encode columns as a (n, d) float32 matrix, C-contiguous, in the model's column order.
@@ -92,24 +175,19 @@ class Vocabulary(BaseModel):
         except KeyError:
             absent = [name for name in self.kinds if name not in columns]
             raise ModelError(f"missing features: {', '.join(absent)}") from None
-        parts, rows = zip(given, self._codes, strict=True), len(given[0]) if given else 0
-        if rows == 1:  # a NumPy call takes as long for one row as for a hundred
-            row = [
-                (math.nan if values[0] is None else values[0]) if codes is None else codes.get(values[0], math.nan)
-                for values, codes in parts
-            ]
-            if max(0.0, *map(abs, row)) <= _MOST:  # max() skips NaN
-                return np.array([row], dtype=np.float32)
-            return finite(np.array([row], dtype=np.float64)).astype(np.float32)
-        if 0 < rows <= FEW:  # a NumPy call per column would take longer
-            numbers = [values if codes is None else _encode_categories(values, codes) for values, codes in parts]
-            return np.ascontiguousarray(finite(np.array(numbers, dtype=np.float64)).T, dtype=np.float32)
-        matrix = np.empty((rows, len(given)), dtype=np.float32)
-        with np.errstate(over="ignore"):
-            for position, (values, codes) in enumerate(parts):
-                column = values if codes is None else _encode_categories(values, codes)
-                matrix[:, position] = column if isinstance(column, np.ndarray) else np.array(column, dtype=np.float64)
-        return finite(matrix)
+        if self.ngrams:
+            return self._encode_expanded(given)
+        return _encode_columns(given, self._codes)
+
+    def _encode_expanded(self, given: Sequence[Values]) -> Array:
+        """Encode features some of which have several columns."""
+        single = [place for place, name in enumerate(self.features) if name not in self.ngrams]
+        narrow = _encode_columns([given[i] for i in single], [self._codes[i] for i in single])
+        parts: dict[int, Array] = {place: narrow[:, [number]] for number, place in enumerate(single)}
+        for place, name in enumerate(self.features):
+            if name in self.ngrams:
+                parts[place] = self.ngrams[name].count(given[place])
+        return np.ascontiguousarray(np.hstack([parts[place] for place in range(len(given))]), dtype=np.float32)
 
     def labels(self, frame: pa.Table) -> Array:
         """Return the labels as float32: class codes, or a regression's values; NaN where a row has no label.
@@ -125,11 +203,38 @@ class Vocabulary(BaseModel):
         return np.asarray(codes.cast(pa.float32()).to_numpy(), dtype=np.float32)
 
 
-def _encode_categories(values: Values, codes: Mapping[str, int]) -> Values:
+def _encode_columns(given: Sequence[Values], codes_of: Sequence[Codes | None]) -> Array:
+    """Encode columns of n values, one for a feature: (n, d) float32."""
+    parts, rows = zip(given, codes_of, strict=True), len(given[0]) if given else 0
+    if rows == 1:  # a NumPy call takes as long for one row as for a hundred
+        row = [
+            (math.nan if values[0] is None else values[0]) if codes is None else codes[0].get(values[0], codes[1])
+            for values, codes in parts
+        ]
+        if max(0.0, *map(abs, row)) <= _MOST:  # max() skips NaN
+            return np.array([row], dtype=np.float32)
+        return finite(np.array([row], dtype=np.float64)).astype(np.float32)
+    if 0 < rows <= FEW:  # a NumPy call per column would take longer
+        numbers = [values if codes is None else _encode_categories(values, codes) for values, codes in parts]
+        return np.ascontiguousarray(finite(np.array(numbers, dtype=np.float64)).T, dtype=np.float32)
+    matrix = np.empty((rows, len(given)), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        for position, (values, codes) in enumerate(parts):
+            column = values if codes is None else _encode_categories(values, codes)
+            matrix[:, position] = column if isinstance(column, np.ndarray) else np.array(column, dtype=np.float64)
+    return finite(matrix)
+
+
+def _encode_categories(values: Values, codes: Codes) -> Values:
+    known, other = codes
     if len(values) <= FEW:
-        return [codes.get(value, math.nan) for value in values]
-    encoded = pc.index_in(pa.array(values, pa.string()), pa.array(list(codes), pa.string()))
-    return np.asarray(encoded.cast(pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32)
+        return [known.get(value, other) for value in values]
+    texts = pa.array(values, pa.string())
+    encoded = pc.index_in(texts, pa.array([name for name in known if name is not None], pa.string()))
+    found = np.array(encoded.cast(pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32)
+    if other == other:
+        found[np.isnan(found) & texts.is_valid().to_numpy(zero_copy_only=False)] = other
+    return found
 
 
 def finite(values: Array) -> Array:
@@ -156,8 +261,10 @@ def label_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(pa.string())
 
 
-def _distinct(values: pa.ChunkedArray) -> tuple[str, ...]:
-    distinct = [value for value in pc.unique(label_text(values)).to_pylist() if value is not None]
+def _distinct(values: pa.ChunkedArray, min_count: int = 1) -> tuple[str, ...]:
+    """The different values that at least `min_count` rows have, in order."""
+    counts = pc.value_counts(label_text(values)).to_pylist()
+    distinct = [one["values"] for one in counts if one["values"] is not None and one["counts"] >= min_count]
     if not pa.types.is_string(values.type):
         return tuple(sorted(distinct, key=float))
     return tuple(sorted(distinct))

@@ -14,7 +14,7 @@ import numpy as np
 
 from truecourse.arrays import Array
 from truecourse.modeling import baselines
-from truecourse.modeling.encoding import LARGEST, Vocabulary
+from truecourse.modeling.encoding import LARGEST, MatrixColumn, Vocabulary
 from truecourse.problem.definition import Kind
 from truecourse.settings import get_settings
 
@@ -73,13 +73,14 @@ def linear_booster(
         residuals = labels - baselines.predict(kind, vocabulary, fitted, matrix)
         allowed = _NOISE * max(float(np.std(residuals)), 1e-6 * float(np.std(labels)), float(np.finfo(np.float32).tiny))
     unit = allowed / _DIGITS
-    probes = [_probe_values(vocabulary, name, matrix[:, place]) for place, name in enumerate(vocabulary.features)]
+    columns = vocabulary.matrix_columns
+    probes = [_probe_values(column, matrix[:, place]) for place, column in enumerate(columns)]
     base, effects = _probe_effects(lambda rows: baselines.compute_scores(kind, vocabulary, fitted, rows), probes, unit)
     rounds = list[list[_Function]]()
-    for place, (name, effect) in enumerate(zip(vocabulary.features, effects, strict=True)):
+    for place, (column, effect) in enumerate(zip(columns, effects, strict=True)):
         functions = []
         step = allowed * np.sqrt(12 / matrix.shape[1])  # a uniform error over a step: height / √12
-        for output, function in enumerate(_functions(vocabulary, name, place, matrix[:, place], effect, step)):
+        for output, function in enumerate(_functions(column, place, matrix[:, place], effect, step)):
             centred, mean = function.centred()
             base[output] += mean
             functions.append(centred)
@@ -99,10 +100,10 @@ def join_boosters(first: "xgboost.Booster", second: "xgboost.Booster", rounds: i
     return _with_trees(first, models[0]["trees"] + models[1]["trees"][: rounds * outputs], outputs)
 
 
-def _probe_values(vocabulary: Vocabulary, name: str, values: Array) -> Array:
-    """Return the values that determine a feature's linear function: every category, or the ends of a number's range."""
-    if name in vocabulary.categories:
-        return np.arange(len(vocabulary.categories[name]), dtype=np.float64)
+def _probe_values(column: MatrixColumn, values: Array) -> Array:
+    """Return the values that determine a column's linear function: every category, or the ends of a number's range."""
+    if column.codes is not None:
+        return np.arange(column.codes, dtype=np.float64)
     known = values[~np.isnan(values)].astype(np.float64)
     return np.array([known.min(), known.max()]) if len(known) else np.empty(0)
 
@@ -123,18 +124,16 @@ def _probe_effects(scores: Callable[[Array], Array], probes: Sequence[Array], un
     return np.round(base / unit) * unit, np.split(added, np.cumsum([len(values) for values in probes])[:-1])
 
 
-def _functions(
-    vocabulary: Vocabulary, name: str, feature: int, values: Array, effect: Array, step: float
-) -> list[_Function]:
-    """Build a feature's step function for each of k outputs. `effect` (values, k): of _probe_effects()."""
+def _functions(column: MatrixColumn, feature: int, values: Array, effect: Array, step: float) -> list[_Function]:
+    """Build a column's step function for each of k outputs. `effect` (values, k): of _probe_effects()."""
     missing, known = float(np.isnan(values).sum()), values[~np.isnan(values)].astype(np.float64)
     if not len(effect):
         return [_Function(feature, np.zeros(1), np.zeros(1), np.empty(0), None, (0.0, missing))] * effect.shape[1]
-    if name in vocabulary.categories:
+    if column.codes is not None:
         rows = np.bincount(known.astype(np.int64), minlength=len(effect))
-        return [_of_categories(feature, column, rows, missing) for column in effect.T]
+        return [_of_categories(feature, added, rows, missing) for added in effect.T]
     distinct, counts = np.unique(known, return_counts=True)
-    is_integer = vocabulary.kinds[name] == "integer"
+    is_integer = column.kind == "integer"
     return [_of_numbers(feature, ends, distinct, counts, missing, step, is_integer) for ends in effect.T]
 
 

@@ -70,9 +70,15 @@ class Model:
 
     def contributions(self, matrix: Array) -> Array:
         """Compute exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for
-        multiclass. The last column is the base value; a row sums to its margin."""
+        multiclass, d features. The last column is the base value; a row sums to its margin. The value of a feature with
+        several columns is the sum of theirs."""
         matrix = np.ascontiguousarray(matrix, dtype=np.float32)
         if self.forest is None or self.forest.attributions is None:
-            return self._direct.contributions(matrix)
-        values = self.forest.attributions(matrix)
-        return values if self.kind == "multiclass" else values[:, 0]
+            values = self._direct.contributions(matrix)
+        else:
+            values = self.forest.attributions(matrix)
+            values = values if self.kind == "multiclass" else values[:, 0]
+        first = self.vocabulary.first_columns
+        if first is None:
+            return values
+        return np.concatenate([np.add.reduceat(values[..., :-1], first, axis=-1), values[..., -1:]], axis=-1)

@@ -55,7 +55,8 @@ def predict_rows(model: Model, columns: Columns, matrix: Array) -> list[dict[str
         scores = {"scores": dict(zip(classes, numbers, strict=True))} if several else {"score": numbers}
         rows.append({**scores, "prediction": predicted_label(kind, classes, numbers), "missing": [], "unknown": []})
     features, kinds = model.vocabulary.features, model.vocabulary.kinds
-    for i, j in _missing(matrix):
+    first = model.vocabulary.first_columns
+    for i, j in _missing(matrix if first is None else matrix[:, first]):
         name = features[j]
         missing = kinds[name] != "category" or columns[name][i] is None  # else a category without a code: unknown
         rows[i]["missing" if missing else "unknown"].append(name)

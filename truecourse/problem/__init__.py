@@ -31,6 +31,7 @@ from truecourse.problem.monitoring import (
     Retraining,
 )
 from truecourse.problem.namespace import Entity, FeatureArea, View
+from truecourse.problem.ngrams import Ngrams
 from truecourse.problem.objectives import Objectives
 from truecourse.problem.promotion import (
     BeatsBaseline,
@@ -61,7 +62,7 @@ from truecourse.problem.training import Choice, RandomSplit, Range, TimeSplit, X
 __all__ = [
     "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Count",
     "CountDistinct", "Csv", "Entity", "EveryClass", "FeatureArea", "Files", "First", "Float", "Integer", "Label",
-    "Last", "Max", "Mean", "MetricGate", "Min", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects",
+    "Last", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams", "NotWorseThanLinear", "Objectives", "Objects",
     "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures",
     "Retraining", "Serving", "Share", "Since", "SliceFloor", "Sql", "StandardDeviation", "Sum", "Table", "Text", "Time",
     "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
+from truecourse.problem.ngrams import Ngrams
 from truecourse.problem.time_parts import Part
 
 CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
@@ -117,7 +118,7 @@ class Column:
 
 @dataclass(frozen=True, config=CONFIG)
 class Text(Column):
-    """A string. As a feature it is categorical."""
+    """A string. As a feature it is a category, or with `ngrams` the words that it consists of."""
 
     _: KW_ONLY
     one_of: Many[str] | None = None
@@ -126,6 +127,11 @@ class Text(Column):
     """A regular expression that the whole value must match. Example: `pattern="[A-Z]{3}"`."""
     max_length: int | None = None
     """Largest number of characters. Example: `max_length=20`."""
+    min_count: Annotated[int, Field(ge=1)] = 1
+    """As a feature: categories with fewer training rows than this, and new ones, are one category. Example:
+    `min_count=20`."""
+    ngrams: Ngrams | None = None
+    """As a feature: counts of its words or characters instead of a category. Example: `ngrams=Ngrams(width=128)`."""
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -105,8 +105,10 @@ class Contract(BaseModel):
 
     @classmethod
     def of(cls, problem: Problem, vocabulary: Vocabulary, examples: list[dict[str, Any]] | None = None) -> Self:
+        # New values of a pooled feature belong to its last category.
+        known = {name: values for name, values in vocabulary.categories.items() if name not in vocabulary.pooled}
         fields = [
-            RequestField.of(name, column, vocabulary.categories.get(name), needed=name in problem.needed_fields)
+            RequestField.of(name, column, known.get(name), needed=name in problem.needed_fields)
             for name, column in problem.request_fields.items()
         ]
         return cls(

@@ -34,7 +34,7 @@ def column_suspects(label: Label, name: str, column: pa.Array) -> Iterator[Suspe
             yield from _class_suspects(label, name, codes, numbers, filled)
         else:
             yield from _regression_suspects(label, name, codes, numbers, filled)
-    yield from _missingness_suspects(label, name, filled)
+    yield from missingness_suspects(label, name, filled)
 
 
 def _class_suspects(label: Label, name: str, codes: Codes, numbers: Numbers | None, filled: Mask) -> Iterator[Suspect]:
@@ -120,7 +120,7 @@ def _splits_into_ranges(values: Codes, truth: Numbers) -> bool:
     return bool((high[order][:-1] <= low[order][1:]).all())
 
 
-def _missingness_suspects(label: Label, name: str, filled: Mask) -> Iterator[Suspect]:
+def missingness_suspects(label: Label, name: str, filled: Mask) -> Iterator[Suspect]:
     """Suspicion that a column is filled (or empty) almost only where the label has one value."""
     truth = label.codes if label.codes is not None else label.numbers
     assert truth is not None

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.authoring.leakage.columns import column_suspects
+from truecourse.authoring.leakage.columns import column_suspects, missingness_suspects
 from truecourse.authoring.leakage.combinations import category_suspects, combination_suspects
 from truecourse.authoring.leakage.suspects import MIN_ROWS, Numbers, Suspect, encode, encode_label, to_floats
 from truecourse.authoring.leakage.texts import text_suspects
@@ -20,7 +20,7 @@ def find_leak_suspects(name: str, kind: Kind, label: pa.Array, features: Mapping
     """Find leak suspects among `features` (n typed values each) for the n values of `label`.
 
     Returns none if fewer than MIN_ROWS labels are not null. Each column appears once, with its strongest evidence.
-    Times are tried in differences only."""
+    Times are tried in differences, and by where they are missing."""
     known = pc.is_valid(label)
     label = label.filter(known)
     if len(label) < MIN_ROWS:
@@ -32,6 +32,7 @@ def find_leak_suspects(name: str, kind: Kind, label: pa.Array, features: Mapping
     for feature, column in values.items():
         if pa.types.is_timestamp(column.type):
             numbers[feature] = _seconds(column)
+            found += missingness_suspects(truth, feature, ~np.isnan(numbers[feature]))
             continue
         suspects = next(column_suspects(truth, feature, column), None) or next(
             text_suspects(truth, feature, column), None

@@ -1,7 +1,7 @@
 """Guess a prediction problem from a profile: kind, key, time, split and features, each with its reason."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from itertools import accumulate
 
@@ -12,10 +12,18 @@ from truecourse.authoring.leakage.search import find_leak_suspects
 from truecourse.authoring.leakage.suspects import Suspect
 from truecourse.authoring.scaffold.column_names import is_repeated, rename_taken_columns
 from truecourse.authoring.scaffold.declarations import has_time_name
+from truecourse.authoring.scaffold.encodings import (
+    Encoding,
+    has_words,
+    is_many,
+    later_than_decision,
+    text_encoding,
+    time_encoding,
+)
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
 from truecourse.errors import Fault, ProblemError
 from truecourse.problem.definition import Kind
-from truecourse.problem.schema import RESERVED_PREFIX, Integer, Text, Time
+from truecourse.problem.schema import RESERVED_PREFIX, Integer, Text
 from truecourse.wording import counted, nearest
 
 MOST_CLASSES = 50
@@ -50,6 +58,8 @@ class TableGuesses:
     no_feature: dict[str, str]
     """Declared columns that are not model inputs, and why."""
     suspects: tuple[Suspect, ...] = ()
+    encodings: dict[str, Encoding] = field(default_factory=dict)
+    """How inputs are encoded that are neither numbers nor categories with few values."""
 
     def features(self) -> list[ColumnProfile]:
         """The columns beside label, key and time."""
@@ -67,7 +77,7 @@ class TableGuesses:
         return sum(count for columns, count in file.unreadable.items() if columns & strict)
 
     def inputs(self) -> list[ColumnProfile]:
-        """The columns that are model inputs."""
+        """The columns that can be features of a view."""
         return [c for c in self.features() if c.name not in self.no_feature and c.type != "Time"]
 
 
@@ -79,6 +89,10 @@ class Guesses(TableGuesses):
     kind: Kind
     split: tuple[date, date] | None
     """train_until and validate_until; None for a random split."""
+
+    def inputs(self) -> list[ColumnProfile]:
+        """The columns that are model inputs, by themselves or by parts of their times."""
+        return [c for c in self.features() if c.name not in self.no_feature]
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,7 @@ def guess_table(file: FileProfile, stated: Stated = NOTHING_STATED, key: ColumnP
     return TableGuesses(
         key=found, key_reason=key_reason, time=time, time_reason=time_reason, columns=columns,
         left_out=_name_left_out(file, left_out), no_feature=no_feature,
+        encodings={c.name: text_encoding(c, file) for c in columns if c.name not in no_feature and is_many(c)},
     )  # fmt: skip
 
 
@@ -121,16 +136,22 @@ def guess_problem(name: str, file: FileProfile, label: str, stated: Stated = NOT
     left_out = _left_out(file)
     columns = tuple(c for c in file.columns if c.declared is not None and c.position not in left_out)
     others = [c for c in columns if c not in (target, key, time)]
-    no_feature = {c.name: reason for c in others if (reason := _no_feature(c, file))}
+    no_feature = {c.name: reason for c in others if (reason := _no_feature(c, file, time))}
     suspects = _suspects(file, target, kind, [c for c in others if c.name not in no_feature])
     certain = {column: suspect for suspect in suspects if suspect.determines for column in suspect.columns}
-    if {c.name for c in others if c.type != "Time"} - set(no_feature) - set(certain):  # else no input would be left
+    if {c.name for c in others} - set(no_feature) - set(certain):  # else no input would be left
         no_feature |= {column: f"suspected leak: {suspect}" for column, suspect in certain.items()}
     return Guesses(
         label=target, kind=kind, classes=classes, key=key, key_reason=key_reason, time=time, time_reason=time_reason,
         split=_split(file, time), columns=columns, left_out=_name_left_out(file, left_out), no_feature=no_feature,
-        suspects=tuple(suspects),
+        suspects=tuple(suspects), encodings=_encodings([c for c in others if c.name not in no_feature], time, file),
     )  # fmt: skip
+
+
+def _encodings(inputs: list[ColumnProfile], time: ColumnProfile | None, file: FileProfile) -> dict[str, Encoding]:
+    found = {column.name: text_encoding(column, file) for column in inputs if is_many(column)}
+    moments = [column for column in inputs if column.type == "Time"]
+    return found | {c.name: time_encoding(c, moments[:place], time, file) for place, c in enumerate(moments)}
 
 
 def _name_left_out(file: FileProfile, left_out: dict[int, str]) -> dict[str, str]:
@@ -143,7 +164,6 @@ def require_inputs(name: str, file: FileProfile, label: str, guesses: Guesses) -
     if guesses.inputs():
         return
     reasons = {**guesses.left_out, **guesses.no_feature}
-    reasons |= {c.name: "is a time" for c in guesses.features() if c.type == "Time"}
     shown = "".join(f"; {column}: {reason}" for column, reason in list(reasons.items())[:10])
     hint = "give a file with more columns" + (", or correct these" if reasons else "")
     raise ProblemError(name, [Fault(file.source, f"no column is left to predict {label!r} from{shown}", hint)])
@@ -333,14 +353,16 @@ def _left_out(file: FileProfile) -> dict[int, str]:
     return reasons
 
 
-def _no_feature(column: ColumnProfile, file: FileProfile) -> str:
-    """Why a declared column is not a model input; empty if it is one."""
-    if isinstance(column.declared, Text) and column.distinct > max(20, min(1000, column.held // 4)):
-        return f"{column.distinct} different texts are too many for a category"
+def _no_feature(column: ColumnProfile, file: FileProfile, decided: ColumnProfile | None = None) -> str:
+    """Why a declared column is not a model input; empty if it is one. `decided`: the time of the decisions."""
+    if column.type == "Time":
+        return later_than_decision(column, decided, file)
     if _is_row_number(column, file):
         return "it counts the rows, which cannot predict new rows"
     if isinstance(column.declared, Integer | Text) and column.unique and is_identifier_name(column.name):
         return "it identifies the row"
+    if is_many(column) and column.unique and not has_words(column, file):
+        return "every row has another text, without words"
     if column.distinct == 1 and not column.nulls and not column.unreadable:
         return "every row has the same value"
     return ""
@@ -359,7 +381,5 @@ def _is_row_number(column: ColumnProfile, file: FileProfile) -> bool:
 
 def _suspects(file: FileProfile, label: ColumnProfile, kind: Kind, features: list[ColumnProfile]) -> list[Suspect]:
     """Leak suspects among the features, from the profile's sample."""
-    given = {
-        c.name: file.sample[c.name] for c in features if not isinstance(c.declared, Time) and c.name in file.sample
-    }
+    given = {c.name: file.sample[c.name] for c in features if c.name in file.sample}
     return find_leak_suspects(label.name, kind, file.sample[label.name], given)

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from truecourse.authoring.scaffold.encodings import Encoding
 from truecourse.authoring.scaffold.guesses import Guesses, TableGuesses
 from truecourse.authoring.scaffold.margins import with_margin
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
@@ -209,6 +210,8 @@ def _column(column: ColumnProfile, guesses: TableGuesses) -> Call:
     if column not in (guesses.label, guesses.key, guesses.time):
         if column.name in guesses.no_feature and guesses.label is not None:
             keywords["feature"] = False
+        if guesses.label is not None and column.name not in guesses.no_feature:
+            keywords |= guesses.encodings.get(column.name, Encoding()).keywords
         if not column.totals:
             keywords["severity"] = "info"
     return Call(str(column.type), (), keywords)
@@ -243,6 +246,8 @@ def column_lines(column: ColumnProfile, guesses: TableGuesses) -> list[str]:
     if column.name in guesses.no_feature:
         hint = "remove feature=False to use it as an input" if guesses.label else "no feature of a view"
         lines.append(f"{guesses.no_feature[column.name]}; {hint}")
+    elif (encoding := guesses.encodings.get(column.name)) is not None and encoding.note:
+        lines.append(encoding.note)
     for suspect in guesses.suspects:
         if column.name in suspect.columns and column.name not in guesses.no_feature:
             hint = "add feature=False" if guesses.label else "remove it from the view"

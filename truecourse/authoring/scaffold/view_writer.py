@@ -12,6 +12,7 @@ import duckdb
 
 from truecourse.authoring.checks.features import VIEW_NAMES
 from truecourse.authoring.checks.names import FRAME_NAMES
+from truecourse.authoring.scaffold.encodings import Encoding
 from truecourse.authoring.scaffold.guesses import Guesses, is_identifier_name
 from truecourse.authoring.scaffold.relations import Related, Source, Unrelated, entity_name
 from truecourse.authoring.scaffold.source_writer import Call
@@ -103,7 +104,8 @@ def _facts(related: Related, view: str, names: _Names) -> ProposedView:
         selected.append(f"{_quoted(found.time.name)}{day} AS event_timestamp")
     for column in found.inputs():
         name = names.free(column.name, f"{table}_{column.name}")
-        features[name] = Call(str(column.type))
+        encoding = found.encodings.get(column.name, Encoding())
+        features[name] = Call(str(column.type), (), dict(encoding.keywords))
         selected.append(_quoted(column.name) + (f" AS {_quoted(name)}" if name != column.name else ""))
     arguments: dict[str, Any] = {"sql": f"features/{view}.sql", "entity": related.entity}
     arguments |= {"timeless": True} if found.time is None else {"lookback": length(related.delay)}

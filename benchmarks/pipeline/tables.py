@@ -204,7 +204,7 @@ def boosting(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, r
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OrdinalEncoder
 
-    places = [place for place, kind in enumerate(vocabulary.kinds.values()) if kind == "category"]
+    places = [place for place, column in enumerate(vocabulary.matrix_columns) if column.codes is not None]
     encoder = OrdinalEncoder(
         handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan, max_categories=254
     )

@@ -80,7 +80,7 @@ def test_a_csv_file_becomes_a_valid_problem(problems: Path, tmp_path: Path) -> N
     assert isinstance(columns["visits"], Integer)
     assert columns["visits"].ge == 0
     assert isinstance(columns["member"], Boolean)
-    assert not columns["comment"].feature
+    assert columns["comment"] == Text(ngrams=Ngrams(width=16), severity="info")
     assert isinstance(problem.split, TimeSplit)
     days = pd.to_datetime(customers()["joined"]).dt.date
     shares = [(days < day).mean() for day in (problem.split.train_until, problem.split.validate_until)]

@@ -23,7 +23,7 @@ from truecourse.authoring.scaffold.create import Draft, scaffold
 from truecourse.errors import ProblemError, SourceError
 from truecourse.ingestion.ingest import ingest_sources
 from truecourse.ingestion.validate import validate_new
-from truecourse.problem import Files, Problem, RandomSplit, TimeSplit
+from truecourse.problem import Files, Ngrams, Problem, RandomSplit, TimeSplit
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Boolean, Float, Integer, Text, Time
 from truecourse.storage.delta_tables import Tables, clean_table

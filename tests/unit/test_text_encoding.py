@@ -1,6 +1,7 @@
 """Texts as features: rare categories are one category, and texts are counted by their words or characters."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,7 +110,10 @@ def test_a_model_learns_from_texts_explains_them_as_one_feature_and_is_stored(te
     stored = Vocabulary.from_json(trained.model.vocabulary.to_json())
     assert stored == trained.model.vocabulary
     model = Model.load(trained.model.ubj(), stored, "binary").compiled()
-    sent = {"size": [1.0, None], "note": ["box 5 of apple" if "ngrams" in text else "apple", None]}
+    sent: dict[str, list[Any]] = {
+        "size": [1.0, None],
+        "note": ["box 5 of apple" if "ngrams" in text else "apple", None],
+    }
     matrix = stored.encode(sent)
     for values in (trained.model.contributions(matrix), model.contributions(matrix)):
         assert values.shape == (2, 3)

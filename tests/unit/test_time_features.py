@@ -15,11 +15,12 @@ from truecourse.features.definition_digests import feature_definitions
 from truecourse.features.frame import add_request_features, compute_request_features
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Boolean, Files, Float, Integer, Label, Problem, RequestFeatures, Since, Table, Time
+from truecourse.problem.time_parts import Part
 from truecourse.serving.contract import Contract
 from truecourse.serving.privacy import private_names
 from truecourse.serving.request_reader import RowReader
 
-EVERY = ("year", "month", "day", "day_of_week", "hour", "days_to_decision", Since("signed"))
+EVERY: tuple[Part, ...] = ("year", "month", "day", "day_of_week", "hour", "days_to_decision", Since("signed"))
 MOMENTS = st.datetimes(datetime(1678, 1, 1), datetime(2261, 12, 31))
 
 
@@ -152,4 +153,8 @@ def test_the_definition_of_a_part_changes_with_the_part_and_with_its_field() -> 
     other = dict(table.columns) | {"signed": Time(nulls=True, parts=["month"], format="%d/%m/%Y")}
     after = feature_definitions(problem(tables=[dataclasses.replace(table, columns=other)]))
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"signed_month", "due_days_since_signed", "due_days_to_decision"}  # the decision is a row of the table
+    assert changed == {
+        "signed_month",
+        "due_days_since_signed",
+        "due_days_to_decision",
+    }

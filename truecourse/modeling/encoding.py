@@ -98,7 +98,7 @@ class Vocabulary(BaseModel):
             "integer" if isinstance(c, Integer) else "float"
             for name, c in problem.features.items() if name in frame.column_names
         }  # fmt: skip
-        texts = {name: column for name, column in problem.features.items() if isinstance(column, Text)}
+        texts = {name: c for name, c in problem.features.items() if isinstance(c, Text) and name in kinds}
         ngrams = {
             name: NgramColumns(**dataclasses.asdict(column.ngrams))
             for name, column in texts.items()

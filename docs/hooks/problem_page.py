@@ -28,7 +28,7 @@ may also be written as a tuple."""
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "The problem": ("Problem",),
     "Tables and sources": ("Table", "Files", "PackageData", "Objects", "Sql", "Csv"),
-    "Columns": ("Column", "Text", "Integer", "Float", "Boolean", "Time"),
+    "Columns": ("Column", "Text", "Ngrams", "Integer", "Float", "Boolean", "Time", "Since"),
     "Label and features": ("Label", "Entity", "View", "Aggregations", "RequestFeatures"),
     "Feature areas": ("FeatureArea",),
     "Aggregate functions": (

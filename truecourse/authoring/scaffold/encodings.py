@@ -11,6 +11,7 @@ from truecourse.arrays import Array
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
 from truecourse.authoring.scaffold.source_writer import Call
 from truecourse.problem.schema import Text
+from truecourse.wording import counted
 
 _POOLED = 20
 """Fewest rows of a category of its own, where categories are many."""
@@ -44,15 +45,15 @@ def has_words(column: ColumnProfile, file: FileProfile) -> bool:
 
 def text_encoding(column: ColumnProfile, file: FileProfile) -> Encoding:
     """How a text of many values is encoded: frequent categories, its words, or its characters."""
-    count = f"{column.distinct} different texts"
+    count = counted(column.distinct, "different text")
     if column.held >= _REPEATED * column.distinct:
         note = f"{count}: those in fewer than {_POOLED} training rows, and new ones, are one category"
         return Encoding({"min_count": _POOLED}, note)
     width = next(width for rows, width in _WIDTHS if column.held < rows)
     if has_words(column, file):
-        note = f"{count}: the model is given counts of their words, hashed to {width} columns"
+        note = f"{count}: the model is given counts of their words, hashed to {counted(width, 'column')}"
         return Encoding({"ngrams": Call("Ngrams", (), {"width": width})}, note)
-    note = f"{count}: the model is given counts of up to 3 characters in a row, hashed to {width} columns"
+    note = f"{count}: the model is given counts of up to 3 characters in a row, hashed to {counted(width, 'column')}"
     return Encoding({"ngrams": Call("Ngrams", (), {"width": width, "of": "characters", "longest": 3})}, note)
 
 

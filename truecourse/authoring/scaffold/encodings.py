@@ -45,15 +45,14 @@ def has_words(column: ColumnProfile, file: FileProfile) -> bool:
 
 def text_encoding(column: ColumnProfile, file: FileProfile) -> Encoding:
     """How a text of many values is encoded: frequent categories, its words, or its characters."""
-    count = counted(column.distinct, "different text")
     if column.held >= _REPEATED * column.distinct:
-        note = f"{count}: those in fewer than {_POOLED} training rows, and new ones, are one category"
+        note = f"values in fewer than {_POOLED} training rows, and new ones, are one category"
         return Encoding({"min_count": _POOLED}, note)
     width = next(width for rows, width in _WIDTHS if column.held < rows)
+    hashed = f"hashed to {counted(width, 'column')}"
     if has_words(column, file):
-        note = f"{count}: the model is given counts of their words, hashed to {counted(width, 'column')}"
-        return Encoding({"ngrams": Call("Ngrams", (), {"width": width})}, note)
-    note = f"{count}: the model is given counts of up to 3 characters in a row, hashed to {counted(width, 'column')}"
+        return Encoding({"ngrams": Call("Ngrams", (), {"width": width})}, f"the model is given word counts, {hashed}")
+    note = f"the model is given counts of up to 3 characters in a row, {hashed}"
     return Encoding({"ngrams": Call("Ngrams", (), {"width": width, "of": "characters", "longest": 3})}, note)
 
 

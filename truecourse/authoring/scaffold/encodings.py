@@ -63,7 +63,8 @@ def later_than_decision(column: ColumnProfile, decided: ColumnProfile | None, fi
     times, decisions = _times(column, file), _times(decided, file)
     known = ~(np.isnat(times) | np.isnat(decisions))
     share = float((times[known] > decisions[known]).mean()) if known.any() else 0.0
-    return f"it is after {decided.name} in {share:.0%} of the rows, so it was not known then" if share > _LATER else ""
+    what = f"it is after {decided.name} in {share:.0%} of the rows: filled in later, unless it is a plan"
+    return what if share > _LATER else ""
 
 
 def time_encoding(

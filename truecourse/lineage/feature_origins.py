@@ -79,7 +79,7 @@ def _features(problem: Problem, record: Record, origins: list[dict[str, Any]]) -
     by_view = {origin["view"]: origin for origin in origins}
     for name in problem.features:
         source = views.get(name) or parts.get(name) or ("request function" if name in computed else "request")
-        origin = by_view.get(source, {})
+        origin = by_view.get("request" if name in parts else source, {})
         changed = origin.get("changed_by")
         yield {
             "feature": name,

@@ -88,7 +88,7 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
         from truecourse.monitoring.drift.reference_profile import load_profile
         from truecourse.registry import versions as registry
 
-        for prefix in ("aliases/", "mlflow/", f"snapshots/{problem}/"):
+        for prefix in ("aliases/", "models/", "runs/", f"snapshots/{problem}/"):
             for key in store.list(prefix):
                 place = Path(storage) / key
                 place.parent.mkdir(parents=True, exist_ok=True)

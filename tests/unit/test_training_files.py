@@ -1,6 +1,7 @@
 """The file that `init` drafted a problem from can be scored; only rows that ingest sets aside are rejected."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,6 +80,9 @@ def test_no_row_of_the_training_file_is_rejected(home: Path, tmp_path: Path, pat
 
 def test_the_label_and_unused_columns_are_optional(home: Path, tmp_path: Path) -> None:
     problem = drafted(CASES / "08-score-the-training-file" / "long.csv", "bought")
+    (table,) = problem.tables
+    columns = dict(table.columns) | {"notes": replace(table.columns["notes"], feature=False)}
+    problem = replace(problem, tables=[replace(table, columns=columns)])
     assert "notes" not in problem.needed_fields
     (tmp_path / "rows.csv").write_text("visits,weight,colour\n3,4.5,red\n")
     rows, _ = read(problem, tmp_path / "rows.csv")

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -45,21 +45,25 @@ class NgramColumns(BaseModel):
 
     def count(self, texts: Iterable[Any]) -> Array:
         """Count the n-grams of n texts: (n, width) float32; a missing text is a row of NaN."""
-        from sklearn.feature_extraction.text import HashingVectorizer
-
-        analyzer = "word" if self.of == "words" else "char_wb"
-        hashing = HashingVectorizer(
-            analyzer=analyzer,
-            ngram_range=(self.shortest, self.longest),
-            n_features=self.width,
-            norm=None,
-            alternate_sign=False,
-            dtype=np.float32,
-        )
         known = list(texts)
-        counts: Array = hashing.transform(["" if text is None else text for text in known]).toarray()
+        counts: Array = _hashing(self).transform(["" if text is None else text for text in known]).toarray()
         counts[[text is None for text in known]] = np.nan
         return counts
+
+
+@lru_cache(maxsize=256)
+def _hashing(columns: NgramColumns) -> Any:
+    """The vectorizer, which keeps no state: it can be shared by threads."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(
+        analyzer="word" if columns.of == "words" else "char_wb",
+        ngram_range=(columns.shortest, columns.longest),
+        n_features=columns.width,
+        norm=None,
+        alternate_sign=False,
+        dtype=np.float32,
+    )
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,6 @@ EXPECTED = {
         "binary",
         1313,
         types_by_column(Text="name|class|sex", Float="age", Integer="survived"),
-        {"name"},
         classes=("0", "1"),
     ),
     "penguins": Expected(

@@ -22,7 +22,7 @@ from truecourse.hashing import sha256
 from truecourse.modeling import prediction
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
-from truecourse.problem import Problem
+from truecourse.problem import Problem, RequestFeatures
 from truecourse.problem.loader import former_problem_digest, load_problem, problem_digest
 from truecourse.problem.namespace import AnyView
 from truecourse.references import ModelVersion
@@ -114,20 +114,23 @@ class Predictor:
     def _views(self) -> dict[str, tuple[str, ...]]:
         return {view.name: tuple(view.features) for view in self.problem.views}
 
+    @cached_property
+    def _computed(self) -> RequestFeatures | None:
+        """The features that are computed from a request for this model, which may lack the problem's newer ones."""
+        return self.problem.computed_features_of(self.model.vocabulary.kinds)
+
     def columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
         """Collect every feature of the rows: sent, computed from the request, and read from the online store.
 
         Returns the columns; the event times by view of the store; the views that could not be read; and by view
         the event times of values that are expired or later than the decision."""
-        declared = self.problem.computed_features
+        declared = self._computed
         columns = rows.values
         if declared is not None:
             inputs = {name: field_array(rows.types[name], columns[name]) for name in declared.inputs}
-            computed = compute_request_features(self.problem, inputs, len(rows))
+            computed = compute_request_features(self.problem, inputs, len(rows), declared)
             kinds = self.model.vocabulary.kinds
-            columns = columns | {
-                name: _column(values, kinds[name]) for name, values in computed.items() if name in kinds
-            }
+            columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
         if self.reader is None:
             return columns, {}, [], {}
         lookup = self._look_up(self.reader, rows)

@@ -13,7 +13,7 @@ from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.errors import FeatureError
 from truecourse.features.decisions import decisions_query
 from truecourse.modeling.splitting import random_split
-from truecourse.problem import Problem, RandomSplit
+from truecourse.problem import Problem, RandomSplit, RequestFeatures
 from truecourse.problem.definition import midnight
 from truecourse.references import TableVersion, Window
 from truecourse.storage.delta_tables import Tables
@@ -93,10 +93,12 @@ def add_request_features(problem: Problem, frame: pa.Table) -> pa.Table:
 
 
 def compute_request_features(
-    problem: Problem, columns: Mapping[str, np.ndarray], rows: int
+    problem: Problem, columns: Mapping[str, np.ndarray], rows: int, declared: RequestFeatures | None = None
 ) -> Mapping[str, np.ndarray]:
-    """Call the problem's request function on arrays of n values, and check its result."""
-    declared = problem.computed_features
+    """Compute the problem's features of the request from arrays of n values, and check the function's result.
+
+    `declared`: those of a model, which may be fewer than the problem's."""
+    declared = declared or problem.computed_features
     assert declared is not None
     where = f"problem {problem.name}: {declared.function.__name__}"
     computed = declared.function(columns)

@@ -1,7 +1,7 @@
 """The definition of a prediction problem: one frozen, strict, typed object. Expectation suites, Feast definitions, the
 request contract and monitoring bins are compiled from it. It contains no bucket, URL or secret."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import KW_ONLY, field
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -255,7 +255,12 @@ class Problem(Namespace):
     @cached_property
     def computed_features(self) -> RequestFeatures | None:
         """All features that are computed from the request: parts of times, and the declared request features."""
-        declared, parts = self.request_features, self.time_features
+        return self.computed_features_of(self.time_features)
+
+    def computed_features_of(self, features: Container[str]) -> RequestFeatures | None:
+        """The declared request features, and those of the parts of times that are among `features`."""
+        declared = self.request_features
+        parts = {name: part for name, part in self.time_features.items() if name in features}
         if not parts:
             return declared
         inputs = [name for feature in parts.values() for name in feature.inputs]

@@ -12,7 +12,8 @@ from truecourse.features.definition_digests import feature_table
 from truecourse.modeling.boosting import parameters
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import with_parameters
-from truecourse.problem import Problem, XGBoost
+from truecourse.problem import Problem
+from truecourse.problem.training import AnyModel
 from truecourse.registry import runs
 from truecourse.storage.delta_tables import Tables
 
@@ -32,7 +33,7 @@ def select_of_model(side: Side, progress: Callable[[int], None]) -> dict[str, An
     return names | {"snapshot": snapshot.sha256, **found}
 
 
-def _trained_spec(problem: Problem, recorded: dict[str, Any]) -> XGBoost:
+def _trained_spec(problem: Problem, recorded: dict[str, Any]) -> AnyModel:
     """The problem's model with the parameters that the run was trained with, such as tuned ones."""
     known = parameters(problem.model)
     return with_parameters(problem.model, {name: value for name, value in recorded.items() if name in known})

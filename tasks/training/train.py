@@ -30,8 +30,9 @@ from truecourse.modeling.training import (
     training_key,
     with_parameters,
 )
-from truecourse.problem import Problem, XGBoost
+from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem, problem_digest, problem_document, training_digest
+from truecourse.problem.training import AnyModel
 from truecourse.references import Snapshot, TrainedRun
 from truecourse.registry import lineage_record, mlflow_runs, run_archive, runs
 from truecourse.registry.runs import RunRecord
@@ -49,7 +50,7 @@ def tuning_key(snapshot: Snapshot) -> str:
     return f"tuning/{snapshot.problem}/{snapshot.sha256}.json"
 
 
-def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) -> XGBoost:
+def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) -> AnyModel:
     """The problem's model with the best parameters of tuning on this snapshot. Raises NotFound if it was not tuned."""
     try:
         tuning = read_numbered(store.get(tuning_key(snapshot)), tuning_key(snapshot))
@@ -102,7 +103,7 @@ def _start_run(problem: str, entry: MlflowEntry) -> Iterator[tuple[str, bool]]:
 
 
 def _save_run(
-    problem: Problem, run_id: str, in_mlflow: bool, entry: MlflowEntry, snapshot: Snapshot, key: str, spec: XGBoost,
+    problem: Problem, run_id: str, in_mlflow: bool, entry: MlflowEntry, snapshot: Snapshot, key: str, spec: AnyModel,
     trained: TrainingResult, frame: pa.Table,
 ) -> TrainedRun:  # fmt: skip
     """Write the run's files, then its record, then its copy in MLflow."""
@@ -143,7 +144,7 @@ def _save_run(
     return run
 
 
-def _training_document(spec: XGBoost, trained: TrainingResult) -> dict[str, Any]:
+def _training_document(spec: AnyModel, trained: TrainingResult) -> dict[str, Any]:
     """The content of training.json: parameters, versions, loss and learning curve."""
     return {
         "parameters": parameters(spec),

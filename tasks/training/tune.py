@@ -16,7 +16,7 @@ from truecourse.errors import ModelError, NotFound, SettingsError
 from truecourse.evaluation.tuning_gain import measure_gain
 from truecourse.modeling.boosting import LOSSES
 from truecourse.modeling.snapshot import load_frame
-from truecourse.modeling.training import with_parameters
+from truecourse.modeling.training import searched_model, with_parameters
 from truecourse.problem.loader import load_problem
 from truecourse.references import Snapshot
 from truecourse.storage.object_store import ObjectStore, open_store
@@ -44,14 +44,15 @@ def search_parameters(
     tuning/<problem>/<snapshot>.json. An interrupted search continues where it stopped; a finished one is not repeated.
     Raises ModelError if the problem declares no search space."""
     began, spec, store = time.time(), load_problem(problem), open_store()
-    if not spec.model.search:
+    model = searched_model(spec)
+    if not model.search:
         hint = "declare one: XGBoost(search={'max_depth': Range(3, 10), ...})"
         raise ModelError("there is no search space", where=f"problem {problem}", hint=hint)
     study = Study(spec, snapshot, feature_groups)
     if feature_groups and len(study.members) < 2:
         hint = "leave out feature_groups, or add views"
         raise ModelError("all features are in one group", where=f"problem {problem}", hint=hint)
-    budget = _budget(spec.model.trials, trials, minutes, began)
+    budget = _budget(model.trials, trials, minutes, began)
     if workers < 1:
         raise SettingsError(f"{workers} given, 1 or more needed", where="workers", hint="give 2 for two processes")
     stored = _load_result(store, snapshot)
@@ -139,12 +140,12 @@ def _result(study: Study, store: ObjectStore) -> dict[str, Any]:
     spec, trials, frame = study.problem, study.finished(), load_frame(store, study.snapshot)
     best, overall = best_of([one for one in trials if not one.dropped]), best_of(trials)
     log.info("measuring the chosen parameters on validation rows")
-    gain = measure_gain(spec, frame, with_parameters(spec.model, best.parameters))
+    gain = measure_gain(spec, frame, with_parameters(study.model, best.parameters))
     proposed = None
     if overall is not best:
         unused = [name for group in overall.dropped for name in study.members[group]]
         proposed = overall.document | {
-            "gain": measure_gain(spec, frame, with_parameters(spec.model, overall.parameters), unused)
+            "gain": measure_gain(spec, frame, with_parameters(study.model, overall.parameters), unused)
         }
     return {
         "best": best.parameters, "loss": best.loss, "metric": LOSSES[spec.kind], "search": study.identity,

@@ -20,9 +20,9 @@ from typing import Any
 from truecourse.errors import PlatformError
 from truecourse.hashing import sha256_json
 from truecourse.modeling.splitting import FOLDS
-from truecourse.modeling.training import method_digest
+from truecourse.modeling.training import method_digest, searched_model
 from truecourse.modeling.trials import FEWEST, Evaluator, is_hopeless
-from truecourse.problem import Choice, Problem, Range
+from truecourse.problem import Choice, Problem, Range, XGBoost
 from truecourse.problem.loader import declaration_document
 from truecourse.references import Snapshot
 from truecourse.settings import get_settings
@@ -102,11 +102,16 @@ class Study:
     expiry: float = 60.0
     _beats: dict[int, tuple[Any, float]] = field(default_factory=dict, init=False)
 
+    @property
+    def model(self) -> XGBoost:
+        """The problem's model, with its search space."""
+        return searched_model(self.problem)
+
     @cached_property
     def identity(self) -> str:
         """The digest of what the trials depend on: snapshot, model, split, label, and the code of training."""
         problem = self.problem
-        model = dataclasses.replace(problem.model, trials=1)  # a search can be continued with more trials
+        model = dataclasses.replace(self.model, trials=1)  # a search can be continued with more trials
         parts = [declaration_document(part) for part in (model, problem.split, problem.label)]
         groups = list(self.members.items())
         return sha256_json([self.snapshot.sha256, problem.kind, *parts, groups, method_digest()])
@@ -114,7 +119,7 @@ class Study:
     @cached_property
     def default(self) -> dict[str, Any]:
         """The problem's own values of the searched parameters: those of trial 0."""
-        return {name: getattr(self.problem.model, name) for name in self.problem.model.search}
+        return {name: getattr(self.model, name) for name in self.model.search}
 
     @property
     def name(self) -> str:
@@ -202,9 +207,9 @@ class Study:
         import optuna
 
         if not trials:
-            first = {name: _nearest(space, self.default[name]) for name, space in self.problem.model.search.items()}
+            first = {name: _nearest(space, self.default[name]) for name, space in self.model.search.items()}
             return first | {f"{GROUP}{group}": True for group in self.members}
-        seed = int(sha256_json([self.problem.model.seed, len(trials)])[:8], 16)
+        seed = int(sha256_json([self.model.seed, len(trials)])[:8], 16)
         memory = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
         memory.add_trials(trials)
         trial = memory.ask()
@@ -212,7 +217,7 @@ class Study:
         return dict(trial.params)
 
     def _suggest(self, trial: Any) -> None:
-        for name, space in self.problem.model.search.items():
+        for name, space in self.model.search.items():
             _suggest_value(trial, name, space)
         for group in self.members:
             trial.suggest_categorical(f"{GROUP}{group}", [True, False])

@@ -125,19 +125,19 @@ def test_rounds_are_chosen_on_validation_rows_and_the_refit_uses_them(linear: bo
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_the_loss_of_raw_rows_equals_that_of_binned_rows(kind: Kind, home: object) -> None:
-    spec = problem(kind, rounds=40, max_bin=16)
+    spec, boosting = problem(kind), XGBoost(rounds=40, early_stopping_rounds=10, max_depth=4, max_bin=16)
     rows = frame(spec)
     vocabulary = Vocabulary.learn(spec, rows)
     (fit, fitted), (check, checked) = (
         (matrix_of(vocabulary, part), vocabulary.labels(part)) for part in (rows_of(rows, s) for s in ("train", "test"))
     )
-    made = Matrices(vocabulary, spec.model.max_bin)
+    made = Matrices(vocabulary, boosting.max_bin)
     data = made.training_matrix(fit, fitted)
     check[:5, vocabulary.features.index("size")] = [-1e9, 1e9, np.nan, -0.0, 1e-30]  # such as were never learned from
     described = {"feature_names": vocabulary.booster_names, "feature_types": vocabulary.feature_types}
-    binned = xgboost.QuantileDMatrix(check, checked, ref=data, max_bin=spec.model.max_bin, **described)
+    binned = xgboost.QuantileDMatrix(check, checked, ref=data, max_bin=boosting.max_bin, **described)
     boosted = [
-        boost(kind, vocabulary, spec.model, data, side) for side in (made.evaluation_matrix(check, checked), binned)
+        boost(kind, vocabulary, boosting, data, side) for side in (made.evaluation_matrix(check, checked), binned)
     ]
     assert boosted[0][1] == boosted[1][1]
     assert boosted[0][0].save_raw("ubj") == boosted[1][0].save_raw("ubj")
@@ -270,20 +270,20 @@ def test_rounds_by_cross_validation_use_every_row_but_the_test_rows(
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
 def test_the_loss_over_folds_is_that_of_the_rows_left_out(kind: Kind, home: object) -> None:
-    spec = problem(kind, timed=False, rounds=5, early_stopping_rounds=5)
+    spec, boosting = problem(kind, timed=False), XGBoost(rounds=5, early_stopping_rounds=5, max_depth=4)
     rows = rows_of(frame(spec, rows=300), "train", "validate")
     vocabulary = Vocabulary.learn(spec, rows)
     matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
-    data, part = Matrices(vocabulary, spec.model.max_bin), stratified_parts(labels, 3)
+    data, part = Matrices(vocabulary, boosting.max_bin), stratified_parts(labels, 3)
     masks = [part == fold for fold in range(3)]
     pairs = [
         (data.training_matrix(matrix[~out], labels[~out]), data.evaluation_matrix(matrix[out], labels[out]))
         for out in masks
     ]
-    curve, _ = boost_folds(kind, vocabulary, spec.model, pairs)
+    curve, _ = boost_folds(kind, vocabulary, boosting, pairs)
     predicted = np.empty(len(labels))
     for out, (fit, _) in zip(masks, pairs, strict=True):
-        predicted[out] = boost(kind, vocabulary, spec.model, fit, progress=False)[0].inplace_predict(matrix[out])
+        predicted[out] = boost(kind, vocabulary, boosting, fit, progress=False)[0].inplace_predict(matrix[out])
     loss = losses(kind, labels.astype(np.float64), predicted).mean()
     assert curve["validate"][-1] == pytest.approx(np.sqrt(loss) if kind == "regression" else loss, rel=1e-5)
     assert len(curve["train"]) == len(curve["validate"]) == 5

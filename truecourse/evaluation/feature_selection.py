@@ -17,7 +17,8 @@ from truecourse.errors import ModelError
 from truecourse.evaluation.paired_comparison import FEWEST_BLOCKS
 from truecourse.modeling.selection import TREES
 from truecourse.modeling.training import TrainingResult, matrix_of, rows_of, train
-from truecourse.problem import Problem, XGBoost
+from truecourse.problem import Problem
+from truecourse.problem.training import AnyModel
 from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate
 from truecourse.statistics.metrics import blocks_of, difference_of_losses, losses
 from truecourse.wording import counted
@@ -40,7 +41,7 @@ class Selection:
 
     problem: Problem
     frame: pa.Table
-    spec: XGBoost
+    spec: AnyModel
     progress: Callable[[int], None] = lambda fits: None
     fits: int = field(default=0, init=False)
     _measured: dict[frozenset[str], Array] = field(default_factory=dict, init=False)
@@ -74,7 +75,7 @@ class Selection:
         return self._train(self.frame, _with(self.spec, refit=False))
 
     @cached_property
-    def _fixed(self) -> XGBoost:
+    def _fixed(self) -> AnyModel:
         """The model's parameters, with the form that was chosen with all features: choosing it again takes long."""
         return _with(self.spec, refit=False, linear=self._full.form["form"] != TREES)
 
@@ -84,7 +85,7 @@ class Selection:
         alone = _with(self._fixed, folds=0)
         return self._full if alone == self._fixed else self._train(self.frame, alone)
 
-    def _train(self, frame: pa.Table, spec: XGBoost) -> TrainingResult:
+    def _train(self, frame: pa.Table, spec: AnyModel) -> TrainingResult:
         trained = train(self.problem, frame, spec)
         self.fits += 1
         self.progress(self.fits)
@@ -148,7 +149,7 @@ class Selection:
         return self.eliminate(candidates[half:], self.eliminate(candidates[:half], dropped))
 
 
-def _with(spec: XGBoost, **values: Any) -> XGBoost:
+def _with(spec: AnyModel, **values: Any) -> AnyModel:
     """Replace those of the values that the model has."""
     known = {one.name for one in dataclasses.fields(spec)}
     return dataclasses.replace(spec, **{name: value for name, value in values.items() if name in known})

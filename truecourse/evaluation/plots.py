@@ -29,7 +29,7 @@ def draw(test: HeldOut, training: Mapping[str, Any]) -> Images:
     return images | {
         "calibration": _calibration(test),
         "contributions": _contributions(test),
-        "learning_curve": _learning_curve(training, unit_of(test.problem.metric, test.problem.label_unit)),
+        **_training_plot(training, unit_of(test.problem.metric, test.problem.label_unit)),
     }
 
 
@@ -132,6 +132,23 @@ def _contributions(test: HeldOut) -> tuple[str, Any]:
     axis.set(xlabel=with_unit("mean absolute contribution", test.problem.contribution_unit))
     axis.margins(y=0.01)
     return "What moves the predictions (exact SHAP values)", drawn
+
+
+def _training_plot(training: Mapping[str, Any], unit: str) -> Images:
+    """Draw the loss by penalty of Linear(), or by round of any other model."""
+    if training.get("form", {}).get("penalties"):
+        return {"penalties": _penalties(training, unit)}
+    return {"learning_curve": _learning_curve(training, unit)}
+
+
+def _penalties(training: Mapping[str, Any], unit: str) -> tuple[str, Any]:
+    drawn, axis = figure(4.6, 3.6)
+    penalties, losses = zip(*sorted(training["form"]["penalties"]), strict=True)
+    axis.plot(penalties, losses, marker="o")
+    axis.axvline(training["form"]["penalty"], color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    axis.set_xscale("log")
+    axis.set(xlabel=f"L2 penalty ({training['form']['penalty']:g} chosen)", ylabel=with_unit("validation loss", unit))
+    return "Choice of the penalty: loss by penalty", drawn
 
 
 def _learning_curve(training: Mapping[str, Any], unit: str) -> tuple[str, Any]:

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from truecourse.arrays import Array
 from truecourse.modeling.training import rows_of, train
-from truecourse.problem import Problem, XGBoost
+from truecourse.problem import Problem
+from truecourse.problem.training import AnyModel
 from truecourse.statistics.intervals import COVERAGE, UNDEFINED
 from truecourse.statistics.metrics import blocks_of, difference_of_losses, losses
 
 
-def measure_gain(problem: Problem, frame: pa.Table, chosen: XGBoost, dropped: Sequence[str] = ()) -> dict[str, Any]:
+def measure_gain(problem: Problem, frame: pa.Table, chosen: AnyModel, dropped: Sequence[str] = ()) -> dict[str, Any]:
     """Train with the default and with the chosen parameters, and compare both on the validation rows, in pairs.
 
     Both choose their rounds on these rows. `dropped`: features that only the default model has. Returns {"metric",
@@ -41,7 +42,7 @@ def measure_gain(problem: Problem, frame: pa.Table, chosen: XGBoost, dropped: Se
     }
 
 
-def _losses(problem: Problem, rows: pa.Table, validation: pa.Table, spec: XGBoost) -> Array:
+def _losses(problem: Problem, rows: pa.Table, validation: pa.Table, spec: AnyModel) -> Array:
     """Each validation row's loss, (n,), by a model that was not trained on it."""
     trained = train(problem, rows, replace(spec, refit=False))
     places, output = trained.out_of_fold

@@ -31,8 +31,8 @@ def predict_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Ar
     return predict(kind, vocabulary, fit_linear(kind, vocabulary, matrix, labels), rows)
 
 
-def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array) -> Any:
-    """Fit logistic regression (L2, C=1) or ridge regression to `matrix` (n, d) and n labels.
+def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, penalty: float = 1.0) -> Any:
+    """Fit ridge regression (alpha=penalty) or logistic regression (L2, C=1/penalty) to `matrix` (n, d) and n labels.
 
     Returns a scikit-learn pipeline. Classification needs rows of two classes or more. Numbers are imputed with the
     median, flagged where missing, and standardised. Categories are one-hot encoded, rare ones in one column. It runs on
@@ -41,7 +41,7 @@ def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array)
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    pipeline = _pipeline(kind, vocabulary)
+    pipeline = _pipeline(kind, vocabulary, penalty)
     with _ignore_empty_columns(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not converge to the last digit
         pipeline.fit(matrix, labels if kind == "regression" else labels.astype(np.int64))
@@ -86,7 +86,7 @@ def _ignore_empty_columns() -> Iterator[None]:
         yield
 
 
-def _pipeline(kind: Kind, vocabulary: Vocabulary) -> Any:
+def _pipeline(kind: Kind, vocabulary: Vocabulary, penalty: float) -> Any:
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -99,5 +99,6 @@ def _pipeline(kind: Kind, vocabulary: Vocabulary) -> Any:
     encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=_RARE, dtype=np.float32)
     scaler = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
     prepared = ColumnTransformer([("numbers", scaler, numbers), ("categories", encoder, categories)])
-    model = Ridge() if kind == "regression" else LogisticRegression(max_iter=_ITERATIONS, tol=1e-3)
-    return make_pipeline(prepared, model)
+    if kind == "regression":
+        return make_pipeline(prepared, Ridge(alpha=penalty))
+    return make_pipeline(prepared, LogisticRegression(C=1 / penalty, max_iter=_ITERATIONS, tol=1e-3))

@@ -15,6 +15,7 @@ from truecourse.arrays import Array
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import XGBoost
 from truecourse.problem.definition import Kind
+from truecourse.problem.training import AnyModel
 from truecourse.settings import get_settings
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ _ONE_THREAD = 5000
 """Rows. With fewer, one thread is faster than several; the model's bytes are the same."""
 
 
-def parameters(spec: XGBoost) -> dict[str, Any]:
-    """Return every parameter by name, without the search space."""
-    names = [f.name for f in dataclasses.fields(spec) if f.name not in ("search", "trials")]
-    return {name: getattr(spec, name) for name in names}
+def parameters(spec: AnyModel) -> dict[str, Any]:
+    """Return every parameter by name as in JSON, without the search space."""
+    values = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in ("search", "trials")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,16 @@
-"""Selection of a model's form (trees, or a linear model with trees on its residuals) and of its number of rounds, on
-rows that neither was fitted to."""
+"""Selection of a model's form (trees, or a linear model with trees on its residuals) and of its number of rounds, or of
+a linear model's penalty, on rows that the models were not fitted to."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from truecourse.arrays import Array
+from truecourse.errors import ModelError
 from truecourse.html import number
 from truecourse.modeling import baselines
 from truecourse.modeling.boosting import LOSSES, Fold, Matrices, Part, boost, boost_folds
@@ -17,8 +18,9 @@ from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.linear import join_boosters, linear_booster
 from truecourse.modeling.model import Model
 from truecourse.modeling.splitting import stratified_parts
-from truecourse.problem import XGBoost
+from truecourse.problem import Linear, XGBoost
 from truecourse.problem.definition import Kind
+from truecourse.problem.training import AnyModel
 from truecourse.statistics.intervals import Estimate
 from truecourse.statistics.metrics import losses, paired_difference
 from truecourse.wording import counted
@@ -43,7 +45,7 @@ class Candidate:
     """A model form, boosted on each part of the rows.
 
     `curve`: the loss by round of each side, over the rows of all parts. `starts`: the linear models of the parts if the
-    form begins with one; the first loss is then the linear model's."""
+    form begins with one; the first loss is then the linear model's. `penalty`: of the linear models."""
 
     kind: Kind
     vocabulary: Vocabulary
@@ -51,6 +53,7 @@ class Candidate:
     boosters: Sequence["xgboost.Booster"]
     curve: dict[str, list[float]]
     starts: Sequence["xgboost.Booster"] = ()
+    penalty: float = 1.0
 
     @classmethod
     def boost(
@@ -97,14 +100,18 @@ class Candidate:
         labels, blocks = (np.concatenate([getattr(p, name) for p in self.parts]) for name in ("out_labels", "blocks"))
         return paired_difference(self.kind, labels, self.predictions, other.predictions, blocks)
 
-    def fit(self, spec: XGBoost, matrix: Array, labels: Array) -> "xgboost.Booster":
-        """Fit the same form with the same number of rounds to other rows."""
-        data = Matrices(self.vocabulary, spec.max_bin).training_matrix(matrix, labels)
-        start = linear_booster(self.kind, self.vocabulary, matrix, labels, self.boosters[0]) if self.starts else None
-        if start is not None:
-            data.set_base_margin(Model(start, self.vocabulary, self.kind).margin(matrix))
+    def fit(self, spec: AnyModel, matrix: Array, labels: Array) -> "xgboost.Booster":
+        """Fit the same form with the same number of rounds, or the same penalty, to other rows."""
+        start = None
+        if self.starts:
+            start = linear_booster(self.kind, self.vocabulary, matrix, labels, self.boosters[0], self.penalty)
         if start is not None and not self.rounds:
             return start
+        if isinstance(spec, Linear):
+            raise _no_linear_model(self.vocabulary)
+        data = Matrices(self.vocabulary, spec.max_bin).training_matrix(matrix, labels)
+        if start is not None:
+            data.set_base_margin(Model(start, self.vocabulary, self.kind).margin(matrix))
         booster, _ = boost(self.kind, self.vocabulary, dataclasses.replace(spec, rounds=self.rounds), data)
         return booster if start is None else join_boosters(start, booster, self.rounds)
 
@@ -114,12 +121,13 @@ class Choice:
     """The chosen form and the reason.
 
     `losses`: validation loss by form. `difference`: the linear form's loss minus the trees' loss with its 95% interval,
-    or None."""
+    or None. `penalties`: of Linear(), the validation loss by penalty."""
 
     chosen: Candidate
     losses: dict[str, float]
     reason: str = ""
     difference: Estimate | None = None
+    penalties: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def form(self) -> str:
@@ -134,10 +142,32 @@ class Choice:
             "losses": self.losses,
             "difference": self.difference,
             "sentence": self.sentence,
+            **self._penalty_document,
         }
 
     @property
+    def _penalty_document(self) -> dict[str, Any]:
+        if not self.penalties:
+            return {}
+        return {"penalty": self.chosen.penalty, "penalties": [list(pair) for pair in self.penalties.items()]}
+
+    @property
     def sentence(self) -> str:
+        return self._penalty_sentence if self.penalties else self._form_sentence
+
+    @property
+    def _penalty_sentence(self) -> str:
+        penalty = f"a linear model with penalty {self.chosen.penalty:g}"
+        if self.reason:
+            return f"{penalty} ({self.reason})"
+        loss = f"{LOSSES[self.chosen.kind]} {number(self.chosen.loss, 4)} on {_describe_rows(self.chosen.parts)}"
+        others = [
+            f"{number(loss, 4)} with penalty {p:g}" for p, loss in self.penalties.items() if p != self.chosen.penalty
+        ]
+        return f"{penalty}: {loss}{', ' if others else ''}{', '.join(others)}"
+
+    @property
+    def _form_sentence(self) -> str:
         rounds = counted(self.chosen.rounds, "round")
         names = {
             TREES: f"trees, {rounds}",
@@ -189,6 +219,58 @@ def select(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, parts: Sequence[Pa
     return Choice(linear if better else trees, losses, "", gain)
 
 
+def select_penalty(kind: Kind, vocabulary: Vocabulary, spec: Linear, parts: Sequence[Part]) -> Choice:
+    """Choose the penalty with the least loss of the left-out rows of all parts; of equal ones, the greatest.
+
+    Models are measured as they are kept, as trees. Without left-out rows, the penalty nearest to the baseline's is
+    chosen. Raises ModelError where no linear model can be fitted: no features, or rows of one class only."""
+    if not all(_has_linear_model(kind, part) for part in parts):
+        raise _no_linear_model(vocabulary)
+    templates = [_template(kind, vocabulary, part) for part in parts]
+    penalties = sorted(set(spec.penalties), reverse=True)
+    if all(len(part.out) for part in parts):
+        candidates = [_with_penalty(kind, vocabulary, parts, templates, penalty) for penalty in penalties]
+        chosen = min(candidates, key=lambda candidate: candidate.loss)
+        return Choice(chosen, {LINEAR: chosen.loss}, penalties={one.penalty: one.loss for one in candidates})
+    nearest = min(penalties, key=lambda penalty: abs(np.log(penalty)))
+    chosen = _with_penalty(kind, vocabulary, parts, templates, nearest)
+    reason = "no validation rows to choose the penalty on"
+    return Choice(chosen, {LINEAR: chosen.loss}, reason, penalties={nearest: chosen.loss})
+
+
+def _template(kind: Kind, vocabulary: Vocabulary, part: Part) -> "xgboost.Booster":
+    """Boost one round on the part's rows, as a template for linear_booster()."""
+    spec = XGBoost(rounds=1)
+    data = Matrices(vocabulary, spec.max_bin).training_matrix(part.fit, part.labels)
+    return boost(kind, vocabulary, spec, data, progress=False)[0]
+
+
+def _with_penalty(
+    kind: Kind,
+    vocabulary: Vocabulary,
+    parts: Sequence[Part],
+    templates: Sequence["xgboost.Booster"],
+    penalty: float,
+) -> Candidate:
+    """Fit a linear model to the rows of each part."""
+    fitted = [
+        linear_booster(kind, vocabulary, part.fit, part.labels, template, penalty)
+        for part, template in zip(parts, templates, strict=True)
+    ]
+    starts = [start for start in fitted if start is not None]
+    return Candidate(kind, vocabulary, parts, starts, _linear_losses(kind, vocabulary, parts, starts), starts, penalty)
+
+
+def _has_linear_model(kind: Kind, part: Part) -> bool:
+    return part.fit.shape[1] > 0 and (kind == "regression" or len(np.unique(part.labels)) > 1)
+
+
+def _no_linear_model(vocabulary: Vocabulary) -> ModelError:
+    what = "the rows to fit are all of one class" if vocabulary.features else "there are no features"
+    hint = "add rows of other classes, or leave out folds" if vocabulary.features else "add features"
+    return ModelError(f"no linear model can be fitted: {what}", where="model=Linear()", hint=hint)
+
+
 def start_from_linear(
     kind: Kind, vocabulary: Vocabulary, spec: XGBoost, part: Part, fit: Any, out: Any
 ) -> "xgboost.Booster | None":
@@ -224,7 +306,9 @@ def _is_promising(trees: Candidate, linear: Candidate) -> bool:
 
 
 def _mean(kind: Kind, rows: Sequence[Array]) -> float:
-    """Average losses by row as XGBoost does; for squared errors, take the root."""
+    """Average losses by row as XGBoost does; for squared errors, take the root. 0 without rows, as for boosting."""
+    if not any(map(len, rows)):
+        return 0.0
     return float(np.concatenate(rows).mean() ** (0.5 if kind == "regression" else 1))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,15 @@ from truecourse.hashing import sha256, sha256_json
 from truecourse.modeling.boosting import Part, parameters
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
-from truecourse.modeling.selection import Candidate, cross_validation, select
-from truecourse.problem import Problem, XGBoost
+from truecourse.modeling.selection import Candidate, cross_validation, select, select_penalty
+from truecourse.problem import Linear, Problem, XGBoost
+from truecourse.problem.training import AnyModel
 from truecourse.references import Snapshot
 from truecourse.statistics.metrics import blocks_of
 
 log = logging.getLogger("truecourse.modeling.training")
+
+AnySpec = TypeVar("AnySpec", XGBoost, Linear, AnyModel)
 
 OUT_OF_FOLD = "out_of_fold.parquet"
 """The run's file of predictions for validation rows, by models that were not trained on them."""
@@ -62,7 +65,7 @@ class TrainingResult:
         return min(self.curve["validate"])
 
 
-def training_key(training_digest: str, spec: XGBoost, snapshot: Snapshot) -> str:
+def training_key(training_digest: str, spec: AnyModel, snapshot: Snapshot) -> str:
     """Compute the key of a training: equal keys mean equal model bytes, and an equal contract."""
     document = {
         "snapshot": snapshot.sha256,
@@ -90,13 +93,22 @@ def library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: version(name) for name in libraries}}
 
 
-def with_parameters(spec: XGBoost, values: Mapping[str, Any]) -> XGBoost:
-    """Replace some parameters. Raises ModelError for a parameter that XGBoost() does not have."""
+def with_parameters(spec: AnySpec, values: Mapping[str, Any]) -> AnySpec:
+    """Replace some parameters. Raises ModelError for a parameter that this kind of model does not have."""
+    kind = type(spec).__name__
     unknown = sorted(set(values) - {f.name for f in dataclasses.fields(spec)})
     if unknown:
-        hint = "name fields of truecourse.problem.XGBoost in XGBoost(search=...)"
-        raise ModelError(f"unknown parameter {', '.join(unknown)}", where="XGBoost", hint=hint)
+        hint = f"name fields of truecourse.problem.{kind}"
+        raise ModelError(f"unknown parameter {', '.join(unknown)}", where=kind, hint=hint)
     return dataclasses.replace(spec, **values)
+
+
+def searched_model(problem: Problem) -> XGBoost:
+    """Return the problem's model, whose parameters a search chooses. Raises ModelError for Linear()."""
+    if isinstance(problem.model, XGBoost):
+        return problem.model
+    hint = "train it without a search: it chooses its penalty on validation rows"
+    raise ModelError("Linear() has no search space", where=f"problem {problem.name}", hint=hint)
 
 
 def rows_of(frame: pa.Table, *sides: str) -> pa.Table:
@@ -109,11 +121,11 @@ def matrix_of(vocabulary: Vocabulary, frame: pa.Table) -> Array:
     return vocabulary.encode(columns_of(frame, vocabulary.features))
 
 
-def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> TrainingResult:
+def train(problem: Problem, frame: pa.Table, spec: AnyModel | None = None) -> TrainingResult:
     """Train on a snapshot's frame.
 
-    Form and rounds are chosen on the validation rows, or with `folds` by cross-validation over training and validation
-    rows. With `folds` or `refit` the model is then fitted to training and validation rows."""
+    Form and rounds, or the penalty of Linear(), are chosen on the validation rows, or with `folds` by cross-validation
+    over training and validation rows. With `folds` or `refit` the model is then fitted to all these rows."""
     spec = spec or problem.model
     vocabulary = Vocabulary.learn(problem, frame)
     sides = [rows_of(frame, side) for side in ("train", "validate")]
@@ -123,7 +135,10 @@ def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Tra
         parts = cross_validation(matrix, values, spec.folds)
     else:
         parts = [Part(matrices[0], labels[0], matrices[1], labels[1], blocks_of(sides[1]))]
-    choice = select(problem.kind, vocabulary, spec, parts)
+    if isinstance(spec, Linear):
+        choice = select_penalty(problem.kind, vocabulary, spec, parts)
+    else:
+        choice = select(problem.kind, vocabulary, spec, parts)
     chosen = choice.chosen
     log.info("%s", choice.sentence)
     booster = chosen.fit(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)

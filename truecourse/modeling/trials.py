@@ -11,7 +11,7 @@ from truecourse.modeling.boosting import Fold, Matrices, Part, boost
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.selection import start_from_linear
 from truecourse.modeling.splitting import FOLDS, folds
-from truecourse.modeling.training import matrix_of, with_parameters
+from truecourse.modeling.training import matrix_of, searched_model, with_parameters
 from truecourse.problem import Problem, XGBoost
 
 FEWEST = 4
@@ -38,7 +38,7 @@ class Evaluator:
         """Boost with the chosen parameters and without some features on fold `number`, from 0.
 
         Returns the least loss of the scored rows, and the number of rounds that reach it."""
-        model = with_parameters(self.problem.model, chosen)
+        model = with_parameters(searched_model(self.problem), chosen)
         vocabulary, binned = self._folds(model, frozenset(dropped))
         _, curve = boost(self.problem.kind, vocabulary, model, *binned[number], progress=False)
         losses = curve["validate"]

@@ -57,13 +57,13 @@ from truecourse.problem.schema import (
     Time,
 )
 from truecourse.problem.time_parts import Since
-from truecourse.problem.training import Choice, RandomSplit, Range, TimeSplit, XGBoost
+from truecourse.problem.training import Choice, Linear, RandomSplit, Range, TimeSplit, XGBoost
 
 __all__ = [
     "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Count",
     "CountDistinct", "Csv", "Entity", "EveryClass", "FeatureArea", "Files", "First", "Float", "Integer", "Label",
-    "Last", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams", "NotWorseThanLinear", "Objectives", "Objects",
-    "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures",
+    "Last", "Linear", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams", "NotWorseThanLinear", "Objectives",
+    "Objects", "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures",
     "Retraining", "Serving", "Share", "Since", "SliceFloor", "Sql", "StandardDeviation", "Sum", "Table", "Text", "Time",
     "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip

@@ -30,7 +30,7 @@ from truecourse.problem.schema import (
 )
 from truecourse.problem.time_features import TimeFeature, time_features
 from truecourse.problem.time_parts import CalendarPart
-from truecourse.problem.training import RandomSplit, TimeSplit, XGBoost
+from truecourse.problem.training import AnyModel, RandomSplit, TimeSplit, XGBoost
 
 Kind = Literal["binary", "multiclass", "regression"]
 REQUEST, REQUEST_FEATURES = "request", "request_features"
@@ -143,8 +143,8 @@ class Problem(Namespace):
     `decision_parts=["day_of_week", "hour"]`."""
     split: TimeSplit | RandomSplit = RandomSplit()
     """How rows are split into training, validation and test sets. Example: `split=RandomSplit(test=0.25)`."""
-    model: XGBoost = XGBoost()
-    """The model's parameters. Example: `model=XGBoost(max_depth=4)`."""
+    model: AnyModel = XGBoost()
+    """The kind of model and its parameters. Example: `model=XGBoost(max_depth=4)`."""
     gates: Many[Gate] = DEFAULT_GATES
     """Conditions that a version must meet before it is promoted. Example: `gates=[MetricGate("auc", min=0.74)]`."""
     promotion: Promotion = Promotion()

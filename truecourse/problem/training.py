@@ -1,8 +1,8 @@
-"""The split of the rows, and the parameters of the model."""
+"""The split of the rows, the kind of model and its parameters."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, field
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -112,3 +112,28 @@ class XGBoost:
     """The search space of `truecourse tune`, by parameter. Example: `search={"max_depth": Choice([2, 3, 4])}`."""
     trials: Annotated[int, Field(ge=1)] = 20
     """Number of parameter sets that `tune` tries. Example: `trials=50`."""
+
+
+Penalty = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Linear:
+    """A linear model: ridge regression for numbers, logistic regression for classes, both with an L2 penalty.
+
+    It suits small data, and explanations that follow straight lines. Numbers are standardised, so one penalty fits all.
+    """
+
+    _: KW_ONLY
+    penalties: Annotated[Many[Penalty], Field(min_length=1)] = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+    """Penalties to choose from, on the sum of squared slopes beside the loss summed over rows: `alpha` of ridge
+    regression, `1 / C` of logistic regression. Chosen is the one with the least validation loss. Example:
+    `penalties=[1.0, 10.0]`."""
+    refit: bool = True
+    """Train again on training and validation rows together after the penalty is chosen. Example: `refit=False`."""
+    folds: Annotated[int, Field(ge=0, le=20)] = 0
+    """Number of folds to choose the penalty by cross-validation over training and validation rows, for small data. 0:
+    use the validation rows only. Not with a TimeSplit, whose penalty is chosen on later rows. Example: `folds=5`."""
+
+
+AnyModel: TypeAlias = XGBoost | Linear

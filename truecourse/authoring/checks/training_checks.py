@@ -9,7 +9,17 @@ from pydantic import ValidationError
 
 from truecourse.authoring.checks.names import place
 from truecourse.errors import Fault
-from truecourse.problem import MetricGate, Monitoring, Problem, RandomSplit, Range, SliceFloor, TimeSplit, XGBoost
+from truecourse.problem import (
+    Linear,
+    MetricGate,
+    Monitoring,
+    Problem,
+    RandomSplit,
+    Range,
+    SliceFloor,
+    TimeSplit,
+    XGBoost,
+)
 from truecourse.problem.definition import Kind
 from truecourse.wording import nearest
 
@@ -44,28 +54,31 @@ def split_faults(problem: Problem) -> Iterator[Fault]:
 
 def model_faults(problem: Problem) -> Iterator[Fault]:
     where = place("model", "folds")
+    chosen = "the penalty" if isinstance(problem.model, Linear) else "rounds"
     if problem.model.folds == 1:
-        yield Fault(where, "one fold leaves no rows to fit on", "give 5, or 0 to choose rounds on the validation rows")
+        hint = f"give 5, or 0 to choose {chosen} on the validation rows"
+        yield Fault(where, "one fold leaves no rows to fit on", hint)
     if problem.model.folds and not problem.model.refit:
         yield Fault(where, "cross-validation uses all rows, which needs refit=True", "leave out refit or folds")
     if problem.model.folds and isinstance(problem.split, TimeSplit):
-        what = "random folds would evaluate the rounds on rows that are older than the rows fitted"
-        yield Fault(where, what, "leave folds out: a TimeSplit's validation rows choose the rounds")
-    yield from search_faults(problem)
+        what = f"random folds would choose {chosen} on rows that are older than the rows fitted"
+        yield Fault(where, what, f"leave folds out: a TimeSplit's validation rows choose {chosen}")
+    if isinstance(problem.model, XGBoost):
+        yield from search_faults(problem.model)
 
 
-def search_faults(problem: Problem) -> Iterator[Fault]:
+def search_faults(model: XGBoost) -> Iterator[Fault]:
     known = [field.name for field in dataclasses.fields(XGBoost) if field.name not in NOT_SEARCHED]
-    for name, space in problem.model.search.items():
+    for name, space in model.search.items():
         where = place("model", "search", name)
         if name not in known:
             yield Fault(where, "is not a parameter that can be searched", nearest(name, known))
         elif isinstance(space, Range):
-            yield from _range_faults(problem.model, name, space, where)
+            yield from _range_faults(model, name, space, where)
         elif not space.values:
             yield Fault(where, "the choice has no values", "list values")
         else:
-            yield from _value_faults(problem.model, name, space.values, where)
+            yield from _value_faults(model, name, space.values, where)
 
 
 def _range_faults(model: XGBoost, name: str, space: Range, where: str) -> Iterator[Fault]:

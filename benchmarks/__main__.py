@@ -12,11 +12,12 @@ from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
 NAMES = ("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
-ON_REQUEST = ("serve", "overload", "replay", "storage", "predictions", "edits", "tuning", "soak")
+ON_REQUEST = ("serve", "overload", "replay", "storage", "predictions", "edits", "tuning", "decisions", "soak")
 """Measured only if named: they start servers, or take many minutes."""
 PACKAGES = {
     **dict.fromkeys(
-        ("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale", "tuning"), "pipeline"
+        ("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale", "tuning", "decisions"),
+        "pipeline",
     ),
     **dict.fromkeys(("drift", "alarms"), "monitoring"),
     **dict.fromkeys(("serve", "overload"), "serving"),

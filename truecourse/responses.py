@@ -44,7 +44,7 @@ class Prediction(Response):
     decision_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
     score: float | None = Field(None, description="the probability of the second class, or the value of a regression")
     scores: dict[str, float] = Field({}, description="probabilities by class, of a multiclass model")
-    prediction: str | float = Field(description="the likeliest class, or the value of a regression")
+    prediction: str | float = Field(description="the class by the model's decision rule, or the value of a regression")
     missing: tuple[str, ...] = Field(description="features without a value, or without a fresh one")
     unknown: tuple[str, ...] = Field(description="features with an unknown category")
     warning: str = Field("", description="why most features are missing, if they are")

@@ -92,13 +92,13 @@ def _rows(name: str, result: Mapping[str, Any]) -> list[Row]:
 
 def compare_tables(names: Sequence[str], folder: str) -> Callable[[], dict[str, Any]]:
     """Write a problem for each table with `init`; returns a function that trains and compares the models."""
-    sources = {name: _file(name, Path(folder)) for name in names}
+    sources = {name: table_file(name, Path(folder)) for name in names}
     for name, (path, label) in sources.items():
         scaffold(name, path, label)
     return lambda: {name: compare(name) for name in names}
 
 
-def _file(name: str, folder: Path) -> tuple[Path, str]:
+def table_file(name: str, folder: Path) -> tuple[Path, str]:
     """A table's file and the name of its label; synthetic and bundled tables are written to `folder`."""
     if name in TABLES:
         return TABLES[name].path, TABLES[name].label

@@ -36,6 +36,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "CountDistinct", "Share", "Age",
     ),
     "Training": ("TimeSplit", "RandomSplit", "XGBoost", "Linear", "Range", "Choice"),
+    "Decisions": ("Decision",),
     "Gates and promotion": (
         "BeatsBaseline", "BeatsChampion", "EveryClass", "MetricGate", "NotWorseThanLinear", "SliceFloor", "Promotion",
         "Canary",

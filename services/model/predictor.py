@@ -5,7 +5,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -229,11 +229,12 @@ def open_predictor(folder: Path, watch: "ReadObserver | None" = None) -> Predict
         raise IntegrityError(
             "differs from the packaged problem", where=str(problem.folder), hint="unpack the Bento again"
         )
-    vocabulary = Vocabulary.from_json(files["vocabulary.json"])
+    vocabulary, contract = Vocabulary.from_json(files["vocabulary.json"]), Contract.from_json(files["contract.json"])
+    # One request is too little work to split between threads.
+    model = Model.load(files["model.ubj"], vocabulary, problem.kind, threads=1).compiled()
     return Predictor(
-        # One request is too little work to split between threads.
-        model=Model.load(files["model.ubj"], vocabulary, problem.kind, threads=1).compiled(),
-        contract=Contract.from_json(files["contract.json"]),
+        model=replace(model, decision=contract.decision),
+        contract=contract,
         problem=problem,
         reader=_reader(problem, watch),
         about=about,

@@ -98,7 +98,8 @@ def score_shared_rows(sides: Sequence[Side], preferred: int = 0) -> tuple[Shared
                 reasons[place] = error.what
         vocabulary = opened[base].model.vocabulary
         labels, scored = vocabulary.labels(rows), [outputs[place] for place in sorted(outputs)]
-        return SharedRows(opened[base].problem, rows, labels, scored, vocabulary.classes), reasons, len(rows)
+        rules = [opened[place].model.decision for place in sorted(outputs)]
+        return SharedRows(opened[base].problem, rows, labels, scored, vocabulary.classes, rules), reasons, len(rows)
 
 
 def _open(stack: ExitStack, sides: Sequence[Side], reasons: dict[int, str]) -> dict[int, _Opened]:

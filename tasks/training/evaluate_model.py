@@ -43,7 +43,8 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     """Evaluate a run; stores report.json and plots in the run, and the model page among the reports.
 
     Returns the report, with the `sha256` of report.json:
-    {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...], "rows": {...},
+    {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...],
+    "decision": decision_report() or None, "rows": {...},
     "contributions": {feature: mean absolute SHAP value}, "champion": version compared with or None, "page": key}."""
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
@@ -82,6 +83,7 @@ def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, st
         "metrics": metrics,
         "slices": parts,
         "gates": results,
+        "decision": test.decision,
         "rows": load_manifest(store, run.snapshot).rows,
         "contributions": test.contributions,
         "champion": champion.version if champion else None,

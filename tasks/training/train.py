@@ -109,11 +109,12 @@ def _save_run(
     """Write the run's files, then its record, then its copy in MLflow."""
     ubj, tables, account = trained.model.ubj(), Tables(), _training_document(spec, trained)
     manifest = tables.store.get(snapshot.manifest_key)
+    defined = contract_definitions(problem) | {"decision": trained.model.decision}
     files = _mlflow_model(trained) | {
         "model/model.ubj": ubj,
         "model/vocabulary.json": trained.model.vocabulary.to_json(),
         "model/problem.json": json.dumps(problem_document(problem), indent=1, sort_keys=True).encode(),
-        "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame, contract_definitions(problem)),
+        "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame, defined),
         "lineage.json": json.dumps(
             lineage_record.record_lineage(tables, load_manifest(tables.store, snapshot)), indent=1
         ).encode(),

@@ -12,7 +12,7 @@ from tests.simulated_deliveries import install
 from tests.static_tables import install_diabetes, install_wine
 from truecourse.authoring.checks.run_checks import check_problem, require_valid
 from truecourse.errors import ProblemError
-from truecourse.problem import Files, Label, Problem, Table, TimeSplit
+from truecourse.problem import BeatsChampion, Decision, Files, Label, MetricGate, Problem, Table, TimeSplit
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Boolean, Columns, Float, Integer, Text, Time
 
@@ -263,6 +263,16 @@ BY_TIME = TimeSplit(train_until="2024-01-01", validate_until="2024-02-01")
             "have none",
         ),
         (Problem("plain", kind="binary", tables=[], label=Label(column="y")), "tables", "no table"),
+        (spineless({"y": Float()}, Label(column="y"), kind="regression", decision=Decision(recall=0.5)), "decision",
+         "predicts values"),
+        (spineless({"y": Text()}, Label(column="y"), kind="multiclass", decision=Decision(recall=0.5)), "decision",
+         "two classes"),
+        (spineless({"y": Text()}, Label(column="y", classes=["a", "b"]), decision=Decision(costs={"a": {"c": 1.0}})),
+         "decision.costs", "no class 'c'"),
+        (spineless({"y": Text()}, Label(column="y"), gates=[BeatsChampion(metric="cost")]), "gates.0.metric",
+         "no costs"),
+        (spineless({"y": Text()}, Label(column="y"), gates=[MetricGate("cost", max=1.0)],
+                   decision=Decision(recall=0.5)), "gates.0.metric", "no metric 'cost'"),
     ],
 )  # fmt: skip
 def test_faults_of_a_problem_without_spine_are_reported(problem: Problem, where: str, what: str) -> None:

@@ -5,6 +5,7 @@ Depends on `statistics`, `modeling` and `registry`.
 
 __all__ = [
     "comparison_sections",
+    "decision_report",
     "feature_selection",
     "gates",
     "model_comparison",

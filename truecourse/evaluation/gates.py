@@ -191,15 +191,19 @@ def _classes(sample: Sample) -> list[GateResult]:
 
 
 def _champion(gate: BeatsChampion, metric: str, comparison: Comparison | None) -> list[GateResult]:
-    condition = f"{metric} below the champion's" + (f" {gate.margin:+g}" if gate.margin else "")
+    compared = "cost" if gate.metric == "cost" else metric
+    condition = f"{compared} below the champion's" + (f" {gate.margin:+g}" if gate.margin else "")
     if comparison is None:
         return [_result(condition, True, "there is no other champion")]
     if comparison.loss is None or comparison.calibration is None:
         return [_result(condition, "unknown", f"version {comparison.champion} cannot be compared: {comparison.reason}")]
-    high, days = comparison.loss["high"], f" of {counted(comparison.days, 'day')}" if comparison.days else ""
+    if gate.metric == "cost" and comparison.cost is None:
+        return [_result(condition, "unknown", "the model has no costs: declare Decision(costs=...), and train again")]
+    difference = comparison.cost if gate.metric == "cost" and comparison.cost else comparison.loss
+    high, days = difference["high"], f" of {counted(comparison.days, 'day')}" if comparison.days else ""
     better = high is not None and high < gate.margin
     rows = f"{counted(comparison.rows, 'row')}{days} that neither was trained on"
-    detail = f"version {comparison.champion}: {_difference(comparison.loss)} on {rows}"
+    detail = f"version {comparison.champion}: {_difference(difference)} on {rows}"
     if comparison.tries > 1:
         tried = counted(comparison.tries, "version")
         detail += f"; the interval is {_percent(comparison.tries)}, since {tried} were tried on these rows"

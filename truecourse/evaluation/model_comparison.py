@@ -12,7 +12,8 @@ import pyarrow as pa
 from truecourse.arrays import Array
 from truecourse.evaluation.paired_comparison import Pair
 from truecourse.html import number
-from truecourse.modeling.prediction import predicted_label
+from truecourse.modeling.decisions import DecisionRule
+from truecourse.modeling.prediction import predicted_labels
 from truecourse.problem import Problem
 from truecourse.statistics.absolute_sums import sum_of_absolutes
 from truecourse.statistics.intervals import COVERAGE, Estimate, estimate
@@ -30,13 +31,15 @@ _MOVED = 0.1
 class SharedRows:
     """Rows that no model was trained on, and the predictions of k models for them. The first model is the reference.
 
-    `labels`: (n,), as Vocabulary.labels(). `outputs`: k arrays, as Model.predict(). `classes`: of the label."""
+    `labels`: (n,), as Vocabulary.labels(). `outputs`: k arrays, as Model.predict(). `classes`: of the label. `rules`:
+    the models' decision rules; empty for the likeliest class."""
 
     problem: Problem
     rows: pa.Table
     labels: Array
     outputs: Sequence[Array]
     classes: tuple[str, ...] = ()
+    rules: Sequence[DecisionRule | None] = ()
 
     @property
     def in_time(self) -> bool:
@@ -100,7 +103,7 @@ class SharedRows:
         prediction moved by more than a tenth of the label's standard deviation."""
         ids, sides = self.rows["id"].to_pylist(), (self.outputs[0], self.outputs[place])
         moved = np.abs(sides[1] - sides[0]).reshape(len(ids), -1).max(axis=1)
-        predicted, truth = self._predicted(sides)
+        predicted, truth = self._predicted((0, place))
         if self.problem.kind == "regression":
             chosen = moved > _MOVED * float(np.std(self.labels))
             errors = [np.abs(output - self.labels) for output in sides]
@@ -114,12 +117,14 @@ class SharedRows:
         ]
         return {"count": len(order), "by": dict(by), "first": first}
 
-    def _predicted(self, sides: Sequence[Array]) -> tuple[list[list[Any]], list[Any]]:
-        """The predicted labels of both sides, and the true labels."""
+    def _predicted(self, places: Sequence[int]) -> tuple[list[list[Any]], list[Any]]:
+        """The predicted labels of both models, and the true labels."""
+        rules = self.rules or [None] * len(self.outputs)
+        predicted = [
+            predicted_labels(self.problem.kind, self.classes, self.outputs[one], rules[one]).tolist() for one in places
+        ]
         if self.problem.kind == "regression":
-            return [output.tolist() for output in sides], self.labels.tolist()
-        kind = self.problem.kind
-        predicted = [[predicted_label(kind, self.classes, one) for one in output.tolist()] for output in sides]
+            return predicted, self.labels.tolist()
         return predicted, [self.classes[int(code)] for code in self.labels]
 
 

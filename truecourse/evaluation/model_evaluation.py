@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
+from truecourse.evaluation.decision_report import decision_report
 from truecourse.evaluation.gates import Evidence, Sample
 from truecourse.evaluation.paired_comparison import Champion, FeatureLookup, compare, unchanged
 from truecourse.evaluation.slices import FEWEST_ROWS, slices
@@ -86,6 +87,12 @@ class HeldOut:
         )
 
     @cached_property
+    def decision(self) -> dict[str, Any] | None:
+        """The report of the model's decision rule; None if it has none."""
+        in_time = "decision_time" in self.rows.column_names
+        return decision_report(self.model, self.labels, self.core_predictions["model"], self.blocks, in_time)
+
+    @cached_property
     def sample(self) -> Sample:
         vocabulary, blocks = self.model.vocabulary, len(np.unique(self.blocks))
         if not vocabulary.classes:
@@ -123,4 +130,5 @@ def collect_evidence(
     """Collect what the gates check. `champion`: None if there is none, or if it is the model itself."""
     comparison = compare(test.problem, test.rows, test.model, champion, test.lookup) if champion else None
     constant = loss(test.problem.kind, test.labels, test.core_predictions["constant"])
-    return Evidence(test.problem.metric, metrics["model"], test.difference, constant, parts, test.sample, comparison)
+    measured = metrics["model"] | (test.decision["metrics"] if test.decision else {})
+    return Evidence(test.problem.metric, measured, test.difference, constant, parts, test.sample, comparison)

@@ -18,6 +18,11 @@ _LABELS = {
     "calibration_error": "Calibration error", "base_rate": "Base rate", "accuracy": "Accuracy", "macro_f1": "Macro F1",
     "rmse": "RMSE", "mae": "Mean absolute error", "r2": "R²", "bias": "Bias of the mean",
 }  # fmt: skip
+_DECISIONS = {
+    "cost": "Cost per row", "default_cost": "Cost per row of the likeliest class",
+    "cost_difference": "Difference of both costs", "precision": "Precision", "recall": "Recall",
+    "positive_share": "Share predicted positive",
+}  # fmt: skip
 _SLICES = 25
 _NEUTRAL = ("base_rate", "bias")
 _ROWS = {
@@ -44,7 +49,8 @@ def render(
         "model.html",
         problem=problem,
         run=run,
-        report=report,
+        report={"decision": None, **report},
+        decision_labels=_DECISIONS,
         training=training,
         manifest=manifest,
         sources=sources(lineage),

@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
+from truecourse.evaluation.decision_report import cost_difference
 from truecourse.evaluation.multiple_comparisons import coverage_of
 from truecourse.evaluation.slices import FEWEST_ROWS, parts_of
+from truecourse.modeling.decisions import default_codes
 from truecourse.modeling.model import Model
 from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Problem, TimeSplit
@@ -45,6 +47,8 @@ class Comparison:
     """None where rows have no time."""
     loss: Estimate | None = None
     calibration: Estimate | None = None
+    cost: Estimate | None = None
+    """Of the decisions, per row, by the model's costs; None for a model without costs."""
     slices: tuple[dict[str, Any], ...] = ()
     """{"column", "value", "rows", "difference"}; the intervals are simultaneous."""
 
@@ -139,8 +143,23 @@ def compare(
         days=len(np.unique(blocks)) if _has_time(rows) else None,
         loss=pair.loss(blocks, coverage_of(tries)),
         calibration=pair.calibration(blocks),
+        cost=_cost(model, champion.model, labels, outputs, blocks, (_has_time(rows), coverage_of(tries))),
         slices=pair.slices(rows, blocks),
     )
+
+
+def _cost(
+    model: Model, champion: Model, labels: Array, outputs: list[Array], blocks: Array, interval: tuple[bool, float]
+) -> Estimate | None:
+    """Compare the costs of both models' decisions, each by its own rule, in the model's costs."""
+    if model.decision is None or not model.decision.costs:
+        return None
+    rules = (model.decision, champion.decision)
+    codes = [
+        default_codes(output) if rule is None else rule.codes(output)
+        for rule, output in zip(rules, outputs, strict=True)
+    ]
+    return cost_difference(model.decision.costs, labels, (codes[0], codes[1]), blocks, *interval)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def answer_links(problem: Problem, model: Model, record: Record) -> list[Link]:
     same = _near(output, recorded)
     different = f"recorded {recorded.tolist()[0]}, computed from the recorded features {output.tolist()[0]}"
     links = [link("score", id, same, "computed again from the recorded features, equal" if same else different)]
-    answer, expected = record["prediction"], predicted_label(problem.kind, vocabulary.classes, recorded.tolist()[0])
+    answer, scored = record["prediction"], recorded.tolist()[0]
+    expected = predicted_label(problem.kind, vocabulary.classes, scored, model.decision)
     number = problem.kind == "regression"
     right = _near(float(answer), float(expected)) if number else str(answer) == str(expected)
     links.append(link("answer", id, right, f"{answer}" if right else f"recorded {answer}, by the score {expected}"))

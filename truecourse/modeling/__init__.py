@@ -7,6 +7,7 @@ __all__ = [
     "baselines",
     "boosting",
     "compiled_forest",
+    "decisions",
     "encoding",
     "model",
     "prediction",

@@ -9,6 +9,7 @@ import numpy as np
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
 from truecourse.modeling.compiled_forest import Forest, compile_forest
+from truecourse.modeling.decisions import DecisionRule
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.xgboost_native import Booster, open_booster
 from truecourse.problem.definition import Kind
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model. Matrices are (n, d) float32, as Vocabulary.encode() returns them."""
+    """A trained model. Matrices are (n, d) float32, as Vocabulary.encode() returns them.
+
+    `decision`: how outputs become classes; None for the likeliest class."""
 
     booster: "xgboost.Booster"
     vocabulary: Vocabulary
     kind: Kind
     forest: Forest | None = field(default=None, repr=False, compare=False)
+    decision: DecisionRule | None = None
 
     @classmethod
     def load(cls, ubj: bytes, vocabulary: Vocabulary, kind: Kind, threads: int | None = None) -> Self:

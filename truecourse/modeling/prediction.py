@@ -9,6 +9,7 @@ import numpy as np
 
 from truecourse.arrays import Array, Values
 from truecourse.errors import ModelError
+from truecourse.modeling.decisions import DecisionRule, default_codes
 from truecourse.modeling.encoding import FeatureKind, json_number
 from truecourse.modeling.model import Model
 from truecourse.problem.definition import Kind
@@ -29,15 +30,17 @@ class Scores:
 def scores(model: Model, columns: Columns, explain: bool) -> Scores:
     matrix = model.vocabulary.encode(columns)
     output = model.predict(matrix)
-    labels = predicted_labels(model.kind, model.vocabulary.classes, output)
+    labels = predicted_labels(model.kind, model.vocabulary.classes, output, model.decision)
     return Scores(output, labels, attributions(model, matrix) if explain else None)
 
 
-def predicted_labels(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
-    """Convert a model's output to (n,) predicted class names (binary: threshold 0.5), or a regression's values."""
+def predicted_labels(kind: Kind, classes: tuple[str, ...], output: Array, rule: DecisionRule | None = None) -> Array:
+    """Convert a model's output to (n,) predicted class names, or a regression's values.
+
+    `rule`: of the model; None for the likeliest class (binary: threshold 0.5)."""
     if kind == "regression":
         return output
-    codes = (output >= 0.5).astype(np.int64) if kind == "binary" else output.argmax(axis=1)
+    codes = default_codes(output) if rule is None else rule.codes(output)
     names: Array = np.array(classes, dtype=object)[codes]
     return names
 
@@ -46,14 +49,15 @@ def predict_rows(model: Model, columns: Columns, matrix: Array) -> list[dict[str
     """Return for each row its score (or scores by class), its prediction, and its missing and unknown features.
 
     Raises ModelError if an output is not finite."""
-    kind, classes = model.kind, model.vocabulary.classes
+    kind, classes, rule = model.kind, model.vocabulary.classes, model.decision
     rows: list[dict[str, Any]] = []
     for numbers in model.predict(matrix).tolist():
         several = kind == "multiclass"
         if not (all(map(math.isfinite, numbers)) if several else math.isfinite(numbers)):
             raise ModelError(_NOT_FINITE, hint=_ROLL_BACK)
         scores = {"scores": dict(zip(classes, numbers, strict=True))} if several else {"score": numbers}
-        rows.append({**scores, "prediction": predicted_label(kind, classes, numbers), "missing": [], "unknown": []})
+        label = predicted_label(kind, classes, numbers, rule)
+        rows.append({**scores, "prediction": label, "missing": [], "unknown": []})
     features, kinds = model.vocabulary.features, model.vocabulary.kinds
     first = model.vocabulary.first_columns
     for i, j in _missing(matrix if first is None else matrix[:, first]):
@@ -70,8 +74,10 @@ def _missing(matrix: Array) -> Iterable[tuple[int, int]]:
     return zip(*(places.tolist() for places in np.isnan(matrix).nonzero()), strict=True)
 
 
-def predicted_label(kind: Kind, classes: tuple[str, ...], output: Any) -> Any:
+def predicted_label(kind: Kind, classes: tuple[str, ...], output: Any, rule: DecisionRule | None = None) -> Any:
     """Convert one row's output to its predicted label; `output`: a number, or one number per class."""
+    if rule is not None:
+        return classes[int(rule.codes(np.array([output]))[0])]
     if kind == "binary":
         return classes[output >= 0.5]
     return classes[output.index(max(output))] if kind == "multiclass" else output

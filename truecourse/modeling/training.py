@@ -18,6 +18,7 @@ from truecourse.arrays import Array, columns_of
 from truecourse.errors import ModelError
 from truecourse.hashing import sha256, sha256_json
 from truecourse.modeling.boosting import Part, parameters
+from truecourse.modeling.decisions import choose_rule
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
 from truecourse.modeling.selection import Candidate, cross_validation, select, select_penalty
@@ -38,9 +39,9 @@ METHOD = (
     "features/aggregates/kernels", "features/aggregates/number_parts", "features/aggregates/online_steps",
     "features/aggregates/stored_rows", "features/aggregation_lookup", "features/aggregation_rows", "features/asof",
     "features/columns_read", "features/decisions", "features/frame", "features/view_sql", "features/view_versions",
-    "modeling/baselines", "modeling/boosting", "modeling/encoding", "modeling/linear", "modeling/selection",
-    "modeling/splitting", "modeling/training", "problem/time_features", "statistics/absolute_sums",
-    "statistics/intervals", "statistics/metrics",
+    "modeling/baselines", "modeling/boosting", "modeling/decisions", "modeling/encoding", "modeling/linear",
+    "modeling/selection", "modeling/splitting", "modeling/training", "problem/time_features",
+    "statistics/absolute_sums", "statistics/intervals", "statistics/metrics",
 )  # fmt: skip
 """The modules that build a frame from tables, and a model from a frame."""
 
@@ -143,9 +144,10 @@ def train(problem: Problem, frame: pa.Table, spec: AnyModel | None = None) -> Tr
     log.info("%s", choice.sentence)
     booster = chosen.fit(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)
     left_out = _out_of_fold(frame, chosen)
-    return TrainingResult(
-        Model(booster, vocabulary, problem.kind), chosen.rounds, chosen.curve, choice.document, left_out
-    )
+    left_out_labels = vocabulary.labels(frame.take(left_out[0]))
+    rule = choose_rule(problem.decision, problem.kind, vocabulary.classes, left_out_labels, left_out[1])
+    model = Model(booster, vocabulary, problem.kind, decision=rule)
+    return TrainingResult(model, chosen.rounds, chosen.curve, choice.document, left_out)
 
 
 def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ from truecourse.problem.aggregations import (
     StandardDeviation,
     Sum,
 )
+from truecourse.problem.decision import Decision
 from truecourse.problem.definition import (
     Label,
     Problem,
@@ -61,9 +62,9 @@ from truecourse.problem.training import Choice, Linear, RandomSplit, Range, Time
 
 __all__ = [
     "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Count",
-    "CountDistinct", "Csv", "Entity", "EveryClass", "FeatureArea", "Files", "First", "Float", "Integer", "Label",
-    "Last", "Linear", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams", "NotWorseThanLinear", "Objectives",
-    "Objects", "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures",
-    "Retraining", "Serving", "Share", "Since", "SliceFloor", "Sql", "StandardDeviation", "Sum", "Table", "Text", "Time",
-    "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
+    "CountDistinct", "Csv", "Decision", "Entity", "EveryClass", "FeatureArea", "Files", "First", "Float", "Integer",
+    "Label", "Last", "Linear", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams", "NotWorseThanLinear",
+    "Objectives", "Objects", "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range",
+    "RequestFeatures", "Retraining", "Serving", "Share", "Since", "SliceFloor", "Sql", "StandardDeviation", "Sum",
+    "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from truecourse.problem.aggregations import Aggregations
+from truecourse.problem.decision import Decision
 from truecourse.problem.monitoring import Monitoring
 from truecourse.problem.namespace import AnyView, Entity, FeatureArea, Namespace, View
 from truecourse.problem.objectives import Objectives
@@ -145,6 +146,9 @@ class Problem(Namespace):
     """How rows are split into training, validation and test sets. Example: `split=RandomSplit(test=0.25)`."""
     model: AnyModel = XGBoost()
     """The kind of model and its parameters. Example: `model=XGBoost(max_depth=4)`."""
+    decision: Decision | None = None
+    """What the predicted class is chosen for; None for the likeliest class. Example:
+    `decision=Decision(recall=0.8)`."""
     gates: Many[Gate] = DEFAULT_GATES
     """Conditions that a version must meet before it is promoted. Example: `gates=[MetricGate("auc", min=0.74)]`."""
     promotion: Promotion = Promotion()

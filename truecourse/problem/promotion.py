@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY
 from datetime import timedelta
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
@@ -74,14 +74,17 @@ class BeatsChampion:
     """The model must be better than the champion on the same rows of closed cohorts, on which neither was trained. Up
     to three results, from paired differences with 95% intervals over whole days:
 
-    - the loss: the interval lies below `margin`;
+    - the loss, or `metric`: the interval lies below `margin`;
     - the calibration error (for a regression: the size of the bias) is not significantly above the champion's;
     - the loss on every slice of `Monitoring.slices` is not significantly above the champion's.
     """
 
     _: KW_ONLY
+    metric: Literal["loss", "cost"] = "loss"
+    """What must be better: the loss, or the cost of the decisions by `Decision(costs=...)`. Example: `metric="cost"`.
+    """
     margin: float = 0.0
-    """The bound of the loss, in its units. At 0 the version must be better. Above 0 it must not be worse by more than
+    """The bound of the metric, in its units. At 0 the version must be better. Above 0 it must not be worse by more than
     this (non-inferiority, for a cheaper or newer model). Example: `margin=0.01`."""
 
 

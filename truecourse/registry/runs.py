@@ -5,10 +5,13 @@ without a record was interrupted. MLflow has copies of both, which are never rea
 (truecourse/registry/mlflow_mirror.py).
 """
 
+import dataclasses
+import json
 from collections.abc import Mapping
 
 from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.hashing import sha256
+from truecourse.modeling.decisions import DecisionRule
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
 from truecourse.problem.definition import Kind
@@ -125,4 +128,14 @@ def open_model(version: ModelVersion | TrainedRun, kind: Kind, threads: int | No
     if sha256(data) != version.model_sha256:
         hint = f"restore the object, or `truecourse run train --problem {version.problem}`"
         raise IntegrityError("the model's bytes were changed", where=key, hint=hint)
-    return Model.load(data, Vocabulary.from_json(vocabulary), kind, threads)
+    model = Model.load(data, Vocabulary.from_json(vocabulary), kind, threads)
+    return dataclasses.replace(model, decision=_decision_rule(version.run_id))
+
+
+def _decision_rule(run_id: str) -> DecisionRule | None:
+    """Return the decision rule in a run's contract; None if it has none."""
+    try:
+        found = json.loads(artifact(run_id, "model/contract.json")).get("decision")
+    except NotFound:  # a run of which only the model was kept
+        return None
+    return None if found is None else DecisionRule.model_validate_json(json.dumps(found))

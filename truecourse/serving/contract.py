@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from truecourse.modeling.decisions import DecisionRule
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
@@ -102,6 +103,8 @@ class Contract(BaseModel):
     """Digests of the definitions of each feature and of the label: truecourse/features/definition_digests.py."""
     label_definition: str = ""
     examples: tuple[dict[str, Any], ...] = ()
+    decision: DecisionRule | None = None
+    """How scores become the predicted class; None for the likeliest class."""
 
     @classmethod
     def of(cls, problem: Problem, vocabulary: Vocabulary, examples: list[dict[str, Any]] | None = None) -> Self:

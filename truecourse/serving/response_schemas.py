@@ -74,7 +74,9 @@ def _narrow(schema: Schema, contract: Contract) -> None:
         members["score"] |= {"description": contract.label}
         members["prediction"] = {"type": "number", "description": contract.label}
     else:
-        members["prediction"] = {"enum": list(contract.classes), "type": "string", "description": "the likeliest class"}
+        rule = contract.decision
+        chosen = "the likeliest class" if rule is None else f"the class by the decision rule: {rule.purpose}"
+        members["prediction"] = {"enum": list(contract.classes), "type": "string", "description": chosen}
         members |= _probabilities(contract)
     _require(schema, present)
     offered = {ID} & set(contract.extras)

@@ -13,6 +13,7 @@ from truecourse.authoring.checks.queries import query_faults
 from truecourse.authoring.checks.request_function import function_faults
 from truecourse.authoring.checks.table_checks import table_faults
 from truecourse.authoring.checks.training_checks import (
+    decision_faults,
     gate_faults,
     model_faults,
     monitoring_faults,
@@ -83,6 +84,7 @@ def _faults(problem: Problem) -> Iterator[Fault]:
     yield from feature_faults(problem)
     yield from function_faults(problem)
     yield from split_faults(problem)
+    yield from decision_faults(problem)
     yield from gate_faults(problem)
     yield from promotion_faults(problem)
     yield from monitoring_faults(problem)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from truecourse.authoring.checks.names import place
 from truecourse.errors import Fault
 from truecourse.problem import (
+    BeatsChampion,
     Linear,
     MetricGate,
     Monitoring,
@@ -28,6 +29,8 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
     "multiclass": ("log_loss", "accuracy", "macro_f1", "auc", "calibration_error"),
     "regression": ("rmse", "mae", "r2", "bias"),
 }
+RATES = ("precision", "recall", "positive_share")
+"""Metrics of the decisions of two classes, where a Decision is declared."""
 NOT_SEARCHED = frozenset({"search", "trials", "refit", "folds", "seed"})
 
 
@@ -97,11 +100,39 @@ def _value_faults(model: XGBoost, name: str, values: Sequence[Any], where: str) 
             yield Fault(where, f"{value!r} is out of range: {error.errors()[0]['msg']}", f"correct {name}'s range")
 
 
+def decision_faults(problem: Problem) -> Iterator[Fault]:
+    decision, where = problem.decision, place("decision")
+    if decision is None:
+        return
+    if problem.kind == "regression":
+        yield Fault(where, "a regression predicts values, not classes", "leave decision out")
+    elif problem.kind == "multiclass" and decision.costs is None:
+        yield Fault(where, f"{decision.target} needs a label of two classes", "give costs=")
+    if decision.costs is None or not problem.label.classes:
+        return
+    for name in dict.fromkeys([*decision.costs, *(name for row in decision.costs.values() for name in row)]):
+        if name not in problem.label.classes:
+            yield Fault(place("decision", "costs"), f"no class {name!r}", nearest(name, problem.label.classes))
+
+
+def decision_metrics(problem: Problem) -> tuple[str, ...]:
+    """The metrics of the decisions that a gate may name."""
+    if problem.decision is None:
+        return ()
+    costs = ("cost",) if problem.decision.costs is not None else ()
+    return (*costs, *(RATES if problem.kind == "binary" else ()))
+
+
 def gate_faults(problem: Problem) -> Iterator[Fault]:
     for number, gate in enumerate(problem.gates):
+        path, metrics = ("gates", f"{number}"), METRICS[problem.kind]
+        if isinstance(gate, BeatsChampion) and gate.metric == "cost" and "cost" not in decision_metrics(problem):
+            hint = "declare Problem(decision=Decision(costs=...))"
+            yield Fault(place(*path, "metric"), "no costs are declared to compare", hint)
         if not isinstance(gate, MetricGate | SliceFloor):
             continue
-        path, metrics = ("gates", f"{number}"), METRICS[problem.kind]
+        if isinstance(gate, MetricGate):
+            metrics = (*metrics, *decision_metrics(problem))
         if gate.metric not in metrics:
             what = f"a {problem.kind} problem has no metric {gate.metric!r}"
             yield Fault(place(*path, "metric"), what, nearest(gate.metric, metrics))

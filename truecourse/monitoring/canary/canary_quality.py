@@ -176,7 +176,8 @@ def difference(answers: Labelled, margin: float, permutations: int, seed: int = 
 
 def _margin(problem: Problem, champion: float) -> float:
     """Return the margin that the gates allow, in units of a row's loss. `champion`: the champion's mean loss."""
-    allowed = max((gate.margin for gate in problem.gates if isinstance(gate, BeatsChampion)), default=0.0)
+    gates = [gate for gate in problem.gates if isinstance(gate, BeatsChampion) and gate.metric == "loss"]
+    allowed = max((gate.margin for gate in gates), default=0.0)
     return (np.sqrt(champion) + allowed) ** 2 - champion if problem.kind == "regression" else allowed
 
 

@@ -57,7 +57,7 @@ def is_call_key(key: str) -> bool:
 
 def _milliseconds(seconds: float) -> str:
     """Milliseconds since 1970 as 12 digits; times before it count as 1970."""
-    return f"{max(0, int(seconds * 1000)):012x}"
+    return f"{int(seconds * 1000):012x}" if seconds > 0 else NO_MOMENT
 
 
 def _moment_of(key: str) -> str:

@@ -9,6 +9,7 @@ import ctypes
 import json
 import logging
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,17 +49,24 @@ class Forest:
 
     def predict(self, matrix: Array, margin: bool = False) -> Array:
         """Predict as NativeBooster.predict() does. Raises ModelError for a matrix of another width."""
-        from truecourse.modeling.forest_kernel import VALUE, walk
-
+        kernel = _kernel()
         if matrix.shape[1] != self.features:
             expected = counted(self.features, "feature")
             raise ModelError(f"prediction failed: the model has {expected}, the matrix {matrix.shape[1]}")
         if matrix.dtype != np.float32 or not matrix.flags.carray:  # another type would trigger a new compilation
             matrix = np.array(matrix, np.float32, order="C")
         to = np.empty((len(matrix), len(self.base)), np.float32)
-        link = VALUE if margin else self.link
-        walk(matrix, self.starts, self.depths, self.groups, self.nodes, self.category_bits, self.base, link, to)
+        link = kernel.VALUE if margin else self.link
+        kernel.walk(matrix, self.starts, self.depths, self.groups, self.nodes, self.category_bits, self.base, link, to)
         return to[:, 0] if len(self.base) == 1 else to
+
+
+@cache
+def _kernel() -> Any:
+    """Import the compiled code once: Numba takes a second, and an import statement half a microsecond a request."""
+    from truecourse.modeling import forest_kernel
+
+    return forest_kernel
 
 
 def compile_forest(booster: Any) -> Forest | None:

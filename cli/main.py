@@ -112,6 +112,7 @@ COMMANDS = _loaders(
         "push": "cli.commands.push:push",
         "diff": "cli.commands.diff:diff",
         "compare": "cli.commands.compare:compare",
+        "card": "cli.commands.card:card",
         "select": "cli.commands.select:select",
         "tune": "cli.commands.tune:tune",
         "replay": "cli.commands.replay:replay",

@@ -70,8 +70,12 @@ def page_view(problem: str, title: str, sections: Iterable[Section]) -> str:
 
 def fragment_view(title: str, sections: Iterable[Section]) -> str:
     """Render the sections below their title as a part of another page, such as a notebook, in that page's style."""
-    heading = Markup("<p><strong>{}</strong></p>").format(title)
-    return str(heading) + render("section_list.html", heading=title, sections=_named(sections))
+    return str(Markup("<p><strong>{}</strong></p>").format(title) + list_view(title, sections))
+
+
+def list_view(title: str, sections: Iterable[Section]) -> Markup:
+    """Render the sections alone, for a page that has its own title of them."""
+    return Markup(render("section_list.html", heading=title, sections=_named(sections)))  # noqa: S704  escaped by Jinja
 
 
 def _named(sections: Iterable[Section]) -> list[tuple[str, Section]]:

@@ -47,6 +47,7 @@ GUIDES = {
     "features": "reference/features.md",
     "diff": "explanation/lineage.md#what-differs-truecourse-diff",
     "compare": "how-to/compare-models.md",
+    "card": "how-to/read-a-model-card.md",
     "select": "how-to/select-features.md",
     "tune": "how-to/tune.md",
     "replay": "explanation/replay.md",

@@ -42,6 +42,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "Canary",
     ),
     "Serving and objectives": ("Serving", "Objectives"),
+    "Model card": ("Card",),
     "Checks, alerts and retraining": ("Monitoring", "QualityWatch", "Alerts", "Retraining"),
     "Durations": ("days", "hours", "minutes", "seconds"),
 }  # fmt: skip

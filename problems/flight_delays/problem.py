@@ -7,6 +7,7 @@ import numpy as np
 from truecourse.problem import (
     BeatsBaseline,
     BeatsChampion,
+    Card,
     Choice,
     Entity,
     Float,
@@ -297,5 +298,11 @@ PROBLEM = Problem(
     monitoring=Monitoring(window=days(7), slices=["origin", "carrier"]),
     serving=Serving(max_rows=1000, unknown_category="missing"),
     clock="data",  # of 2013
+    card=Card(
+        use="Airports and travellers plan for flights that will arrive late.",
+        not_for=["safety decisions", "a rating of crews or aircraft"],
+        limits=["departures from New York only", "trained on one year, 2013", "cancelled flights have no label"],
+        groups=["origin", "carrier"],
+    ),
     description="At two hours before scheduled departure: will the flight arrive 15 minutes late or more?",
 )

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import resource
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,8 +79,10 @@ def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> Traine
     note = f"{spec.description}\n\n{rows} of snapshot `{snapshot.sha256}`, {features}.".strip()
     entry = MlflowEntry(f"train {problem} {snapshot.sha256[:8]}", note, mlflow_runs.run_tags(spec, "train", note))
     with _start_run(problem, entry) as (run_id, in_mlflow):
+        start = _usage()
         trained = train(spec, frame, model)
-        return _save_run(spec, run_id, in_mlflow, entry, snapshot, key, model, trained, frame)
+        account = _training_document(model, trained) | {"cost": _cost_since(start)}
+        return _save_run(spec, run_id, in_mlflow, entry, snapshot, key, account, trained, frame)
 
 
 @dataclass(frozen=True)
@@ -103,11 +108,11 @@ def _start_run(problem: str, entry: MlflowEntry) -> Iterator[tuple[str, bool]]:
 
 
 def _save_run(
-    problem: Problem, run_id: str, in_mlflow: bool, entry: MlflowEntry, snapshot: Snapshot, key: str, spec: AnyModel,
-    trained: TrainingResult, frame: pa.Table,
+    problem: Problem, run_id: str, in_mlflow: bool, entry: MlflowEntry, snapshot: Snapshot, key: str,
+    account: dict[str, Any], trained: TrainingResult, frame: pa.Table,
 ) -> TrainedRun:  # fmt: skip
     """Write the run's files, then its record, then its copy in MLflow."""
-    ubj, tables, account = trained.model.ubj(), Tables(), _training_document(spec, trained)
+    ubj, tables = trained.model.ubj(), Tables()
     manifest = tables.store.get(snapshot.manifest_key)
     defined = contract_definitions(problem) | {"decision": trained.model.decision}
     files = _mlflow_model(trained) | {
@@ -143,6 +148,19 @@ def _save_run(
             mlflow_runs.copy_artifacts(run_id, files)
             mlflow_runs.log_training(run_id, snapshot, account, tags)
     return run
+
+
+def _usage() -> tuple[float, float]:
+    """Return wall and processor seconds so far; the latter are of all threads of the process."""
+    return time.perf_counter(), time.process_time()
+
+
+def _cost_since(start: tuple[float, float]) -> dict[str, float]:
+    """Return what the process used since: {"wall_seconds", "cpu_seconds", "peak_bytes": the largest memory of the
+    process so far}."""
+    wall, cpu = (after - before for before, after in zip(start, _usage(), strict=True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"wall_seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak}
 
 
 def _training_document(spec: AnyModel, trained: TrainingResult) -> dict[str, Any]:

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
+from cli.main import execute
 from flows.register import register
 from flows.train import train
 from tasks.release.register import register_model
-from tasks.training.evaluate_model import evaluate_model, page_key
+from tasks.training.evaluate_model import evaluate_model, model_card, page_key
 from tests.conftest import existing
 from tests.frames import store_diabetes, store_wine
 from tests.unevaluated_versions import set_champion
 from truecourse.arrays import columns_of
-from truecourse.errors import ModelError
+from truecourse.errors import ModelError, NotFound
 from truecourse.html import remove_page_links
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import rows_of
@@ -111,7 +112,34 @@ def test_mlflow_describes_runs_and_versions(problems: Path) -> None:
     described = mlflow.get_model_version("diabetes", str(version.version)).description
     assert run.model_sha256 in described
     assert "truecourse reproduce 1 --problem diabetes" in described
+    assert f"#/experiments/{mlflow_run.info.experiment_id}/runs/{run.run_id}/artifacts/model.html" in described
+    assert {"model.html", "card.md"} <= {item.path for item in mlflow.list_artifacts(run.run_id)}
     assert mlflow.get_registered_model("diabetes").description
+
+
+def test_the_card_is_stored_printed_and_rebuilt(problems: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train()
+    with pytest.raises(NotFound, match="never evaluated"):
+        model_card("diabetes", run)
+    register()
+    stored = json.loads(registry.artifact(run.run_id, "card.json"))
+    assert stored["cost"]["cpu_seconds"] > 0
+    assert stored["data"]["sources"][0]["rows"] == 442
+    assert [side["rows"] for side in stored["split"]["sides"]] == [242, 90, 110]
+    assert execute(["card"]) == 0
+    assert capsys.readouterr().out == registry.artifact(run.run_id, "card.md").decode()
+    assert execute(["card", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == stored
+    file = problems / "diabetes" / "problem.py"
+    text = file.read_text().replace("    BeatsBaseline,\n", "    BeatsBaseline,\n    Card,\n", 1)
+    file.write_text(text.replace("    gates=", "    card=Card(use='Plan visits.', groups=['sex']),\n    gates="))
+    assert execute(["card", "champion", "--rebuild", "--json"]) == 0
+    rebuilt = json.loads(capsys.readouterr().out)
+    assert rebuilt["declared"]["use"] == "Plan visits."
+    assert {group["value"] for group in rebuilt["fairness"][0]["groups"]} == {"1", "2"}
+    kept = ("metrics", "dependence", "interactions", "examples", "operating", "split", "data", "cost")
+    assert {name: rebuilt[name] for name in kept} == {name: stored[name] for name in kept}
+    assert train() == run
 
 
 def test_an_interrupted_registration_is_finished(problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:

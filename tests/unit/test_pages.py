@@ -36,7 +36,7 @@ from truecourse.storage.object_store import LocalStore
 NOW = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)
 LONG = "a <very> long & windy name, with \"quotes\" and 'more' " * 6
 TEMPLATES = Path(__file__).parents[2] / "truecourse" / "templates"
-PARTS = {"base.html", "over_time.html", "parts.html", "section_list.html"}
+PARTS = {"base.html", "operating_points.html", "over_time.html", "parts.html", "section_list.html"}
 PROBLEM = Problem(
     name="p",
     kind="binary",

@@ -4,6 +4,7 @@ Depends on `statistics`, `modeling` and `registry`.
 """
 
 __all__ = [
+    "cards",
     "comparison_sections",
     "decision_report",
     "feature_selection",

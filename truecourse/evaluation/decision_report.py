@@ -11,6 +11,11 @@ from truecourse.modeling.model import Model
 from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate, Scale, estimate
 
 DecisionMetrics = dict[str, Estimate]
+DECISION_LABELS = {
+    "cost": "Cost per row", "default_cost": "Cost per row of the likeliest class",
+    "cost_difference": "Difference of both costs", "precision": "Precision", "recall": "Recall",
+    "positive_share": "Share predicted positive",
+}  # fmt: skip
 
 
 def decision_report(model: Model, labels: Array, output: Array, blocks: Array, in_time: bool) -> dict[str, Any] | None:
@@ -34,6 +39,11 @@ def decision_report(model: Model, labels: Array, output: Array, blocks: Array, i
         "metrics": _costs(rule, labels, codes, default, blocks, in_time)
         | (_rates(labels, codes, blocks, in_time) if len(classes) == 2 else {}),
     }
+
+
+def decided_codes(model: Model, output: Array) -> Array:
+    """Choose class codes (n,) by the model's rule, or the likeliest class. `output`: a classifier's, (n,) or (n, k)."""
+    return default_codes(output) if model.decision is None else model.decision.codes(output)
 
 
 def confusion(labels: Array, codes: Array, count: int) -> list[list[int]]:

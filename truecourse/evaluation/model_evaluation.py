@@ -70,11 +70,16 @@ class HeldOut:
         }
 
     @cached_property
-    def contributions(self) -> dict[str, float]:
-        """The mean absolute SHAP value of each feature over at most 1,000 evenly spaced rows, of a multiclass model
-        over its classes too. Units: those of the margin (log-odds, or the label's)."""
+    def explained(self) -> tuple[Array, Array]:
+        """At most 1,000 evenly spaced rows, (n,) positions, and their SHAP values, (n, d), multiclass (n, k, d)."""
         chosen = np.unique(np.linspace(0, len(self.matrix) - 1, _EXPLAINED).astype(int))
-        values = np.abs(self.model.contributions(self.matrix[chosen])[..., :-1])
+        return chosen, self.model.contributions(self.matrix[chosen])[..., :-1]
+
+    @cached_property
+    def contributions(self) -> dict[str, float]:
+        """The mean absolute SHAP value of each feature over the explained rows, of a multiclass model over its classes
+        too. Units: those of the margin (log-odds, or the label's)."""
+        values = np.abs(self.explained[1])
         means = values.reshape(-1, values.shape[-1]).mean(axis=0)
         return {name: float(mean) for name, mean in zip(self.model.vocabulary.features, means, strict=True)}
 

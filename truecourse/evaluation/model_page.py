@@ -1,12 +1,15 @@
-"""The HTML page of a model: its metrics, baselines, gates, slices and lineage."""
+"""The HTML page of a model: its card, with metrics, baselines, gates, slices and lineage."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from truecourse.evaluation.cards.card_sections import chapters, operating_title
+from truecourse.evaluation.decision_report import DECISION_LABELS
 from truecourse.evaluation.plots import Images
 from truecourse.html import feature_anchor, svg
 from truecourse.html import render as render_page
 from truecourse.modeling.snapshot import Manifest
+from truecourse.page_sections import list_view
 from truecourse.problem import Problem
 from truecourse.references import TrainedRun
 from truecourse.registry.lineage_record import sources
@@ -17,11 +20,6 @@ _LABELS = {
     "auc": "AUC", "log_loss": "Log loss", "brier": "Brier score", "average_precision": "Average precision",
     "calibration_error": "Calibration error", "base_rate": "Base rate", "accuracy": "Accuracy", "macro_f1": "Macro F1",
     "rmse": "RMSE", "mae": "Mean absolute error", "r2": "R²", "bias": "Bias of the mean",
-}  # fmt: skip
-_DECISIONS = {
-    "cost": "Cost per row", "default_cost": "Cost per row of the likeliest class",
-    "cost_difference": "Difference of both costs", "precision": "Precision", "recall": "Recall",
-    "positive_share": "Share predicted positive",
 }  # fmt: skip
 _SLICES = 25
 _NEUTRAL = ("base_rate", "bias")
@@ -43,14 +41,16 @@ def render(
     manifest: Manifest,
     lineage: Mapping[str, Any],
     images: Images,
+    card: Mapping[str, Any],
 ) -> str:
-    """Render the page."""
+    """Render the page. `card`: of card_document()."""
+    found = {chapter.title: chapter.sections for chapter in chapters(card, draw=True)}
     return render_page(
         "model.html",
         problem=problem,
         run=run,
         report={"decision": None, **report},
-        decision_labels=_DECISIONS,
+        decision_labels=DECISION_LABELS,
         training=training,
         manifest=manifest,
         sources=sources(lineage),
@@ -62,7 +62,13 @@ def render(
         features=_features(problem, report["contributions"]),
         unit=problem.contribution_unit,
         anchor=feature_anchor,
-        parts=_by_column(report["slices"], _MAIN[problem.kind][0]),
+        parts=_by_column(card["slices"], _MAIN[problem.kind][0]),
+        card=card,
+        points=card["operating"],
+        operating=operating_title(card),
+        confusion=list_view("Confusion matrix", found[operating_title(card)]),
+        chapters={title: list_view(title, sections) for title, sections in found.items()},
+        dependence=found.get("Dependence on features", ()),
         main=_MAIN[problem.kind],
         plots=[(title, svg(figure, title)) for title, figure in images.values()],
         passed=all(gate["passed"] for gate in report["gates"]),

@@ -1,7 +1,7 @@
 """Paired comparison of two models on rows that neither was trained on: differences with intervals."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,9 @@ import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
-from truecourse.evaluation.decision_report import cost_difference
+from truecourse.evaluation.decision_report import cost_difference, decided_codes
 from truecourse.evaluation.multiple_comparisons import coverage_of
 from truecourse.evaluation.slices import FEWEST_ROWS, parts_of
-from truecourse.modeling.decisions import default_codes
 from truecourse.modeling.model import Model
 from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Problem, TimeSplit
@@ -51,6 +50,10 @@ class Comparison:
     """Of the decisions, per row, by the model's costs; None for a model without costs."""
     slices: tuple[dict[str, Any], ...] = ()
     """{"column", "value", "rows", "difference"}; the intervals are simultaneous."""
+    pair: "Pair | None" = field(default=None, repr=False, compare=False)
+    """The predictions that were compared."""
+    blocks: Array | None = field(default=None, repr=False, compare=False)
+    """The block of each compared row."""
 
 
 FeatureLookup = Callable[[pa.Table], pa.Table]
@@ -145,6 +148,8 @@ def compare(
         calibration=pair.calibration(blocks),
         cost=_cost(model, champion.model, labels, outputs, blocks, (_has_time(rows), coverage_of(tries))),
         slices=pair.slices(rows, blocks),
+        pair=pair,
+        blocks=blocks,
     )
 
 
@@ -154,11 +159,7 @@ def _cost(
     """Compare the costs of both models' decisions, each by its own rule, in the model's costs."""
     if model.decision is None or not model.decision.costs:
         return None
-    rules = (model.decision, champion.decision)
-    codes = [
-        default_codes(output) if rule is None else rule.codes(output)
-        for rule, output in zip(rules, outputs, strict=True)
-    ]
+    codes = [decided_codes(side, output) for side, output in zip((model, champion), outputs, strict=True)]
     return cost_difference(model.decision.costs, labels, (codes[0], codes[1]), blocks, *interval)
 
 

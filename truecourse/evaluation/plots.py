@@ -104,21 +104,34 @@ def _scores(test: HeldOut) -> tuple[str, Any]:
     return "Scores by outcome", drawn
 
 
-def _calibration(test: HeldOut) -> tuple[str, Any]:
-    """Draw mean outcome against mean prediction, by deciles of the predictions."""
-    kind, scores = test.problem.kind, test.predictions["model"].astype(np.float64)
-    truth = test.labels.astype(np.float64)
-    if kind == "multiclass":
+def calibration_bins(test: HeldOut) -> list[dict[str, float]]:
+    """Compute the calibration by tenths of the predictions: [{"rows", "predicted", "actual": means, "error": half of
+    the 95% interval of the mean outcome}]; of several classes, that of the predicted class."""
+    scores, truth = test.core_predictions["model"].astype(np.float64), test.labels.astype(np.float64)
+    if test.problem.kind == "multiclass":
         scores, truth = scores.max(axis=1), (scores.argmax(axis=1) == test.labels).astype(np.float64)
     parts = [part for part in np.array_split(np.argsort(scores, kind="stable"), 10) if len(part)]
-    predicted, actual = [scores[part].mean() for part in parts], [truth[part].mean() for part in parts]
-    errors = [1.96 * truth[part].std() / np.sqrt(len(part)) for part in parts]
+    return [
+        {
+            "rows": len(part),
+            "predicted": float(scores[part].mean()),
+            "actual": float(truth[part].mean()),
+            "error": float(1.96 * truth[part].std() / np.sqrt(len(part))),
+        }
+        for part in parts
+    ]
+
+
+def _calibration(test: HeldOut) -> tuple[str, Any]:
+    """Draw mean outcome against mean prediction, by deciles of the predictions."""
+    bins = calibration_bins(test)
+    predicted, actual, errors = ([part[name] for part in bins] for name in ("predicted", "actual", "error"))
     drawn, axis = figure(4.6, 3.6)
     ends = [min(*predicted, *actual), max(*predicted, *actual)]
     axis.plot(ends, ends, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
     axis.errorbar(predicted, actual, yerr=errors, marker="o", markersize=4, linewidth=1.2, elinewidth=1)
     words = {"binary": "share of positives", "multiclass": "share right", "regression": "mean label"}
-    axis.set(xlabel="mean prediction", ylabel=words[kind])
+    axis.set(xlabel="mean prediction", ylabel=words[test.problem.kind])
     return "Calibration: by tenths of the predictions, 95% bars", drawn
 
 

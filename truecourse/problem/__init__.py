@@ -17,6 +17,7 @@ from truecourse.problem.aggregations import (
     StandardDeviation,
     Sum,
 )
+from truecourse.problem.card import Card
 from truecourse.problem.decision import Decision
 from truecourse.problem.definition import (
     Label,
@@ -61,7 +62,7 @@ from truecourse.problem.time_parts import Since
 from truecourse.problem.training import Choice, Linear, RandomSplit, Range, TimeSplit, XGBoost
 
 __all__ = [
-    "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Count",
+    "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Card", "Choice", "Count",
     "CountDistinct", "Csv", "Decision", "Entity", "EveryClass", "FeatureArea", "Files", "First", "Float", "Integer",
     "Label", "Last", "Linear", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams", "NotWorseThanLinear",
     "Objectives", "Objects", "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range",

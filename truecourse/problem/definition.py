@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from truecourse.problem.aggregations import Aggregations
+from truecourse.problem.card import Card
 from truecourse.problem.decision import Decision
 from truecourse.problem.monitoring import Monitoring
 from truecourse.problem.namespace import AnyView, Entity, FeatureArea, Namespace, View
@@ -165,6 +166,8 @@ class Problem(Namespace):
     owner: str = ""
     """Who answers for the problem, and for its parts without an owner of their own: a person or a team. Example:
     `owner="logistics"`."""
+    card: Card = Card()
+    """Intended use, limits and groups, for the model card. Example: `card=Card(use="calls before late deliveries")`."""
     folder: Path = Path()
     """The folder of problem.py; set when it is loaded. Example: `folder=Path("problems/deliveries")`."""
     areas: Mapping[str, FeatureArea] = field(default_factory=dict)

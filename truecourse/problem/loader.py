@@ -263,7 +263,7 @@ def problem_document(problem: Problem) -> dict[str, Any]:
     statements that they depend on in their file, and of the other Python files of its folder. The areas of its shared
     views have documents of their own, without what the views cannot depend on.
 
-    Owners and tags are left out: an edit of them changes no model."""
+    Owners, tags and the card are left out: an edit of them changes no model."""
     bare = dataclasses.replace(problem, folder=Path(), views=problem.own_views, areas={})
     document: dict[str, Any] = _without_owners(declaration_document(bare))
     del document["areas"]
@@ -277,8 +277,8 @@ def problem_document(problem: Problem) -> dict[str, Any]:
 
 
 def _without_owners(document: dict[str, Any]) -> dict[str, Any]:
-    """The document of a problem without the owners and tags of the problem, its views and its request features."""
-    kept = {name: part for name, part in document.items() if name != "owner"}
+    """The document of a problem without its card, and owners and tags of itself, its views and request features."""
+    kept = {name: part for name, part in document.items() if name not in ("owner", "card")}
     if "views" in kept:
         kept["views"] = [without_owner(view) for view in kept["views"]]
     if isinstance(kept.get("request_features"), dict):

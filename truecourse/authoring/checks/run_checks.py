@@ -13,6 +13,7 @@ from truecourse.authoring.checks.queries import query_faults
 from truecourse.authoring.checks.request_function import function_faults
 from truecourse.authoring.checks.table_checks import table_faults
 from truecourse.authoring.checks.training_checks import (
+    card_faults,
     decision_faults,
     gate_faults,
     model_faults,
@@ -88,6 +89,7 @@ def _faults(problem: Problem) -> Iterator[Fault]:
     yield from gate_faults(problem)
     yield from promotion_faults(problem)
     yield from monitoring_faults(problem)
+    yield from card_faults(problem)
     queries = list(query_faults(problem))
     yield from queries
     if not _cyclic(problem, queries):

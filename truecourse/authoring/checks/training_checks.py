@@ -157,6 +157,14 @@ def monitoring_faults(problem: Problem) -> Iterator[Fault]:
         yield from _slice_faults(problem, name, place("monitoring", "slices"))
 
 
+def card_faults(problem: Problem) -> Iterator[Fault]:
+    known = {**problem.request_fields, **problem.features}
+    for number, name in enumerate(problem.card.groups):
+        if name not in known:
+            where = place("card", "groups", f"{number}")
+            yield Fault(where, f"no request field or feature {name!r} to compare groups of", nearest(name, known))
+
+
 def _policy_faults(monitoring: Monitoring) -> Iterator[Fault]:
     policy = monitoring.retraining
     for name in ("validate", "test", "history"):

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from tasks.notebook.rows import Answer, Given, Rows, read_rows
 from tasks.training.compare_models import Side, name_of
-from tasks.training.evaluate_model import page_key
+from tasks.training.evaluate_model import model_card, page_key, stored_card
 from truecourse.arrays import Array, columns_of
 from truecourse.errors import ModelError, NotFound
+from truecourse.evaluation.cards.card_sections import chapters
 from truecourse.html import embedded
 from truecourse.modeling.model import Model
 from truecourse.modeling.prediction import Scores, scores
@@ -21,6 +22,7 @@ from truecourse.modeling.snapshot import load_frame
 from truecourse.page_sections import Note, Pairs, Section, fragment_view
 from truecourse.page_sections import Rows as Table
 from truecourse.problem import Problem
+from truecourse.references import TrainedRun
 from truecourse.registry import runs
 from truecourse.statistics.intervals import Estimate
 from truecourse.storage.object_store import open_store
@@ -109,9 +111,13 @@ class OpenModel:
         return columns_of(rows, self.features)
 
     @property
+    def _run(self) -> TrainedRun:
+        return runs.trained_run(self.side.problem, self.side.run_id)
+
+    @property
     def snapshot(self) -> Rows:
         """The frame that the model was trained on. Its column `split` names the training, validation and test rows."""
-        snapshot = runs.trained_run(self.side.problem, self.side.run_id).snapshot
+        snapshot = self._run.snapshot
         return Rows(f"snapshot {snapshot.sha256[:12]}", load_frame(open_store(), snapshot))
 
     @cached_property
@@ -142,12 +148,22 @@ class OpenModel:
     @property
     def page(self) -> Answer:
         """The model's page with plots. Raises NotFound if there is none."""
-        key = page_key(runs.trained_run(self.side.problem, self.side.run_id))
+        key = page_key(self._run)
         try:
             html = open_store().get(key).decode()
         except NotFound:
             raise self._not_evaluated() from None
         return Answer(f"page of {self.name}", self.report, lambda: embedded(html))
+
+    @property
+    def card(self) -> Answer:
+        """The model card, as `truecourse card --json`. Raises NotFound if the model was not evaluated."""
+        found = stored_card(self._run) or model_card(self.problem.name, self._run)
+
+        def html() -> str:
+            return "".join(fragment_view(one.title, one.sections) for one in chapters(found, draw=True))
+
+        return Answer(f"model card of {self.name} of {self.problem.name}", found, html)
 
     def __repr__(self) -> str:
         return f"{self.name} of {self.problem.name}: {self.training['form'].get('sentence', '')}"

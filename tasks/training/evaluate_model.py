@@ -63,7 +63,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
     files |= {"model.html": remove_page_links(page).encode(), CARD: json.dumps(card, indent=1).encode()}
     _save(run, report, files | {CARD_MARKDOWN: card_markdown(card).encode()})
-    show_page(page_key(run), "model", run.problem, "The model's evaluation")
+    show_page(page_key(run), "model", run.problem, "The model card")
     return report
 
 

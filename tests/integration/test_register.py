@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
+import truecourse
 from cli.main import execute
 from flows.register import register
 from flows.train import train
@@ -22,6 +23,7 @@ from truecourse.errors import ModelError, NotFound
 from truecourse.html import remove_page_links
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import rows_of
+from truecourse.monitoring.dashboard import control_page
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.registry import aliases, mlflow_runs
@@ -130,6 +132,9 @@ def test_the_card_is_stored_printed_and_rebuilt(problems: Path, capsys: pytest.C
     assert capsys.readouterr().out == registry.artifact(run.run_id, "card.md").decode()
     assert execute(["card", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == stored
+    opened = truecourse.open("diabetes").model(1).card
+    assert opened.document == stored
+    assert "<svg" in opened._repr_html_()
     file = problems / "diabetes" / "problem.py"
     text = file.read_text().replace("    BeatsBaseline,\n", "    BeatsBaseline,\n    Card,\n", 1)
     file.write_text(text.replace("    gates=", "    card=Card(use='Plan visits.', groups=['sex']),\n    gates="))
@@ -172,6 +177,12 @@ def test_a_worse_model_does_not_replace_the_champion(problems: Path) -> None:
     loss, _ = registry.gates(worse)
     assert not loss["passed"]
     assert "version 1: difference +" in loss["detail"]
+    compared = json.loads(registry.artifact(worse.run_id, "card.json"))["champion"]
+    rmse = {side: metrics["rmse"]["value"] for side, metrics in compared["metrics"].items()}
+    assert compared["loss"]["value"] == pytest.approx(rmse["model"] - rmse["champion"])
+    files = control_page.document(open_store(), load_problem("diabetes"))["pages"]
+    sides = {"champion": champion, "challenger": worse}
+    assert files == {f"Model card of the {alias}": f"model-{one.run_id}.html" for alias, one in sides.items()}
 
 
 def test_a_floor_is_evaluated_on_its_slices_which_the_page_shows(problems: Path) -> None:

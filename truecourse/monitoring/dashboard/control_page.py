@@ -12,6 +12,7 @@ from truecourse.monitoring.dashboard import index
 from truecourse.monitoring.dashboard.timelines import timelines
 from truecourse.monitoring.findings import PREREQUISITES, Check, Report, State, summarize
 from truecourse.problem import Problem
+from truecourse.references import Aliases
 from truecourse.registry import aliases
 from truecourse.registry.scorecard import version_summary
 from truecourse.statistics.metrics import metric_label
@@ -55,7 +56,7 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
         "endpoints": figures.get("endpoint", {}).get("endpoints", {}),
         "flows": figures.get("pipelines", {}).get("flows", []),
         "features": store.exists(PAGE),
-        "pages": _pages(store, problem.name, now.champion.run_id if now.champion else None),
+        "pages": _pages(store, problem.name, now),
     }
 
 
@@ -113,10 +114,11 @@ def _event(event: record.Event) -> Document:
     return {"at": event.at, "kind": event.kind, "sentence": event.sentence}
 
 
-def _pages(store: ObjectStore, problem: str, run_id: str | None) -> dict[str, str]:
+def _pages(store: ObjectStore, problem: str, now: Aliases) -> dict[str, str]:
     """Return the file names of the problem's other pages, by title."""
     files = {name: f"{file}.html" for file, name in _PAGES.items()}
-    files |= {"The champion's evaluation": f"model-{run_id}.html"} if run_id else {}
+    versions = {"champion": now.champion, "challenger": now.challenger if now.challenger != now.champion else None}
+    files |= {f"Model card of the {alias}": f"model-{one.run_id}.html" for alias, one in versions.items() if one}
     return {name: file for name, file in files.items() if store.exists(f"reports/{problem}/{file}")}
 
 

@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format docs docs-serve diagrams screenshots bench bench-drift bench-truth bench-serve bench-replay bench-edits soak lock clean
+.PHONY: help setup demo up test test-fast coverage lint format docs docs-serve diagrams screenshots bench bench-drift bench-truth bench-serve bench-replay bench-edits bench-scale soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -71,6 +71,9 @@ bench-replay: $(STAMP) ## a year played forward, beside a frozen champion, and w
 
 bench-edits: $(STAMP) ## edits of the flights, one after another, and what earlier versions still can
 	$(BIN)/python -m benchmarks edits
+
+bench-scale: $(STAMP) ## the lifecycle at 1, 3 and 10 times the flights: CPU time, peak memory, growth; or TIMES="1 30"
+	$(BIN)/python -m benchmarks lifecycle $(addprefix --times ,$(TIMES))
 
 soak: $(STAMP) ## `truecourse up` under faults for half an hour: what is answered, lost, stuck
 	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),30)

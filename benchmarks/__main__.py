@@ -12,13 +12,36 @@ from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
 NAMES = ("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
-ON_REQUEST = ("serve", "overload", "replay", "storage", "predictions", "edits", "tuning", "decisions", "soak")
+ON_REQUEST = (
+    "serve",
+    "overload",
+    "replay",
+    "storage",
+    "predictions",
+    "edits",
+    "tuning",
+    "decisions",
+    "lifecycle",
+    "soak",
+)
 """Measured only if named: they start servers, or take many minutes."""
 PACKAGES = {
     **dict.fromkeys(
-        ("pit_join", "aggregations", "exploration", "score", "tables", "flows", "scale", "tuning", "decisions"),
+        (
+            "pit_join",
+            "aggregations",
+            "exploration",
+            "score",
+            "tables",
+            "flows",
+            "scale",
+            "tuning",
+            "decisions",
+            "lifecycle",
+        ),
         "pipeline",
     ),
+    "lifecycle": "pipeline",
     **dict.fromkeys(("drift", "alarms"), "monitoring"),
     **dict.fromkeys(("serve", "overload"), "serving"),
 }
@@ -31,6 +54,9 @@ def main(
     ] = None,
     quick: Annotated[bool, typer.Option(help="use samples of the rows; the figures are not exact")] = False,
     minutes: Annotated[float, typer.Option(min=0.5, help="minutes of faults, for soak only")] = 30,
+    times: Annotated[
+        list[int] | None, typer.Option(min=1, help="copies of the rows, for lifecycle only; by default 1, 3 and 10")
+    ] = None,
 ) -> None:
     console, all_hold = Console(), True
     for name in names or NAMES:
@@ -38,7 +64,8 @@ def main(
             if name not in NAMES + ON_REQUEST:
                 raise SettingsError(f"no benchmark {name!r}", hint=f"choose from {', '.join(NAMES + ON_REQUEST)}")
             with console.status(f"measuring {name}"):
-                options = {"minutes": minutes} if name == "soak" else {}
+                given: dict[str, dict[str, Any]] = {"soak": {"minutes": minutes}, "lifecycle": {"times": times or ()}}
+                options = given.get(name, {})
                 rows = benchmark(name).rows(quick, **options)
         except TruecourseError as error:
             Console(stderr=True).print(f"[red]{name}[/]: {error}", highlight=False)

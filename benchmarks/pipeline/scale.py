@@ -88,8 +88,7 @@ def _replicate(problem: Problem, table: Table, tables: Tables, other: Tables, ti
 def shift_copy(table: Table, rows: pa.Table, copy: int) -> pa.Table:
     """Copy number `copy` of a table: later by `copy` times its span in whole weeks, with new keys and row numbers."""
     assert table.time is not None
-    ends = pc.min_max(rows[table.time]).as_py()
-    by = pa.scalar(timedelta(days=((ends["max"] - ends["min"]).days // 7 + 1) * 7) * copy, pa.duration("us"))
+    by = pa.scalar(span(rows[table.time]) * copy, pa.duration("us"))
     timed = any(isinstance(table.columns[key], Time) for key in table.key)
     numbers = {"_tc_row"} | {k for k in table.key if not timed and isinstance(table.columns[k], Integer)}
     for position, field in enumerate(rows.schema):
@@ -100,6 +99,12 @@ def shift_copy(table: Table, rows: pa.Table, copy: int) -> pa.Table:
             values = pc.add(values, copy * (pc.max(values).as_py() + 1))
         rows = rows.set_column(position, field, values)
     return rows
+
+
+def span(times: pa.ChunkedArray) -> timedelta:
+    """The time from the first to the last of these times, in whole weeks, rounded up."""
+    ends = pc.min_max(times).as_py()
+    return timedelta(days=((ends["max"] - ends["min"]).days // 7 + 1) * 7)
 
 
 def _step(problem: str, name: str) -> Callable[[], None]:

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pv
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks import edits, harness
 from benchmarks.__main__ import NAMES, ON_REQUEST, benchmark, main, table
-from benchmarks.harness import Row, growth, measure
+from benchmarks.harness import Measurement, Row, growth, measure
 from benchmarks.monitoring import drift
-from benchmarks.pipeline import aggregations, pit_join, scale, score, tables
+from benchmarks.pipeline import aggregations, lifecycle, pit_join, scale, score, tables
 from benchmarks.replay import plain_change
 from tests.simulated_deliveries import install
 from truecourse.authoring.checks.run_checks import check_problem
@@ -172,6 +174,32 @@ def test_copies_have_keys_and_times_of_their_own(small: Path) -> None:
     assert days % 7 == 0
     assert days >= 60
     assert copies["distance"].slice(len(rows), len(rows)).to_pylist() == rows["distance"].to_pylist()
+
+
+def test_a_larger_problem_has_the_same_shares_of_rows(small: Path, configure: Callable[..., None]) -> None:
+    """Its files hold the rows of every copy, and its split cuts them at the same share of their time."""
+    split, rows = load_problem().split, lifecycle.write_copies("deliveries", str(small / "larger"), 3)()
+    configure(home=small / "other", problems=small / "larger" / "problems", problem="deliveries")
+    larger = load_problem()
+    read = {table.name: pv.read_csv(small / "larger" / "files" / f"{table.name}.csv") for table in larger.tables}
+    assert sum(map(len, read.values())) == rows
+    first, last = (day.date() for day in pc.min_max(read["deliveries"]["ordered_at"]).as_py().values())
+    shares = [(getattr(larger.split, name) - first) / (last - first) for name in ("train_until", "validate_until")]
+    assert split != larger.split
+    assert shares == pytest.approx([0.66, 0.83], abs=0.03)
+
+
+def test_the_growth_of_each_step_and_of_the_whole_is_limited() -> None:
+    runs = {
+        "train": [Measurement(seconds=1, cpu=cpu, peak_bytes=peak) for cpu, peak in ((1, 10**9), (10, 9 * 10**9))],
+        "score": [Measurement(seconds=1, cpu=cpu, peak_bytes=10**9) for cpu in (2, 30)],
+    }
+    found = {row.what: row for row in lifecycle.figures([100, 1000], runs)}
+    assert found["train: growth exponent of CPU time"].holds
+    assert not found["score: growth exponent of CPU time"].holds
+    assert found["all steps, 1,000 rows: CPU time"].value == 40
+    assert not found["all steps, 1,000 rows: peak memory"].holds
+    assert found["score, 1,000 rows: peak memory"].holds
 
 
 def test_the_three_joins_join_the_same_and_copies_grow(small: Path) -> None:

@@ -313,9 +313,9 @@ class MemoryStore:
         self.reads["exists"] += 1
         return key in self.contents
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def list(self, prefix: str, after: str = "") -> Iterator[str]:
         self.reads["list"] += 1
-        yield from sorted(key for key in self.contents if key.startswith(prefix))
+        yield from sorted(key for key in self.contents if key.startswith(prefix) and key > after)
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         yield from (StoredObject(key, len(self.contents[key]), datetime.now(UTC)) for key in self.list(prefix))

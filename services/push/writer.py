@@ -180,6 +180,10 @@ def answer_error(error: Exception) -> Answer:
         return Answer(error.status, ErrorResponse(error=error.what, hint=error.hint, **faults).to_json())
     if isinstance(error, SourceError):
         return Answer(422, ErrorResponse(error=error.what, hint=error.hint).to_json())
+    if isinstance(error, NotFound):  # a table that the rows refer to has no rows yet
+        log.error("a push failed: %s", error)
+        hint = f"{error.hint}; then push again: what was recorded counts once"
+        return Answer(409, ErrorResponse(error=error.what, hint=hint).to_json())
     if isinstance(error, PlatformError | StorageError):
         log.error("a push failed: %s", error)
         hint = "push again: what was recorded counts once"

@@ -39,9 +39,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallEndpoint]:
         with small_endpoint("fast path", writer, request_timeout=120) as endpoint:
             endpoint.serve(replace(make_predictor("binary"), problem=load_problem()))
             with Client(endpoint.url, timeout=120) as client:
+                early = order(99, ordered_at="2024-04-30")
+                with pytest.raises(RequestError, match="refers to the table customers") as refused:
+                    client.push("customers", "orders", early)
+                assert refused.value.status == 409
                 facts = [{"customer": f"c{n}", "region": "north", "joined": 2000 + n} for n in range(5)]
                 assert client.push("customers", "customers", *facts).inserted == 5
-                assert client.push("customers", "orders", order(99, ordered_at="2024-04-30")).waiting == {}
+                assert client.push("customers", "orders", early).waiting == {}
             yield endpoint
         writer.close()
     get_settings.cache_clear()

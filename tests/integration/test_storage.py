@@ -31,6 +31,7 @@ def test_an_object_is_read_as_it_was_written(store: ObjectStore, tmp_path: Path)
     store.download("a/c.bin", tmp_path / "deep" / "copy")
     assert (tmp_path / "deep" / "copy").read_bytes() == b"x" * 3_000_000
     assert list(store.list("a/")) == ["a/b.bin", "a/c.bin"]
+    assert list(store.list("a/", "a/b.bin")) == ["a/c.bin"]
     store.delete("a/b.bin")
     store.delete("a/b.bin")
     assert not store.exists("a/b.bin")
@@ -77,6 +78,27 @@ def test_delta_tables_have_versions_and_commit_metadata(store: ObjectStore) -> N
     assert set(tables.digests(first)) < set(tables.digests(second))
     with pytest.raises(NotFound):
         tables.open("tables/p/raw/other")
+
+
+def test_the_newest_version_is_seen_after_other_processes_append_remove_and_write_again(store: ObjectStore) -> None:
+    tables, others, rows = Tables(), Tables(), pa.table({"a": [1]})
+
+    def newest() -> int | None:
+        version = tables.version("t")
+        return None if version is None else version.version
+
+    assert newest() is None
+    for number in range(13):  # beyond a checkpoint
+        others.append("t", rows, {})
+        assert newest() == number
+    for written in (3, 20):  # fewer commits than before, and more
+        for key in list(store.list("t/")):
+            store.delete(key)
+        assert newest() is None
+        assert not tables.exists("t")
+        for _ in range(written):
+            others.append("t", rows, {})
+        assert newest() == written - 1
 
 
 def test_concurrent_appends_lose_no_row(store: ObjectStore) -> None:

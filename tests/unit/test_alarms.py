@@ -105,9 +105,9 @@ class Counting(LocalStore):
         self.asked["get"] += 1
         return super().get(key)
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def list(self, prefix: str, after: str = "") -> Iterator[str]:
         self.asked["list"] += 1
-        return super().list(prefix)
+        return super().list(prefix, after)
 
     def put(self, key: str, data: bytes) -> None:
         if key == self.lost:

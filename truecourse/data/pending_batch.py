@@ -26,6 +26,7 @@ from truecourse.data.merge import is_live
 from truecourse.data.parsing import LINE, UNREADABLE
 from truecourse.data.sql import ROW, quote
 from truecourse.data.table_edits import Edit
+from truecourse.errors import NotFound
 from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
@@ -124,13 +125,14 @@ def _referenced_keys(
             values += [_current(tables, clean, key)] if clean else []
             chunks = [chunk for value in values for chunk in value.chunks]
         else:
-            chunks = _current(tables, _newest(tables, clean_table(problem.name, other.name)), key).chunks
+            validated = tables.version(clean_table(problem.name, other.name))
+            if validated is None:
+                what = f"column {name} refers to the table {other.name}, of which nothing is validated yet"
+                hint = f"ingest, push or validate rows of {other.name} first"
+                raise NotFound(what, where=f"{problem.name}.{table.name}", hint=hint)
+            chunks = _current(tables, validated, key).chunks
         keys[name] = pa.chunked_array(chunks, arrow_type(other.columns[key])).combine_chunks().unique()
     return keys
-
-
-def _newest(tables: Tables, name: str) -> TableVersion:
-    return TableVersion(name=name, version=tables.open(name).version())
 
 
 def _current(tables: Tables, version: TableVersion, column: str) -> pa.ChunkedArray:

@@ -21,6 +21,7 @@ from truecourse.settings import Settings, get_settings
 from truecourse.storage import delta_options, file_digests
 from truecourse.storage.commit_history import COMMIT_KEY, CommitHistory, Commits, commit_properties
 from truecourse.storage.fsync import LOG, newest_commit, remove_torn_commits, sync_commits
+from truecourse.storage.newest_versions import NewestVersions
 from truecourse.storage.object_store import ObjectStore, open_store
 
 CHECKPOINT_EVERY = 10
@@ -64,6 +65,7 @@ class Tables:
         self._at = lru_cache(_KEPT_OPEN)(self._open)
         self._scanned = lru_cache(_KEPT_OPEN)(self._scan)
         self._history = CommitHistory()
+        self._newest = NewestVersions(self.store, lambda name: self._open(name).version())
 
     def uri(self, name: str) -> str:
         return f"{self._settings.storage_root}/{name}"
@@ -119,18 +121,13 @@ class Tables:
             return DeltaTable(self.uri(name), version=version, storage_options=self._options)
 
     def exists(self, name: str) -> bool:
-        if self._folder(name) is not None:
-            return self.version(name) is not None
-        with self._errors(name):
-            return DeltaTable.is_deltatable(self.uri(name), storage_options=self._options)
+        return self.version(name) is not None
 
     def version(self, name: str) -> TableVersion | None:
         """The newest version; None if the table does not exist."""
         folder = self._folder(name)
-        if folder is None:
-            return TableVersion(name=name, version=self.open(name).version()) if self.exists(name) else None
         with self._errors(name):
-            newest = newest_commit(folder)
+            newest = self._newest.find(name) if folder is None else newest_commit(folder)
         return TableVersion(name=name, version=newest) if newest >= 0 else None
 
     def dataset(self, reference: TableVersion, where: Sequence[Limit] = ()) -> ds.Dataset:

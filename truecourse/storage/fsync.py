@@ -49,7 +49,12 @@ def newest_commit(table: Path) -> int:
         return -1
     with os.scandir(log) as entries:  # called often: names are faster than paths
         names = [entry.name for entry in entries]
-    return max((int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()), default=-1)
+    return max(map(commit_number, names), default=-1)
+
+
+def commit_number(name: str) -> int:
+    """The version that a file of a table's log commits; -1 for a file that is no commit."""
+    return int(name[:-5]) if name.endswith(".json") and name[:-5].isdecimal() else -1
 
 
 def sync_commits(table: Path, after: int, root: Path) -> None:

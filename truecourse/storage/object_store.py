@@ -42,7 +42,7 @@ class ObjectStore(Protocol):
     def put_new(self, key: str, data: bytes) -> None: ...
     def get(self, key: str) -> bytes: ...
     def exists(self, key: str) -> bool: ...
-    def list(self, prefix: str) -> Iterator[str]: ...
+    def list(self, prefix: str, after: str = "") -> Iterator[str]: ...
     def objects(self, prefix: str) -> Iterator[StoredObject]: ...
     def delete(self, key: str) -> None: ...
     def upload(self, key: str, path: Path) -> None: ...
@@ -118,14 +118,15 @@ class LocalStore:
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        """The keys below a prefix that sort behind `after`, in order."""
         folder = self._path(prefix if prefix.endswith("/") or not prefix else str(Path(prefix).parent))
         keys = (
             p.relative_to(self._root.resolve()).as_posix()
             for p in folder.rglob("*")
             if p.is_file() and p.name[0] != "."
         )
-        yield from sorted(key for key in keys if key.startswith(prefix))
+        yield from sorted(key for key in keys if key.startswith(prefix) and key > after)
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         """The objects below a prefix, in the order of their keys."""
@@ -228,14 +229,19 @@ class S3Store:
             return False
         return True
 
-    def list(self, prefix: str) -> Iterator[str]:
-        yield from (one.key for one in self.objects(prefix))
+    def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        """The keys below a prefix that sort behind `after`, in order."""
+        yield from (one.key for one in self._objects(prefix, after))
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         """The objects below a prefix, in the order of their keys."""
+        return self._objects(prefix)
+
+    def _objects(self, prefix: str, after: str = "") -> Iterator[StoredObject]:
+        start = {"StartAfter": self._prefix + after} if after else {}
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
+                Bucket=self._bucket, Prefix=self._prefix + prefix, **start
             )
             for page in pages:
                 for item in page.get("Contents", ()):

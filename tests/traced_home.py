@@ -15,7 +15,7 @@ from services.model.predictor import registered_predictor
 from tasks.release.register import register_model
 from tasks.scoring.score_decisions import score_decisions
 from tasks.training.build_snapshot import take_snapshot
-from tasks.training.evaluate_model import evaluate_gates
+from tasks.training.evaluate_model import evaluate_gates, evaluate_model
 from tasks.training.train import train_model
 from tests import simulated_deliveries
 from truecourse.data.validation_report import in_order_of_reference
@@ -40,10 +40,10 @@ def refresh(name: str) -> None:
         compute_view(problem, tables, view.name)
 
 
-def train(name: str) -> ModelVersion:
-    """Train on the newest tables, and register the version."""
+def train(name: str, *, card: bool = False) -> ModelVersion:
+    """Train on the newest tables, and register the version. `card`: with the model card, which takes longer."""
     run = train_model.fn(name, take_snapshot.fn(name))
-    return register_model.fn(run, evaluate_gates(name, run))
+    return register_model.fn(run, evaluate_model.fn(name, run) if card else evaluate_gates(name, run))
 
 
 def deliver(problems: Path) -> Path:

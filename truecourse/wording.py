@@ -1,5 +1,6 @@
 """Text for numbers, durations and suggestions, so that all messages and pages have one style."""
 
+import re
 from collections.abc import Iterable
 from datetime import timedelta
 from difflib import get_close_matches
@@ -63,3 +64,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
         return "there are none"
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     return suggestion(name, known) or f"there are {', '.join(known[:_LISTED])}{more}"
+
+
+def escape_markdown(text: str) -> str:
+    """Return a line of text so that Markdown shows it as it is."""
+    return re.sub(r"([\\`*\[\]<>|#~]|(?<!\w)_|_(?!\w))", r"\\\1", text)

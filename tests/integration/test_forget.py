@@ -71,7 +71,7 @@ def plant(problems: Path) -> None:
 
 def build(folder: Path) -> None:
     plant(folder / "problems")
-    version = traced_home.train("deliveries")
+    version = traced_home.train("deliveries", card=True)
     publish_page("deliveries")
     assert execute(["explore", "deliveries"]) == 0
     file = folder / "rows.jsonl"

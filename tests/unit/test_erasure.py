@@ -22,6 +22,8 @@ from truecourse.erasure.frames import clean_rows
 from truecourse.erasure.remembered import FORGET, Forgotten, key_hash, ledger
 from truecourse.erasure.sources import rewrite_source
 from truecourse.erasure.subject import Part, Subject, is_distinctive
+from truecourse.evaluation.cards.card_sections import examples_table
+from truecourse.evaluation.cards.markdown import section_lines
 from truecourse.hashing import seal, sha256, unseal
 from truecourse.problem.schema import Csv
 from truecourse.storage.delta_tables import Tables
@@ -84,6 +86,23 @@ def test_no_text_names_the_subject_afterwards(parts: list[str]) -> None:
     blank = subject("48213.77").blank(text)
     assert len(blank) == len(text)
     assert not subject("48213.77").mask(blank)[1]
+
+
+@pytest.mark.parametrize("value", ["Zeppelin|*Lila*", "_hidden_#1234", "<b>Nordkap</b>", 48213.77, 1234567.5])
+def test_values_of_examples_on_a_model_card_are_found(value: str | float) -> None:
+    part = {"feature": "size", "value": value, "contribution": 0.1}
+    example = {
+        "right": True,
+        "label": "late",
+        "prediction": "late",
+        "score": 0.9,
+        "time": None,
+        "contributions": [part],
+    }
+    text = "\n".join(section_lines(examples_table([example], "Predicted best")))
+    masked, count = subject(str(value)).mask(text.encode())
+    assert count == 1
+    assert b"size = [redacted]: +0.1" in masked
 
 
 def test_a_masked_document_can_still_be_read() -> None:

@@ -15,6 +15,7 @@ from truecourse.problem import Problem
 from truecourse.problem.namespace import Namespace
 from truecourse.problem.schema import AnyColumn, Float, Integer, Table, Text
 from truecourse.serving.privacy import Masks
+from truecourse.wording import escape_markdown
 
 MASK = b"[redacted]"
 _LEAST_MIXED, _LEAST_LETTERS, _LEAST_DIGITS, _LEAST_IN_BINARY = 3, 5, 6, 6
@@ -115,8 +116,10 @@ def _masked(match: re.Match[bytes]) -> bytes:
 
 
 def _forms(text: str) -> set[bytes]:
-    """How a text is written in documents: plain, in JSON, in HTML, in addresses; a number with thousands apart too."""
+    """How a text is written in documents: plain, in JSON, HTML, Markdown and addresses; a number with thousands apart
+    too."""
     forms = {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], html.escape(text), quote(text)}
+    forms.add(escape_markdown(text))
     if _NUMBER.fullmatch(text):
         forms.add(f"{int(text):,}" if text.lstrip("-").isdecimal() else f"{float(text):,}")
         forms.add(repr(float(text)))

@@ -282,14 +282,13 @@ def _dependence(card: Card, draw: bool) -> Iterator[Section]:
         if draw:
             yield Picture(title, dependence_picture(one, title))
             continue
-        rows = [
-            [_value_text(part["value"]), part["rows"], part["mean"], part["low"], part["high"]] for part in one["bins"]
-        ]
+        rows = [[part["value"], part["rows"], part["mean"], part["low"], part["high"]] for part in one["bins"]]
         yield Rows((title, "rows", "mean contribution", "10%", "90%"), rows)
 
 
 def _value_text(value: Any) -> str:
-    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+    """Format a value of a row: numbers exactly, so that `truecourse forget` finds them."""
+    return f"{value:,}" if isinstance(value, float) else str(value)
 
 
 def _interactions(card: Card) -> Iterator[Section]:
@@ -306,16 +305,18 @@ def _interactions(card: Card) -> Iterator[Section]:
 
 
 def _examples(card: Card) -> Iterator[Section]:
-    for right, words in ((True, "Predicted best"), (False, "Predicted worst")):
-        rows = [one for one in card["examples"] if one["right"] is right]
-        if rows:
-            yield Rows(
-                (words, "label", "prediction", "largest contributions"),
-                [
-                    [one["time"] or f"row {n}", _value_text(one["label"]), _prediction(one), _parts(one)]
-                    for n, one in enumerate(rows, 1)
-                ],
-            )
+    for right, title in ((True, "Predicted best"), (False, "Predicted worst")):
+        if rows := [one for one in card["examples"] if one["right"] is right]:
+            yield examples_table(rows, title)
+
+
+def examples_table(examples: Sequence[Mapping[str, Any]], title: str) -> Rows:
+    """Return the table of example rows, elements of examples()."""
+    rows = [
+        [one["time"] or f"row {n}", _value_text(one["label"]), _prediction(one), _parts(one)]
+        for n, one in enumerate(examples, 1)
+    ]
+    return Rows((title, "label", "prediction", "largest contributions"), rows)
 
 
 def _prediction(one: Mapping[str, Any]) -> str:

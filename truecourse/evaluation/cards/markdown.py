@@ -6,7 +6,7 @@ from typing import Any
 
 from truecourse.evaluation.cards.card_sections import Card, chapters
 from truecourse.page_sections import Note, Pairs, Rows, Section, cell_text
-from truecourse.wording import counted
+from truecourse.wording import counted, escape_markdown
 
 
 def card_markdown(card: Card) -> str:
@@ -15,17 +15,17 @@ def card_markdown(card: Card) -> str:
     for chapter in chapters(card):
         lines += [f"## {chapter.title}", ""]
         for section in chapter.sections:
-            lines += [*_lines(section), ""]
+            lines += [*section_lines(section), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def escape(value: object) -> str:
     """Return a value as text that Markdown shows as it is, in one line."""
-    text = re.sub(r"\s+", " ", cell_text(value)).strip()
-    return re.sub(r"([\\`*\[\]<>|#~]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return escape_markdown(re.sub(r"\s+", " ", cell_text(value)).strip())
 
 
-def _lines(section: Section) -> Iterator[str]:
+def section_lines(section: Section) -> Iterator[str]:
+    """Yield the lines of a section."""
     if isinstance(section, Note):
         yield escape(section.text)
     elif isinstance(section, Pairs):

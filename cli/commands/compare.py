@@ -6,7 +6,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from cli.commands.status_report import write_page
+from cli.commands.status_report import publish_page
 from cli.terminal.output import Answer, Json, ProblemName, command, stderr
 from cli.terminal.sections import terminal_view
 from truecourse.errors import SettingsError
@@ -45,5 +45,5 @@ def compare(
         found = compare_models(sides)
     sections = list(comparison_sections(found))
     html = page_view(spec.name, f"Comparison of {', '.join(one['name'] for one in found['models'])}", sections)
-    path = write_page(spec.name, "compare", "-".join(models), html)
+    path = publish_page(spec, "compare", "-".join(models), html)
     return Answer(found | {"page": str(path)}, Group(terminal_view(sections), Text(f"\n→ {path}")))

@@ -6,7 +6,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from cli.commands.status_report import write_page
+from cli.commands.status_report import publish_page
 from cli.terminal.output import Answer, Json, ProblemName, command, stderr
 from cli.terminal.sections import terminal_view
 from truecourse.evaluation.selection_sections import selection_sections
@@ -40,5 +40,5 @@ def select(
     with stderr().status("training with all features") as status:
         found = select_of_model(side, lambda fits: status.update(f"training without features: {counted(fits, 'fit')}"))
     sections = list(selection_sections(found))
-    path = write_page(spec.name, "select", found["run_id"], page_view(spec.name, "Feature selection", sections))
+    path = publish_page(spec, "select", found["run_id"], page_view(spec.name, "Feature selection", sections))
     return Answer(found | {"page": str(path)}, Group(terminal_view(sections), Text(f"\n→ {path}")))

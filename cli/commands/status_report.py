@@ -1,6 +1,5 @@
 """Tables, metrics, history and report pages of a problem, for `status` and `demo`."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from rich.console import RenderableType
 from cli.terminal.tables import table
 from truecourse.catalogue.records import PAGE
 from truecourse.data.validation_report import standing_refusals
+from truecourse.evaluation.experiment_pages import Experiment, newest_pages, page_file
 from truecourse.features.definition_digests import feature_table
-from truecourse.monitoring.dashboard import index
+from truecourse.monitoring.dashboard import control_page, index
 from truecourse.problem import Problem
 from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
@@ -104,6 +104,7 @@ def pages(problem: str) -> list[Path]:
     champion = registry.champion(problem) or registry.challenger(problem)
     if champion is not None:
         wanted.add(f"{prefix}model-{champion.run_id}.html")
+    wanted |= {f"{prefix}{one.file}" for one in newest_pages(store, problem, control_page.EXPERIMENTS)}
     files = {key: copy_page(key) for key in sorted(wanted) if store.exists(key)}
     return [path for key, path in files.items() if key.startswith(prefix) or key == PAGE]
 
@@ -119,7 +120,15 @@ def copy_page(key: str) -> Path:
 
 def write_page(problem: str, kind: str, name: str, html: str) -> Path:
     """Write a page of an answer below <home>/reports/<problem>/<kind>/; the file. `name`: any text."""
-    path = get_settings().home / "reports" / problem / kind / f"{re.sub(r'[^a-z0-9@.]+', '-', name.lower())[:100]}.html"
+    path = get_settings().home / "reports" / problem / page_file(kind, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path
+
+
+def publish_page(problem: Problem, kind: Experiment, name: str, html: str) -> Path:
+    """Store the page of an experiment among the reports, and link it from the control page; its copy in the home."""
+    store, key = open_store(), f"reports/{problem.name}/{page_file(kind, name)}"
+    store.put(key, html.encode())
+    control_page.publish(store, problem)
+    return copy_page(key)

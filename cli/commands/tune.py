@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from cli.commands.run import run_flow
-from cli.commands.status_report import write_page
+from cli.commands.status_report import publish_page
 from cli.terminal.output import Answer, Json, ProblemName, command
 from cli.terminal.progress import Progress
 from cli.terminal.sections import terminal_view
@@ -36,7 +36,8 @@ def tune(
 ) -> Answer:
     """Search the declared parameter space on training rows, and compare the best set with the default on validation
     rows. An interrupted search continues where it stopped. Writes a page."""
-    name = load_problem(problem).name
+    spec = load_problem(problem)
+    name = spec.name
     parameters = {
         "problem": name, "trials": trials, "until": until, "minutes": minutes, "workers": workers,
         "feature_groups": feature_groups,
@@ -44,5 +45,5 @@ def tune(
     with Progress(["tune"]) as progress:
         found = run_flow("tune", parameters, progress)
     sections = list(tuning_sections(found, name))
-    path = write_page(name, "tune", found["search"][:16], page_view(name, "Parameter search", sections))
+    path = publish_page(spec, "tune", found["search"][:16], page_view(name, "Parameter search", sections))
     return Answer(found | {"problem": name, "page": str(path)}, Group(terminal_view(sections), Text(f"\n→ {path}")))

@@ -16,6 +16,7 @@ from tests import traced_home
 from tests.integration.conftest import TracedWorld
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import matrix_of, rows_of
+from truecourse.monitoring.dashboard import control_page
 from truecourse.problem.loader import load_problem
 from truecourse.registry import runs
 from truecourse.registry import versions as registry
@@ -98,6 +99,9 @@ def test_a_model_of_another_label_is_left_out_with_the_reason(
     assert found["comparisons"][1]["conclusion"] == "within noise", "the same model"
     assert found["models"][2]["metrics"] == found["models"][0]["metrics"]
     assert execute(["compare", "2", "1"]) == 0
+    page = control_page.page(open_store(), load_problem("deliveries"), served=False)
+    assert '<a href="compare/2-1.html">Comparison of 2, 1</a>' in page
+    assert open_store().get("reports/deliveries/control.html").decode().count("compare/2-1.html") == 1
     text = " ".join(capsys.readouterr().out.split())
     assert "version 1 was not compared: its label was redefined since it was trained" in text
     run_id = registry.version("deliveries", 2).run_id

@@ -7,6 +7,7 @@ __all__ = [
     "cards",
     "comparison_sections",
     "decision_report",
+    "experiment_pages",
     "feature_selection",
     "gates",
     "model_comparison",

@@ -6,6 +6,7 @@ from functools import partial
 
 from truecourse.deployment.bento import load_package, package_key
 from truecourse.errors import MirrorError
+from truecourse.evaluation.experiment_pages import page_file
 from truecourse.references import ModelVersion
 from truecourse.registry import aliases, mlflow_mirror, mlflow_runs, runs
 from truecourse.registry import versions as registry
@@ -122,9 +123,10 @@ def _delete_runs(context: Context, loose: Sequence[RunRecord]) -> None:
 
 
 def delete_run(store: ObjectStore, one: RunRecord) -> None:
-    """Delete the objects of a run: its page, its copy for MLflow, its record and its files."""
+    """Delete the objects of a run: its pages, its copy for MLflow, its record and its files."""
     run_id = one.run.run_id
-    store.delete(f"reports/{one.run.problem}/model-{run_id}.html")
+    for page in (f"model-{run_id}.html", page_file("select", run_id)):
+        store.delete(f"reports/{one.run.problem}/{page}")
     delete_prefix(store, mlflow_runs.run_artifact_key(run_id, ""))
     runs.delete_run(store, one)
 

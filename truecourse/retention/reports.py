@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
+from truecourse.evaluation.experiment_pages import experiment_objects
 from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import alert_record as record
 from truecourse.monitoring.findings import Check
@@ -28,6 +29,7 @@ def expired_reports(context: Context) -> Iterator[Removal]:
     yield from objects_removal(store, "reports", [*reports, *_windows(context, days)], reason)
     yield from objects_removal(store, "histograms", _histograms(context, days), reason)
     yield from objects_removal(store, "findings", _findings(context, days), reason)
+    yield from objects_removal(store, "experiment pages", _experiments(context, days), reason)
 
 
 def baselines(context: Context, versions: Collection[int]) -> Iterator[Removal]:
@@ -51,6 +53,12 @@ def _windows(context: Context, days: timedelta) -> Iterator[StoredObject]:
     if ends:
         newest = datetime.strptime(max(ends.values()), "%Y%m%dT%H%M").replace(tzinfo=UTC)
         yield from (one for one, end in ends.items() if end < f"{newest - days:%Y%m%dT%H%M}")
+
+
+def _experiments(context: Context, days: timedelta) -> list[StoredObject]:
+    found = list(experiment_objects(context.store, context.problem))
+    newest = max((one.modified for one in found), default=None)
+    return [one for one in found if newest is not None and one.modified < newest - days]
 
 
 def _histograms(context: Context, days: timedelta) -> Iterator[StoredObject]:

@@ -1,10 +1,12 @@
 """The control page of a problem: champion and challenger, check results over time, objectives, flow runs, events."""
 
+import dataclasses
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
 from urllib.parse import quote
 
 from truecourse.catalogue.records import PAGE
+from truecourse.evaluation.experiment_pages import newest_pages
 from truecourse.html import feature_anchor, render
 from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import alert_record as record
@@ -25,6 +27,8 @@ _DAYS = 60
 """Days shown of a check that runs daily; of one that runs every few minutes, 14 days are shown."""
 _OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry", "canary")
 _EVENTS = 12
+EXPERIMENTS = 10
+"""Pages of parameter searches, comparisons and feature selections that are linked."""
 _SAME = timedelta(hours=1)
 _PAGES = {"validation": "Validation", "drift": "Drift", "quality": "Quality", "skew": "Skew", "health": "Health"}
 
@@ -57,6 +61,7 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
         "flows": figures.get("pipelines", {}).get("flows", []),
         "features": store.exists(PAGE),
         "pages": _pages(store, problem.name, now),
+        "experiments": [dataclasses.asdict(one) for one in newest_pages(store, problem.name, EXPERIMENTS)],
     }
 
 

@@ -22,6 +22,7 @@ from tests.edited_orders import replace_text
 from tests.integration.conftest import set_environment
 from tests.integration.test_aggregations import assert_same
 from tests.unevaluated_versions import set_champion
+from truecourse.catalogue.page import publish
 from truecourse.deployment.bento import bento_files
 from truecourse.erasure.targets import find_targets
 from truecourse.features.definition_digests import feature_table
@@ -244,6 +245,9 @@ def test_a_subject_is_forgotten_in_the_area_and_in_every_problem_that_uses_it(wo
     from tasks.training.trace import trace_model
 
     home, problem, tables = world.root / ".truecourse", load_problem("leaving"), Tables()
+    for name in USERS:
+        catalogue = publish(tables, load_problem(name))
+    assert shared_area.OWN.encode() in tables.store.get(catalogue)
     before = len(places_with(home, tables.store, [shared_area.OWN]))
     planned = forget_subject("customer", [shared_area.SUBJECT], dry_run=True)
     assert len(places_with(home, tables.store, [shared_area.OWN])) == before > 5

@@ -189,7 +189,7 @@ class SubjectRemoval:
     def _is_ours(self, first: str, rest: str) -> bool:
         """Whether an object belongs to one of the targets, or to all problems."""
         shared = {"mlflow", "runs", "backup", "keys", "manifests", "deployments", "digests"}
-        if first in shared or (first == "reports" and (rest == "index.html" or rest.startswith("explore-"))):
+        if first in shared or (first == "reports" and "/" not in rest):  # pages of several problems
             return True
         return rest.partition("/")[0].removesuffix(".json") in self._of
 

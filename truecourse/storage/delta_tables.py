@@ -1,13 +1,13 @@
 """Versioned Delta Lake tables under the storage root. Every commit records its inputs."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from truecourse.errors import AccessDenied, ConflictError, NotFound, StorageError
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
-from truecourse.storage import delta_options, file_digests
+from truecourse.storage import delta_options, file_digests, row_search
 from truecourse.storage.commit_history import COMMIT_KEY, CommitHistory, Commits, commit_properties
 from truecourse.storage.fsync import LOG, newest_commit, remove_torn_commits, sync_commits
 from truecourse.storage.newest_versions import NewestVersions
@@ -31,13 +31,13 @@ ROW_GROUP = 1 << 15
 _WRITER = WriterProperties(max_row_group_size=ROW_GROUP, compression="SNAPPY")
 _KEPT_OPEN = 64
 _AT_ONCE = 4
-_FILE = "__filename"
 _KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 """Delta must not delete old commits, because lineage reads them."""
 _STATISTICS = "delta.dataSkippingStatsColumns"
 _FEW_FILES = 64
 """Datasets of up to this many files are kept open with all files; larger ones are pruned by file statistics."""
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader
+Read = TypeVar("Read")
 Limit: TypeAlias = tuple[str, str, Any]
 """A condition on one column: ("at", ">=", moment)."""
 
@@ -166,28 +166,24 @@ class Tables:
     ) -> pa.Table:
         """Read the rows selected by `filter` (an expression) and `where` (limits, combined with and). In a table of
         many files, `where` is faster: files without such rows are not opened."""
+        selected = delta_options.filter_expression(where, filter)
         with self._errors(reference.name):
-            return self.dataset(reference, where).to_table(
-                columns=columns, filter=delta_options.filter_expression(where, filter)
-            )
+            return self._read(lambda: self.dataset(reference, where).to_table(columns=columns, filter=selected))
+
+    def _read(self, read: Callable[[], Read]) -> Read:
+        """Call `read`, and once more if files were rewritten after their dataset was opened (`truecourse forget`)."""
+        try:
+            return read()
+        except (OSError, pa.ArrowInvalid):
+            self._at.cache_clear()
+            self._scanned.cache_clear()
+            return read()
 
     def find_rows(self, reference: TableVersion, condition: Any, where: Sequence[Limit] = ()) -> list[dict[str, Any]]:
-        """Find the few rows selected by `condition`, each with the key of its `file`. `where`: as in read().
-
-        The columns of the condition are read first, and all others only of the row groups that have such rows."""
-        found: list[dict[str, Any]] = []
-        condition = delta_options.filter_expression(where, condition)
+        """Find the few rows selected by `condition`, each with the key of its `file`. `where`: as in read()."""
+        selected = delta_options.filter_expression(where, condition)
         with self._errors(reference.name):
-            dataset = self.dataset(reference, where)
-            files = set(dataset.to_table(columns=[_FILE], filter=condition)[_FILE].to_pylist())
-            for fragment in dataset.get_fragments(filter=condition):
-                if fragment.path not in files:
-                    continue
-                for group in fragment.split_by_row_group(condition, dataset.schema):
-                    if group.scanner(schema=dataset.schema, columns=[], filter=condition).count_rows():
-                        rows = group.to_table(dataset.schema, filter=condition).to_pylist()
-                        found += [{"file": f"{reference.name}/{fragment.path}", **row} for row in rows]
-        return found
+            return self._read(lambda: row_search.find_rows(self.dataset(reference, where), selected, reference.name))
 
     def parts(
         self, reference: TableVersion, columns: list[str], rows: int, filter: Any = None, where: Sequence[Limit] = ()
@@ -209,7 +205,8 @@ class Tables:
     def count(self, reference: TableVersion, where: Sequence[Limit]) -> int:
         """Count the rows that the limits select."""
         with self._errors(reference.name):
-            return int(self.dataset(reference, where).count_rows(filter=delta_options.filter_expression(where)))
+            selected = delta_options.filter_expression(where)
+            return self._read(lambda: int(self.dataset(reference, where).count_rows(filter=selected)))
 
     def append(
         self,

@@ -18,7 +18,7 @@ from truecourse.data.quarantine import quarantine_of
 from truecourse.errors import StorageError
 from truecourse.features.definition_digests import feature_table
 from truecourse.hashing import sha256
-from truecourse.modeling.snapshot import Input, Manifest, load_frame, load_manifest, save
+from truecourse.modeling.snapshot import Input, Manifest, load_frame, load_manifest, save, serialize
 from truecourse.problem import RandomSplit
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion, TrainedRun
@@ -100,7 +100,7 @@ class Shop:
         inputs = tuple(Input(name=n, role=r, table=v, files=tables.digests(v)) for n, r, v in parts)  # type: ignore[arg-type]
         manifest = Manifest(problem=self.problem, problem_digest="", document={}, until=None, split=RandomSplit(),
                             rows={}, columns={}, inputs=inputs)  # fmt: skip
-        snapshot = save(tables.store, one_row(self.trained), manifest)
+        snapshot = save(tables.store, serialize([one_row(self.trained)]), manifest)
         lineage = lineage_record.record_lineage(tables, load_manifest(tables.store, snapshot))
         runs.put_artifacts(run_id, {"model/model.ubj": b"model", "lineage.json": json.dumps(lineage).encode()})
         run = TrainedRun(problem=self.problem, run_id=run_id, snapshot=snapshot, model_sha256=sha256(b"model"))

@@ -3,17 +3,18 @@
 import logging
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from prefect import task
 from prefect.runtime import flow_run
 
 from services.model import scoring_script
 from services.model.scoring_script import Scorer
-from tasks.features.decision_frame import decision_frame
+from tasks.features.decision_frame import decision_frame, with_view_features
 from tasks.features.trained_features import trained_feature_versions, training_contract
 from tasks.release.package import find_version
 from tasks.retry import RETRY
+from truecourse.arrays import columns_of
 from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
 from truecourse.features import frame as frames
@@ -65,19 +66,19 @@ def _score_times(
     problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, clean: Versions, features: Versions, window: Window
 ) -> None:
     unlabelled = frames.without_labels(problem)
-    times = frames.read_spine(unlabelled, tables, clean, window)["decision_time"]
-    if not len(times):
+    spine = frames.add_request_features(unlabelled, frames.read_spine(unlabelled, tables, clean, window))
+    if not len(spine):
         raise FeatureError("no decisions in the window", where=f"problem {problem.name}", hint="widen start and end")
-    ends = pc.min_max(times).as_py()
-    first, last = (ends[side].replace(tzinfo=None) for side in ("min", "max"))
+    times = columns_of(spine, ["decision_time"])["decision_time"]
+    first, last = times[0].item(), times[-1].item()
     progress = BatchProgress(tables, problem.name, batch)
     for span in batch_scoring.time_spans(first, last, len(times), window):
         if progress.has(span):
             continue
         assert isinstance(span.start, datetime)
         assert isinstance(span.end, datetime)
-        part = Window(start=span.start, end=span.end)
-        frame = decision_frame(unlabelled, tables, clean, features, part)
+        start, end = np.searchsorted(times, [np.datetime64(span.start), np.datetime64(span.end)])
+        frame = with_view_features(unlabelled, tables, spine.slice(start, end - start), features)
         write(problem, tables, scorer, batch, span, frame)
 
 

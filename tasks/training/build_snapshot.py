@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 
-from tasks.features.decision_frame import Versions, decision_frame, feature_versions
+from tasks.features.decision_frame import Versions, feature_versions, with_view_features
 from tasks.retry import RETRY
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import clean_versions
@@ -16,7 +16,7 @@ from truecourse.features import frame as frames
 from truecourse.features import lookahead_proof
 from truecourse.features.clock import data_end
 from truecourse.hashing import sha256_json
-from truecourse.modeling.snapshot import Input, Manifest, Proof, save
+from truecourse.modeling.snapshot import Input, Manifest, Proof, SerializedFrame, save, serialize
 from truecourse.modeling.splitting import problem_at
 from truecourse.modeling.training import library_versions, method_digest
 from truecourse.problem import Problem, RandomSplit, TimeSplit
@@ -26,6 +26,8 @@ from truecourse.storage.delta_tables import Tables
 from truecourse.storage.locks import locked
 
 log = logging.getLogger("truecourse.modeling.snapshot")
+_PART_ROWS = 500_000
+"""Rows whose features are in memory at once."""
 
 
 def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) -> tuple[pa.Table, dict[str, int]]:
@@ -50,8 +52,7 @@ def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) ->
         if isinstance(problem.split, RandomSplit):
             hint = "a class of the label needs at least three rows: one each for train, validate and test"
         raise FeatureError(f"no {' and no '.join(empty)}" + " rows", where=f"problem {problem.name}", hint=hint)
-    order = ["id", *_present(used, "decision_time"), *dict.fromkeys([*problem.request_fields, *problem.features])]
-    return used.select([*order, "label", *_present(used, "known_at"), "split"]), account
+    return used.select(_names(problem, used, "label", "known_at", "split")), account
 
 
 def unlabelled_rows(problem: Problem, frame: pa.Table, until: datetime | None) -> pa.Table | None:
@@ -65,8 +66,7 @@ def unlabelled_rows(problem: Problem, frame: pa.Table, until: datetime | None) -
     without = frame.filter(pc.invert(pc.fill_null(_known(frame, until), False)))
     rows = frames.add_split(problem, without)
     rows = rows.filter(pc.is_in(rows["split"], pa.array(["validate", "test"])))
-    names = dict.fromkeys([*problem.request_fields, *problem.features])
-    return rows.select(["id", "decision_time", *names, "split"])
+    return rows.select(_names(problem, rows, "split"))
 
 
 def _closed(problem: Problem, frame: pa.Table, until: datetime | None) -> pa.Table:
@@ -85,8 +85,10 @@ def _known(frame: pa.Table, until: datetime | None) -> pa.ChunkedArray:
     return pc.and_kleene(labelled, pc.less_equal(frame["known_at"], pa.scalar(until.replace(tzinfo=UTC), UTC_TIME)))
 
 
-def _present(frame: pa.Table, name: str) -> list[str]:
-    return [name] if name in frame.column_names else []
+def _names(problem: Problem, frame: pa.Table, *last: str) -> list[str]:
+    """The columns of a frame in canonical order, without those that are not there."""
+    order = dict.fromkeys(["id", "decision_time", *problem.request_fields, *problem.features, *last])
+    return [name for name in order if name in frame.column_names]
 
 
 def build_snapshot(
@@ -97,9 +99,13 @@ def build_snapshot(
 
     `proof`: the look-ahead proof of an earlier snapshot with the same SQL; without it the SQL is tested again. Raises
     LookAheadError if SQL reads data that was not known yet."""
-    decisions = decision_frame(problem, tables, clean, features)
+    decisions = frames.add_request_features(problem, frames.read_spine(problem, tables, clean))
     proof = proof or lookahead_proof.stored_proof(problem, tables, clean, features, decisions)
-    frame, account = training_frame(problem, decisions, until)
+    rows, account = training_frame(problem, decisions, until)
+    unlabelled = unlabelled_rows(problem, decisions, until)
+    del decisions
+    frame = _serialize(problem, tables, features, rows, "label", "known_at", "split")
+    without = None if unlabelled is None else _serialize(problem, tables, features, unlabelled, "split")
     inputs = [("clean", n, v) for n, v in clean.items()] + [("features", n, v) for n, v in features.items()]
     manifest = Manifest(
         problem=problem.name,
@@ -108,13 +114,21 @@ def build_snapshot(
         until=until.isoformat() if until else None,
         split=problem.split,
         rows=account,
-        columns={field.name: str(field.type) for field in frame.schema},
+        columns=frame.columns,
         inputs=tuple(Input(name=n, role=r, table=v, files=tables.digests(v)) for r, n, v in inputs),
         look_ahead=proof,
     )
-    snapshot = save(tables.store, frame, manifest, unlabelled_rows(problem, decisions, until))
+    snapshot = save(tables.store, frame, manifest, without)
+    pa.default_memory_pool().release_unused()
     log.info("snapshot %s: %s", snapshot.sha256[:12], ", ".join(f"{n:,} {what}" for what, n in account.items() if n))
     return snapshot
+
+
+def _serialize(problem: Problem, tables: Tables, features: Versions, rows: pa.Table, *last: str) -> SerializedFrame:
+    """Add the views' features to rows, part by part, and serialize them. `last`: the last columns."""
+    starts = range(0, max(len(rows), 1), _PART_ROWS)
+    parts = (with_view_features(problem, tables, rows.slice(start, _PART_ROWS), features) for start in starts)
+    return serialize(part.select(_names(problem, part, *last)) for part in parts)
 
 
 @task(name="snapshot", **RETRY)

@@ -16,7 +16,7 @@ from tasks.training.trace import trace_model
 from tasks.training.train import train_model
 from tests.frames import store_wine
 from truecourse.errors import ModelError
-from truecourse.modeling.snapshot import Input, Manifest, load_frame, load_manifest, save
+from truecourse.modeling.snapshot import Input, Manifest, load_frame, load_manifest, save, serialize
 from truecourse.problem.loader import load_problem, training_digest, training_document
 from truecourse.references import Aliases, ModelVersion, Snapshot
 from truecourse.registry import run_archive, runs
@@ -61,7 +61,7 @@ def lineage(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Linea
         columns={},
         inputs=inputs,
     )
-    snapshot = save(tables.store, frame, manifest)
+    snapshot = save(tables.store, serialize([frame]), manifest)
     run = train_model.fn("wine", snapshot)
     return Lineage(register_model.fn(run, evaluate_gates("wine", run)), snapshot)
 

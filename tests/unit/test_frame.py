@@ -1,12 +1,14 @@
 """Frames: encoding, splits, canonical order, snapshots that detect a changed byte."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +18,11 @@ from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import row_id
 from truecourse.errors import FeatureError, IntegrityError, ModelError
 from truecourse.features.frame import add_split, compute_request_features, sort_frame
+from truecourse.modeling import snapshot as snapshots
+from truecourse.modeling import training
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.snapshot import Manifest, load_frame, save
+from truecourse.modeling.snapshot import Manifest, load_frame, save, serialize
+from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import (
     Boolean,
     Files,
@@ -122,6 +127,55 @@ def test_the_order_is_canonical() -> None:
     assert sort_frame(made)["id"].to_pylist() == ["c", "a", "b"]
 
 
+@given(rows=st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc")), max_size=12), ordered=st.booleans())
+def test_sorted_rows_and_others_get_the_same_order(rows: list[tuple[int, str]], ordered: bool) -> None:
+    rows = sorted(rows) if ordered else rows
+    times = [datetime(2020, 1, 1 + day, tzinfo=UTC) for day, _ in rows]
+    made = pa.table(
+        {
+            "id": pa.array([id for _, id in rows], pa.string()),
+            "decision_time": pa.array(times, UTC_TIME),
+            "n": range(len(rows)),
+        }
+    )
+    places = sorted(range(len(rows)), key=lambda place: rows[place])
+    assert sort_frame(made)["n"].to_pylist() == places
+    assert sort_frame(made.drop_columns(["decision_time"]))["id"].to_pylist() == sorted(id for _, id in rows)
+
+
+@given(numbers=st.lists(st.none() | st.integers(0, 3), max_size=30), cuts=st.lists(st.integers(0, 30), max_size=4))
+def test_a_frame_has_the_same_bytes_however_it_is_cut(numbers: list[int | None], cuts: list[int]) -> None:
+    """And those of pyarrow's own writer, as in homes of earlier releases."""
+    whole = pa.table({"n": pa.array(numbers, pa.int64()), "text": pa.array(map(str, numbers), pa.string())})
+    edges = sorted({0, *(min(cut, len(whole)) for cut in cuts), len(whole)})
+    parts = [whole.slice(a, b - a) for a, b in pairwise(edges)] or [whole]
+    sink = pa.BufferOutputStream()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshots, "ROW_GROUP", 7)
+        written = serialize(parts)
+    pq.write_table(whole, sink, compression="zstd", row_group_size=7)
+    assert written.data == sink.getvalue().to_pybytes()
+    assert (written.rows, written.columns) == (len(whole), {"n": "int64", "text": "string"})
+
+
+@pytest.mark.parametrize("sides", [(), ("train",), ("validate", "train"), ("test",)])
+def test_batches_of_rows_are_encoded_like_the_whole(sides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 300
+    rows: dict[str, list[Any]] = {
+        "colour": [None if n % 7 == 0 else "abcd"[n % 4] for n in range(count)],
+        "size": [None if n % 5 == 0 else n / 3 for n in range(count)],
+        "n": list(range(count)),
+        "ok": [n % 3 == 0 for n in range(count)],
+        "y": ["a", "b"] * (count // 2),
+    }
+    made = frame(rows, [("train", "train", "validate")[n % 3] for n in range(count)])
+    vocabulary = Vocabulary.learn(problem(), made)
+    chosen = rows_of(made, *sides) if sides else made
+    whole = vocabulary.encode(columns_of(chosen, vocabulary.features))
+    monkeypatch.setattr(training, "BATCH_ROWS", 130)
+    assert np.array_equal(matrix_of(vocabulary, made, *sides), whole, equal_nan=True)
+
+
 def test_a_request_function_that_violates_its_declaration_is_reported() -> None:
     def halves(columns: Arrays) -> Arrays:
         return {"other": columns["size"] / 2}
@@ -137,8 +191,8 @@ def test_a_snapshot_is_named_by_its_digest_and_detects_a_changed_byte(home: Path
     manifest = Manifest(
         problem="p", problem_digest="d", document={}, until=None, rows={"train": 1}, columns={}, inputs=()
     )
-    snapshot = save(store, made, manifest)
-    assert save(store, made, manifest) == snapshot
+    snapshot = save(store, serialize([made]), manifest)
+    assert save(store, serialize([made]), manifest) == snapshot
     assert load_frame(store, snapshot).equals(made)
     data = bytearray(store.get(snapshot.frame_key))
     data[len(data) // 2] ^= 1

@@ -233,3 +233,17 @@ def test_tuning_compares_what_training_will_train(home: object) -> None:
         evaluate = Evaluator(spec, rows_of(frame(spec, 600), "train")).evaluate
         losses_of[linear] = [np.mean(evaluate(found)[0]) for found in ({}, {"max_bin": 16})]
     assert all(linear < trees for linear, trees in zip(losses_of[True], losses_of[None], strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_rows_are_sampled_and_predicted_in_batches(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample of half the rows gives nearly the same model, and always the same one."""
+    words, (matrix, labels) = vocabulary(kind), table(kind, 4000)
+    whole = baselines.predict_linear(kind, words, matrix, labels, matrix)
+    monkeypatch.setattr(baselines, "MOST_ROWS", 2000)
+    sampled = baselines.predict_linear(kind, words, matrix, labels, matrix)
+    monkeypatch.setattr(baselines, "BATCH_ROWS", 1500)
+    again = baselines.predict_linear(kind, words, matrix, labels, matrix)
+    assert not np.array_equal(sampled, whole)
+    assert np.allclose(sampled, again, rtol=1e-12)
+    assert losses(kind, labels, sampled).mean() < 1.03 * losses(kind, labels, whole).mean()

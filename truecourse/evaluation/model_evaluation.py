@@ -48,25 +48,29 @@ class HeldOut:
     def blocks(self) -> Array:
         return blocks_of(self.rows)
 
+    @property
+    def fitted_sides(self) -> tuple[str, ...]:
+        """The sides of the split that the model and the baselines are fitted to."""
+        return ("train", "validate") if self.problem.model.refit else ("train",)
+
     @cached_property
-    def training_rows(self) -> pa.Table:
-        """The rows that the model and the baselines are fitted to."""
-        return rows_of(self.trained, *(("train", "validate") if self.problem.model.refit else ("train",)))
+    def fitted_labels(self) -> Array:
+        return self.model.vocabulary.labels(rows_of(self.trained.select(["label", "split"]), *self.fitted_sides))
 
     @cached_property
     def core_predictions(self) -> dict[str, Array]:
         """Predictions of "model" and "constant", for gates; they are quick to compute."""
         kind, vocabulary = self.problem.kind, self.model.vocabulary
-        constant = baselines.predict_constant(kind, vocabulary, vocabulary.labels(self.training_rows), len(self.rows))
+        constant = baselines.predict_constant(kind, vocabulary, self.fitted_labels, len(self.rows))
         return {"model": self.model.predict(self.matrix), "constant": constant}
 
     @cached_property
     def predictions(self) -> dict[str, Array]:
         """`core_predictions` and "linear", which takes seconds to fit."""
         vocabulary = self.model.vocabulary
-        matrix, labels = matrix_of(vocabulary, self.training_rows), vocabulary.labels(self.training_rows)
+        matrix = matrix_of(vocabulary, self.trained, *self.fitted_sides)
         return self.core_predictions | {
-            "linear": baselines.predict_linear(self.problem.kind, vocabulary, matrix, labels, self.matrix)
+            "linear": baselines.predict_linear(self.problem.kind, vocabulary, matrix, self.fitted_labels, self.matrix)
         }
 
     @cached_property
@@ -104,7 +108,7 @@ class HeldOut:
             return Sample(len(self.rows), blocks)
         trained, tested = (
             np.bincount(labels.astype(np.int64), minlength=len(vocabulary.classes)).tolist()
-            for labels in (vocabulary.labels(self.training_rows), self.labels)
+            for labels in (self.fitted_labels, self.labels)
         )
         classes = zip(vocabulary.classes, zip(trained, tested, strict=True), strict=True)
         return Sample(len(self.rows), blocks, dict(classes))

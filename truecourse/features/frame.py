@@ -1,7 +1,7 @@
 """Build frames: one row per decision, with request fields, features, label and split, in canonical order."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -74,9 +74,24 @@ def _check(problem: Problem, rows: pa.Table) -> pa.Table:
 
 
 def sort_frame(frame: pa.Table) -> pa.Table:
-    """Sort a frame by (decision_time, id), the canonical order."""
+    """Sort a frame by (decision_time, id), the canonical order. A sorted frame is returned as it is."""
     keys = [name for name in ("decision_time", "id") if name in frame.column_names]
+    if _is_sorted([frame[name] for name in keys]):
+        return frame.combine_chunks()
     return frame.sort_by([(name, "ascending") for name in keys]).combine_chunks()
+
+
+def _is_sorted(keys: Sequence[pa.ChunkedArray]) -> bool:
+    """Whether no row's keys are less than those of the row before it. False if a key is missing."""
+    if any(key.null_count for key in keys):
+        return False
+    places = pa.array(np.arange(1, len(keys[0])))
+    for key in keys:  # only rows that are equal in all earlier keys are compared
+        before, here = key.take(pc.subtract(places, 1)), key.take(places)
+        if pc.any(pc.less(here, before)).as_py():
+            return False
+        places = places.filter(pc.equal(here, before).combine_chunks())
+    return True
 
 
 def add_request_features(problem: Problem, frame: pa.Table) -> pa.Table:

@@ -14,6 +14,10 @@ from truecourse.problem.definition import Kind
 _RARE = 20
 """Categories with fewer rows share one column."""
 _ITERATIONS = 100
+MOST_ROWS = 1 << 19
+"""Rows that a linear model is fitted to at most; prepared for it, a row of the flights takes about 2 kB of memory."""
+BATCH_ROWS = 1 << 17
+"""Rows that are prepared and predicted at once."""
 _UNTRAINED_SCORE = -12.0
 """The score of a class without training rows: exp(-12) is six in a million."""
 
@@ -36,11 +40,15 @@ def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array,
 
     Returns a scikit-learn pipeline. Classification needs rows of two classes or more. Numbers are imputed with the
     median, flagged where missing, and standardised. Categories are one-hot encoded, rare ones in one column. It runs on
-    one thread, so that the result does not depend on the number of threads.
+    one thread, so that the result does not depend on the number of threads. Of more rows than MOST_ROWS, a random
+    sample is fitted, which is the same for the same number of rows.
     """
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
+    if len(matrix) > MOST_ROWS:
+        chosen = np.sort(np.random.default_rng(0).choice(len(matrix), MOST_ROWS, replace=False))
+        matrix, labels, penalty = matrix[chosen], labels[chosen], penalty * MOST_ROWS / len(matrix)
     pipeline = _pipeline(kind, vocabulary, penalty)
     with _ignore_empty_columns(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not converge to the last digit
@@ -52,6 +60,9 @@ def predict(kind: Kind, vocabulary: Vocabulary, fitted: Any, rows: Array) -> Arr
     """Predict `rows` with a fitted scikit-learn model, in the form of Model.predict().
 
     Returns values (n,), P(last class) (n,), or P(class) (n, k); 0 for a class without training rows."""
+    if len(rows) > BATCH_ROWS:
+        parts = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
+        return np.concatenate([predict(kind, vocabulary, fitted, part) for part in parts])
     with _ignore_empty_columns():
         if kind == "regression":
             return np.asarray(fitted.predict(rows))

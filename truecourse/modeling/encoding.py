@@ -96,13 +96,13 @@ class Vocabulary(BaseModel):
         """Learn categories and classes from a frame's training rows. The inputs are the features that the frame has.
 
         Raises ModelError for labels that do not fit the kind of problem."""
-        rows = frame.filter(pc.equal(frame["split"], "train"))
         kinds: dict[str, FeatureKind] = {
             name: "category" if isinstance(c, Text) else "boolean" if isinstance(c, Boolean) else
             "integer" if isinstance(c, Integer) else "float"
             for name, c in problem.features.items() if name in frame.column_names
         }  # fmt: skip
         texts = {name: c for name, c in problem.features.items() if isinstance(c, Text) and name in kinds}
+        rows = frame.select([*texts, "label"]).filter(pc.equal(frame["split"], "train"))
         ngrams = {
             name: NgramColumns(**dataclasses.asdict(column.ngrams))
             for name, column in texts.items()

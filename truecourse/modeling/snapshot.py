@@ -1,7 +1,10 @@
 """Snapshots: immutable training frames named by the SHA-256 of their Parquet bytes, with a manifest of every input."""
 
 import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,6 +18,9 @@ from truecourse.references import Snapshot, StoredRecord, TableVersion
 from truecourse.storage.object_store import ObjectStore
 from truecourse.storage.redactions import is_changed, redacted_at
 from truecourse.wording import counted
+
+ROW_GROUP = 1 << 17
+"""Rows of a Parquet row group of a frame."""
 
 
 class Proof(StoredRecord):
@@ -72,26 +78,58 @@ class Manifest(StoredRecord):
         return {item.name: item.table for item in self.inputs if item.role == role}
 
 
-def frame_bytes(frame: pa.Table) -> bytes:
-    """Serialize a frame as Parquet; one Arrow version gives equal bytes for equal frames."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(frame.replace_schema_metadata(None), sink, compression="zstd", row_group_size=1 << 17)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+@dataclass(frozen=True)
+class SerializedFrame:
+    """A frame as Parquet. `columns`: the name of each column and its type."""
+
+    data: bytes
+    rows: int
+    columns: dict[str, str]
 
 
-def save(store: ObjectStore, frame: pa.Table, manifest: Manifest, unlabelled: pa.Table | None = None) -> Snapshot:
+def serialize(parts: Iterable[pa.Table]) -> SerializedFrame:
+    """Serialize a frame as Parquet, given its rows in one part or several.
+
+    One Arrow version gives equal bytes for equal frames, however they are cut into parts. Beside the bytes, one part
+    and one row group are in memory."""
+    sink, rows = pa.BufferOutputStream(), 0
+    groups = _row_groups(parts)
+    first = next(groups)
+    with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
+        for group in chain([first], groups):
+            writer.write_table(group, row_group_size=ROW_GROUP)
+            rows += len(group)
+    columns = {field.name: str(field.type) for field in first.schema}
+    return SerializedFrame(sink.getvalue().to_pybytes(), rows, columns)
+
+
+def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Cut the rows of all parts anew, into groups of ROW_GROUP rows; the last is shorter. A frame without rows is one
+    empty group."""
+    kept: pa.Table | None = None
+    for part in parts:
+        part = part.replace_schema_metadata(None)
+        kept = part if kept is None else pa.concat_tables([kept, part])
+        while len(kept) > ROW_GROUP:
+            yield kept.slice(0, ROW_GROUP).combine_chunks()
+            kept = kept.slice(ROW_GROUP)
+    if kept is not None:
+        yield kept.combine_chunks()
+
+
+def save(
+    store: ObjectStore, frame: SerializedFrame, manifest: Manifest, unlabelled: SerializedFrame | None = None
+) -> Snapshot:
     """Store a frame and its manifest. Saving equal bytes again changes nothing: the first manifest is kept.
 
     `unlabelled`: decisions without a label on the days of the validation and test rows; see load_unlabelled()."""
-    data = frame_bytes(frame)
-    snapshot = Snapshot(problem=manifest.problem, sha256=sha256(data), rows=len(frame))
-    without = None if unlabelled is None else frame_bytes(unlabelled)
+    snapshot = Snapshot(problem=manifest.problem, sha256=sha256(frame.data), rows=frame.rows)
+    without = None if unlabelled is None else unlabelled.data
     manifest = manifest.model_copy(update={"unlabelled": "" if without is None else sha256(without)})
     others = [] if without is None else [(unlabelled_key(snapshot, manifest), without)]
     # The manifest last: a snapshot exists once its manifest does.
     for key, content in (
-        (snapshot.frame_key, data),
+        (snapshot.frame_key, frame.data),
         *others,
         (snapshot.manifest_key, json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True).encode()),
     ):

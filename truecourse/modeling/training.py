@@ -31,6 +31,8 @@ log = logging.getLogger("truecourse.modeling.training")
 
 AnySpec = TypeVar("AnySpec", XGBoost, Linear, AnyModel)
 
+BATCH_ROWS = 1 << 17
+"""Rows that are encoded at once."""
 OUT_OF_FOLD = "out_of_fold.parquet"
 """The run's file of predictions for validation rows, by models that were not trained on them."""
 METHOD = (
@@ -117,9 +119,22 @@ def rows_of(frame: pa.Table, *sides: str) -> pa.Table:
     return frame.filter(pc.is_in(frame["split"], pa.array(sides)))
 
 
-def matrix_of(vocabulary: Vocabulary, frame: pa.Table) -> Array:
-    """Encode the frame's features as a (n, d) float32 matrix."""
-    return vocabulary.encode(columns_of(frame, vocabulary.features))
+def matrix_of(vocabulary: Vocabulary, frame: pa.Table, *sides: str) -> Array:
+    """Encode the frame's features as a (n, d) float32 matrix. `sides`: only the rows of these sides of the split.
+
+    Rows are encoded in batches, so that little memory is used beside the matrix."""
+    parts = [frame.slice(start, BATCH_ROWS) for start in range(0, max(len(frame), 1), BATCH_ROWS)]
+    if len(parts) == 1:
+        return vocabulary.encode(columns_of(rows_of(frame, *sides) if sides else frame, vocabulary.features))
+    rows = pc.sum(pc.is_in(frame["split"], pa.array(sides))).as_py() if sides else len(frame)
+    matrix = np.empty((rows, len(vocabulary.matrix_columns)), dtype=np.float32)
+    end = 0
+    for part in parts:
+        start, part = end, rows_of(part, *sides) if sides else part
+        end += len(part)
+        if len(part):
+            matrix[start:end] = vocabulary.encode(columns_of(part, vocabulary.features))
+    return matrix
 
 
 def train(problem: Problem, frame: pa.Table, spec: AnyModel | None = None) -> TrainingResult:
@@ -129,9 +144,10 @@ def train(problem: Problem, frame: pa.Table, spec: AnyModel | None = None) -> Tr
     over training and validation rows. With `folds` or `refit` the model is then fitted to all these rows."""
     spec = spec or problem.model
     vocabulary = Vocabulary.learn(problem, frame)
-    sides = [rows_of(frame, side) for side in ("train", "validate")]
-    matrices, labels = [matrix_of(vocabulary, side) for side in sides], [vocabulary.labels(side) for side in sides]
-    matrix, values = np.concatenate(matrices), np.concatenate(labels)
+    matrix = np.concatenate([matrix_of(vocabulary, frame, side) for side in ("train", "validate")])
+    sides = [rows_of(frame.drop_columns(list(vocabulary.features)), side) for side in ("train", "validate")]
+    matrices, labels = np.split(matrix, [len(sides[0])]), [vocabulary.labels(side) for side in sides]
+    values = np.concatenate(labels)
     if spec.folds:
         parts = cross_validation(matrix, values, spec.folds)
     else:
@@ -144,7 +160,7 @@ def train(problem: Problem, frame: pa.Table, spec: AnyModel | None = None) -> Tr
     log.info("%s", choice.sentence)
     booster = chosen.fit(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)
     left_out = _out_of_fold(frame, chosen)
-    left_out_labels = vocabulary.labels(frame.take(left_out[0]))
+    left_out_labels = vocabulary.labels(frame.select(["label"]).take(left_out[0]))
     rule = choose_rule(problem.decision, problem.kind, vocabulary.classes, left_out_labels, left_out[1])
     model = Model(booster, vocabulary, problem.kind, decision=rule)
     return TrainingResult(model, chosen.rounds, chosen.curve, choice.document, left_out)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tests.unevaluated_versions import set_champion
 from truecourse.arrays import columns_of
 from truecourse.features import frame as frames
-from truecourse.modeling.snapshot import Manifest, save
+from truecourse.modeling.snapshot import Manifest, save, serialize
 from truecourse.monitoring.findings import Report
 from truecourse.problem.loader import load_problem, problem_digest, problem_document
 from truecourse.references import ModelVersion, Snapshot, Window
@@ -66,7 +66,7 @@ def snapshot() -> Snapshot:
         columns={},
         inputs=(),
     )
-    return save(open_store(), frame, manifest)
+    return save(open_store(), serialize([frame]), manifest)
 
 
 def score(version: ModelVersion, rows: pa.Table, number: int | None = None) -> None:

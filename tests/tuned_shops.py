@@ -3,13 +3,14 @@
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tasks.training.tuning_study import Budget, Study
+from tasks.training.tuning_study import Budget, Study, TrialRecord
 from tasks.training.tuning_workers import evaluator_of
-from truecourse.modeling.snapshot import Manifest, save
+from truecourse.modeling.snapshot import Manifest, save, serialize
 from truecourse.problem import Choice, Entity, Files, Float, Label, Problem, RandomSplit, Range, Table, Text, TimeSplit
 
 from truecourse.problem import View, XGBoost, days  # isort: skip
@@ -80,7 +81,7 @@ def study_of(kind: Kind, monthly: bool, rows: pa.Table, *, groups: bool = False,
     manifest = Manifest(
         problem="shops", problem_digest="", document={}, until=None, rows={}, columns={}, inputs=()
     )  # fmt: skip
-    return Study(shops(kind, monthly), save(open_store(), rows, manifest), groups, expiry)
+    return Study(shops(kind, monthly), save(open_store(), serialize([rows]), manifest), groups, expiry)
 
 
 def make_trials(home: Path, snapshot: Snapshot, trials: int, ready: Event) -> None:
@@ -91,3 +92,14 @@ def make_trials(home: Path, snapshot: Snapshot, trials: int, ready: Event) -> No
         study.open()
         ready.set()
         study.work(evaluator, Budget(trials))
+
+
+def trials_of(study: Study, count: int) -> list[tuple[Any, ...]]:
+    """Make the trials in this process, and return what does not depend on the clock."""
+    study.open()
+    study.work(evaluator_of(study), Budget(count))
+    return without_times(study.finished())
+
+
+def without_times(trials: list[TrialRecord]) -> list[tuple[Any, ...]]:
+    return [(one.number, one.parameters, one.dropped, one.losses, one.rounds) for one in trials]

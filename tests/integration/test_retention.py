@@ -19,7 +19,7 @@ from tests.frames import store_wine
 from tests.log_records import entry, record
 from truecourse.deployment import deployment_history as deployments
 from truecourse.errors import StorageError
-from truecourse.modeling.snapshot import load_frame, load_manifest, save
+from truecourse.modeling.snapshot import load_frame, load_manifest, save, serialize
 from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
 from truecourse.problem.loader import load_problem
@@ -102,7 +102,7 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
 
 def test_only_unneeded_objects_are_removed(wines: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     frame, manifest = load_frame(open_store(), wines.snapshot), load_manifest(open_store(), wines.snapshot)
-    other = save(open_store(), frame.slice(3), manifest)
+    other = save(open_store(), serialize([frame.slice(3)]), manifest)
     everything = set(wines.versions)
     assert collect.clean("wine", NOW) == {}
     assert wines.left() == everything

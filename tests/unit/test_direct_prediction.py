@@ -211,6 +211,7 @@ def test_without_a_compiler_xgboost_predicts(monkeypatch: pytest.MonkeyPatch) ->
     trained = booster("binary:logistic")
     words = Vocabulary(kinds={}, categories={}, classes=("0", "1"))
     monkeypatch.setitem(sys.modules, "truecourse.modeling.forest_kernel", None)
+    monkeypatch.delattr("truecourse.modeling.forest_kernel", raising=False)
     model = Model(trained, words, "binary").compiled()
     assert model.forest is None
     matrix = inputs(20, seed=6, codes=CATEGORIES)

@@ -1,13 +1,8 @@
 """Searches of parameters: folds with an embargo, pruning, kills, and rows that must not take part."""
 
 import math
-import multiprocessing
-import random
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.training.tuning_study import Budget, Study, TrialRecord, best_of
+from tasks.training.tuning_study import Budget, best_of
 from tasks.training.tuning_workers import evaluator_of
-from tests.tuned_shops import FEATURES, frame, make_trials, shops, study_of
+from tests.tuned_shops import FEATURES, frame, shops, study_of, trials_of
 from truecourse.errors import ModelError
 from truecourse.evaluation.tuning_gain import measure_gain
 from truecourse.modeling.splitting import FOLDS, folds
@@ -27,17 +22,6 @@ from truecourse.modeling.trials import FEWEST, is_hopeless
 from truecourse.problem.definition import Kind
 
 KINDS: list[tuple[Kind, bool]] = [("binary", True), ("regression", False), ("multiclass", False)]
-
-
-def trials_of(study: Study, count: int) -> list[tuple[Any, ...]]:
-    """Make the trials in this process, and return what does not depend on the clock."""
-    study.open()
-    study.work(evaluator_of(study), Budget(count))
-    return without_times(study.finished())
-
-
-def without_times(trials: list[TrialRecord]) -> list[tuple[Any, ...]]:
-    return [(one.number, one.parameters, one.dropped, one.losses, one.rounds) for one in trials]
 
 
 def with_other(rows: pa.Table, sides: list[str], other: pa.Table) -> pa.Table:
@@ -109,36 +93,6 @@ def test_a_trial_is_pruned_only_if_most_trials_were_better_on_the_same_folds(
     possible = 0 < len(losses) < FOLDS and len(comparable) >= FEWEST
     assert not pruned or (possible and better >= len(comparable) / 2)
     assert pruned or not possible or better <= math.ceil(len(comparable) / 2)
-
-
-def test_killed_at_any_moment_a_search_loses_no_trial_and_makes_none_twice(
-    home: Path, configure: Callable[..., None], tmp_path: Path
-) -> None:
-    rows, count = frame("binary", False), 14
-    reference = trials_of(study_of("binary", False, rows), count)
-    configure(home=tmp_path / "killed")
-    study = study_of("binary", False, rows)
-    assert kill_often(study, tmp_path / "killed", count, kills=4) >= 1
-    assert trials_of(study, count) == reference
-    assert study.running() == []
-
-
-def kill_often(study: Study, home: Path, trials: int, kills: int) -> int:
-    """Kill processes of the search with SIGKILL, each after a random time of work; the number of kills."""
-    study.open()
-    context, done = multiprocessing.get_context("forkserver"), 0
-    assert isinstance(context, ForkServerContext)
-    context.set_forkserver_preload(["tests.tuned_shops", "optuna", "xgboost"])
-    while done < kills and len(study.finished()) < trials - 2:
-        ready = context.Event()
-        process = context.Process(target=make_trials, args=(home, study.snapshot, trials, ready))
-        process.start()
-        assert ready.wait(120)
-        process.join(random.uniform(0, 0.2))
-        done += process.is_alive()
-        process.kill()
-        process.join()
-    return done
 
 
 def test_after_its_time_a_search_begins_no_trial_but_the_default(home: Path) -> None:

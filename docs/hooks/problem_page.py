@@ -35,7 +35,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "Aggregate", "OfValues", "Count", "Sum", "Mean", "StandardDeviation", "Min", "Max", "First", "Last",
         "CountDistinct", "Share", "Age",
     ),
-    "Training": ("TimeSplit", "RandomSplit", "XGBoost", "Linear", "Range", "Choice"),
+    "Training": ("TimeSplit", "RandomSplit", "XGBoost", "Linear", "Range", "Choice", "Weights"),
     "Decisions": ("Decision",),
     "Gates and promotion": (
         "BeatsBaseline", "BeatsChampion", "EveryClass", "MetricGate", "NotWorseThanLinear", "SliceFloor", "Promotion",

@@ -17,6 +17,7 @@ from truecourse.evaluation.slices import FEWEST_ROWS, slices
 from truecourse.modeling import baselines
 from truecourse.modeling.model import Model
 from truecourse.modeling.training import matrix_of, rows_of
+from truecourse.modeling.weights import row_weights, weighting_columns
 from truecourse.problem import Problem, SliceFloor
 from truecourse.statistics.intervals import Estimate
 from truecourse.statistics.metrics import blocks_of, loss, measure, paired_difference
@@ -61,7 +62,7 @@ class HeldOut:
     def core_predictions(self) -> dict[str, Array]:
         """Predictions of "model" and "constant", for gates; they are quick to compute."""
         kind, vocabulary = self.problem.kind, self.model.vocabulary
-        constant = baselines.predict_constant(kind, vocabulary, self.fitted_labels, len(self.rows))
+        constant = baselines.predict_constant(kind, vocabulary, self.fitted_labels, len(self.rows), self._weights)
         return {"model": self.model.predict(self.matrix), "constant": constant}
 
     @cached_property
@@ -70,8 +71,16 @@ class HeldOut:
         vocabulary = self.model.vocabulary
         matrix = matrix_of(vocabulary, self.trained, *self.fitted_sides)
         return self.core_predictions | {
-            "linear": baselines.predict_linear(self.problem.kind, vocabulary, matrix, self.fitted_labels, self.matrix)
+            "linear": baselines.predict_linear(
+                self.problem.kind, vocabulary, matrix, self.fitted_labels, self.matrix, self._weights
+            )
         }
+
+    @cached_property
+    def _weights(self) -> Array | None:
+        """The weights of the fitted rows: those of the model and of the baselines."""
+        weighting = self.trained.select(weighting_columns(self.problem, self.trained))
+        return row_weights(self.problem, self.model.vocabulary, rows_of(weighting, *self.fitted_sides))
 
     @cached_property
     def explained(self) -> tuple[Array, Array]:

@@ -16,4 +16,5 @@ __all__ = [
     "splitting",
     "training",
     "trials",
+    "weights",
 ]

@@ -22,20 +22,33 @@ _UNTRAINED_SCORE = -12.0
 """The score of a class without training rows: exp(-12) is six in a million."""
 
 
-def predict_constant(kind: Kind, vocabulary: Vocabulary, labels: Array, rows: int) -> Array:
+def predict_constant(
+    kind: Kind, vocabulary: Vocabulary, labels: Array, rows: int, weights: Array | None = None
+) -> Array:
     """Predict the mean of the labels, or the frequencies of their classes, for every row: (rows,) or (rows, k)."""
     if kind == "multiclass":
-        shares = np.bincount(labels.astype(np.int64), minlength=len(vocabulary.classes)) / len(labels)
-        return np.tile(shares, (rows, 1))
-    return np.full(rows, labels.mean(dtype=np.float64))
+        codes = labels.astype(np.int64)
+        shares = np.bincount(codes, weights=weights, minlength=len(vocabulary.classes))
+        return np.tile(shares / shares.sum(), (rows, 1))
+    mean = labels.mean(dtype=np.float64) if weights is None else np.average(labels.astype(np.float64), weights=weights)
+    return np.full(rows, mean)
 
 
-def predict_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, rows: Array) -> Array:
+def predict_linear(
+    kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, rows: Array, weights: Array | None = None
+) -> Array:
     """Fit the linear baseline to `matrix` and `labels`, and predict `rows`."""
-    return predict(kind, vocabulary, fit_linear(kind, vocabulary, matrix, labels), rows)
+    return predict(kind, vocabulary, fit_linear(kind, vocabulary, matrix, labels, weights=weights), rows)
 
 
-def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, penalty: float = 1.0) -> Any:
+def fit_linear(
+    kind: Kind,
+    vocabulary: Vocabulary,
+    matrix: Array,
+    labels: Array,
+    penalty: float = 1.0,
+    weights: Array | None = None,
+) -> Any:
     """Fit ridge regression (alpha=penalty) or logistic regression (L2, C=1/penalty) to `matrix` (n, d) and n labels.
 
     Returns a scikit-learn pipeline. Classification needs rows of two classes or more. Numbers are imputed with the
@@ -52,7 +65,8 @@ def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array,
     pipeline = _pipeline(kind, vocabulary, penalty)
     with _ignore_empty_columns(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not converge to the last digit
-        pipeline.fit(matrix, labels if kind == "regression" else labels.astype(np.int64))
+        last = {} if weights is None else {f"{pipeline.steps[-1][0]}__sample_weight": weights.astype(np.float64)}
+        pipeline.fit(matrix, labels if kind == "regression" else labels.astype(np.int64), **last)
     return pipeline
 
 

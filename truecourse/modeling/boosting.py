@@ -30,8 +30,8 @@ LOSSES: Mapping[Kind, str] = {"binary": "logloss", "multiclass": "mlogloss", "re
 OBJECTIVES: Mapping[Kind, str] = {
     "binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror",
 }  # fmt: skip
-_NOT_XGBOOST = ("rounds", "early_stopping_rounds", "refit", "folds", "linear")
-"""Fields of the problem's XGBoost() that are not parameters of XGBoost."""
+_NOT_XGBOOST = ("rounds", "early_stopping_rounds", "refit", "folds", "linear", "monotone_constraints")
+"""Fields of the problem's XGBoost() that are not parameters of XGBoost, or are passed in another form."""
 _LOG_EVERY = 50
 _ROUND = "round %d of at most %d%s"
 _ONE_THREAD = 5000
@@ -41,18 +41,24 @@ _ONE_THREAD = 5000
 def parameters(spec: AnyModel) -> dict[str, Any]:
     """Return every parameter by name as in JSON, without the search space."""
     values = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in ("search", "trials")}
+    if values.get("monotone_constraints", ...) is None:
+        del values["monotone_constraints"]  # unknown to earlier releases
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Rows to fit, (n, d) float32 with n labels, and rows to measure on, each with the number of its block."""
+    """Rows to fit, (n, d) float32 with n labels, and rows to measure on, each with the number of its block.
+
+    `weights`, `out_weights`: of the rows in the loss; None for equal weights."""
 
     fit: Array
     labels: Array
     out: Array
     out_labels: Array
     blocks: Array
+    weights: Array | None = None
+    out_weights: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +70,25 @@ class Matrices:
     vocabulary: Vocabulary
     max_bin: int
 
-    def training_matrix(self, matrix: Array, labels: Array) -> "xgboost.QuantileDMatrix":
+    def training_matrix(self, matrix: Array, labels: Array, weights: Array | None = None) -> "xgboost.QuantileDMatrix":
         """Bin (n, d) float32 with n labels on the cut points of these rows."""
-        return self._bin(matrix, labels, self._bin(cut_points(matrix, self.vocabulary, self.max_bin)))
+        return self._bin(matrix, labels, weights, self._bin(cut_points(matrix, self.vocabulary, self.max_bin)))
 
     def fold(self, part: Part) -> Fold:
-        return self.training_matrix(part.fit, part.labels), self.evaluation_matrix(part.out, part.out_labels)
+        fit = self.training_matrix(part.fit, part.labels, part.weights)
+        return fit, self.evaluation_matrix(part.out, part.out_labels, part.out_weights)
 
-    def evaluation_matrix(self, matrix: Array, labels: Array) -> "xgboost.DMatrix":
+    def evaluation_matrix(self, matrix: Array, labels: Array, weights: Array | None = None) -> "xgboost.DMatrix":
         import xgboost
 
-        return xgboost.DMatrix(matrix, labels, enable_categorical=True, **self._options())
+        return xgboost.DMatrix(matrix, labels, weight=weights, enable_categorical=True, **self._options())
 
-    def _bin(self, matrix: Array, labels: Array | None = None, ref: Any = None) -> "xgboost.QuantileDMatrix":
+    def _bin(
+        self, matrix: Array, labels: Array | None = None, weights: Array | None = None, ref: Any = None
+    ) -> "xgboost.QuantileDMatrix":
         import xgboost
 
-        return xgboost.QuantileDMatrix(matrix, labels, ref=ref, max_bin=self.max_bin, **self._options())
+        return xgboost.QuantileDMatrix(matrix, labels, weight=weights, ref=ref, max_bin=self.max_bin, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -175,7 +184,8 @@ def _pooled(kind: Kind, boosters: Sequence["xgboost.Booster"], parts: Sequence["
         return 0.0
     losses = [float(booster.eval(part).rpartition(":")[2]) for booster, part in zip(boosters, parts, strict=True)]
     power = 2 if kind == "regression" else 1  # the mean of squares is pooled, not its root
-    mean = np.average(np.power(losses, power), weights=[part.num_row() for part in parts])
+    totals = [part.get_weight().sum() or part.num_row() for part in parts]
+    mean = np.average(np.power(losses, power), weights=totals)
     return float(mean ** (1 / power))
 
 
@@ -187,7 +197,16 @@ def _settings(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, rows: int) -> d
         "tree_method": "hist",
         "nthread": 1 if rows < _ONE_THREAD else get_settings().threads,
     }
+    if spec.monotone_constraints:
+        settings["monotone_constraints"] = _directions(vocabulary, spec.monotone_constraints)
     return settings | ({"num_class": len(vocabulary.classes)} if kind == "multiclass" else {})
+
+
+def _directions(vocabulary: Vocabulary, constraints: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the constraint of each column of the matrix: 1 for increasing, -1 for decreasing, 0 for none."""
+    signs = {"increasing": 1, "decreasing": -1}
+    names = [vocabulary.features[column.feature] for column in vocabulary.matrix_columns]
+    return tuple(signs[constraints[name]] if name in constraints else 0 for name in names)
 
 
 def _progress(rounds: int) -> Any:

@@ -59,7 +59,13 @@ class _Function:
 
 
 def linear_booster(
-    kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, template: "xgboost.Booster", penalty: float = 1.0
+    kind: Kind,
+    vocabulary: Vocabulary,
+    matrix: Array,
+    labels: Array,
+    template: "xgboost.Booster",
+    penalty: float = 1.0,
+    weights: Array | None = None,
 ) -> "xgboost.Booster | None":
     """Fit baselines.fit_linear() to `matrix` (n, d) and n labels, and return it as a booster of single-feature trees.
 
@@ -67,7 +73,7 @@ def linear_booster(
     feature with an effect. None where no linear model can be fitted: no features, or rows of one class only."""
     if not matrix.shape[1] or (kind != "regression" and len(np.unique(labels)) < 2):
         return None
-    fitted = baselines.fit_linear(kind, vocabulary, matrix, labels, penalty)
+    fitted = baselines.fit_linear(kind, vocabulary, matrix, labels, penalty, weights)
     allowed = _LOG_ODDS
     if kind == "regression":
         residuals = labels - baselines.predict(kind, vocabulary, fitted, matrix)

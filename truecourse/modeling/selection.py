@@ -33,11 +33,17 @@ _MIN_GAIN = 0.8
 """The share of the trees' gain over the constant that a linear model must reach for boosting from it to be tried."""
 
 
-def cross_validation(matrix: Array, labels: Array, folds: int) -> list[Part]:
+def cross_validation(matrix: Array, labels: Array, folds: int, weights: Array | None = None) -> list[Part]:
     """Build cross-validation parts, stratified by label; each row is left out once."""
     part = stratified_parts(labels, min(folds, len(labels)))
     masks = [part == fold for fold in range(part.max() + 1)]
-    return [Part(matrix[~out], labels[~out], matrix[out], labels[out], np.flatnonzero(out)) for out in masks]
+    parts = [Part(matrix[~out], labels[~out], matrix[out], labels[out], np.flatnonzero(out)) for out in masks]
+    if weights is None:
+        return parts
+    return [
+        dataclasses.replace(part, weights=weights[~out], out_weights=weights[out])
+        for part, out in zip(parts, masks, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,19 @@ class Candidate:
     def difference(self, other: "Candidate") -> Estimate:
         """Compute this loss minus another form's, paired by rows or days, with its 95% interval."""
         labels, blocks = (np.concatenate([getattr(p, name) for p in self.parts]) for name in ("out_labels", "blocks"))
-        return paired_difference(self.kind, labels, self.predictions, other.predictions, blocks)
+        weights = _joined([part.out_weights for part in self.parts])
+        return paired_difference(self.kind, labels, self.predictions, other.predictions, blocks, weights=weights)
 
-    def fit(self, spec: AnyModel, matrix: Array, labels: Array) -> "xgboost.Booster":
+    def fit(self, spec: AnyModel, matrix: Array, labels: Array, weights: Array | None = None) -> "xgboost.Booster":
         """Fit the same form with the same number of rounds, or the same penalty, to other rows."""
         start = None
         if self.starts:
-            start = linear_booster(self.kind, self.vocabulary, matrix, labels, self.boosters[0], self.penalty)
+            start = linear_booster(self.kind, self.vocabulary, matrix, labels, self.boosters[0], self.penalty, weights)
         if start is not None and not self.rounds:
             return start
         if isinstance(spec, Linear):
             raise _no_linear_model(self.vocabulary)
-        data = Matrices(self.vocabulary, spec.max_bin).training_matrix(matrix, labels)
+        data = Matrices(self.vocabulary, spec.max_bin).training_matrix(matrix, labels, weights)
         if start is not None:
             data.set_base_margin(Model(start, self.vocabulary, self.kind).margin(matrix))
         booster, _ = boost(self.kind, self.vocabulary, dataclasses.replace(spec, rounds=self.rounds), data)
@@ -199,8 +206,9 @@ def select(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, parts: Sequence[Pa
         first = Candidate.boost(kind, vocabulary, dataclasses.replace(spec, rounds=1), parts, folds)
         return Choice(first, {TREES: first.loss}, "no validation rows to choose the rounds and the form on")
     trees = None if spec.linear else Candidate.boost(kind, vocabulary, spec, parts, folds)
-    if trees and spec.linear is False:
-        return Choice(trees, {TREES: trees.loss}, "XGBoost(linear=False)")
+    if trees and (spec.linear is False or spec.monotone_constraints):
+        why = "monotone constraints apply to trees" if spec.monotone_constraints else "XGBoost(linear=False)"
+        return Choice(trees, {TREES: trees.loss}, why)
     fitted = [start_from_linear(kind, vocabulary, spec, part, *fold) for part, fold in zip(parts, folds, strict=True)]
     starts = [start for start in fitted if start is not None]
     if len(starts) < len(parts):
@@ -241,7 +249,7 @@ def select_penalty(kind: Kind, vocabulary: Vocabulary, spec: Linear, parts: Sequ
 def _template(kind: Kind, vocabulary: Vocabulary, part: Part) -> "xgboost.Booster":
     """Boost one round on the part's rows, as a template for linear_booster()."""
     spec = XGBoost(rounds=1)
-    data = Matrices(vocabulary, spec.max_bin).training_matrix(part.fit, part.labels)
+    data = Matrices(vocabulary, spec.max_bin).training_matrix(part.fit, part.labels, part.weights)
     return boost(kind, vocabulary, spec, data, progress=False)[0]
 
 
@@ -254,7 +262,7 @@ def _with_penalty(
 ) -> Candidate:
     """Fit a linear model to the rows of each part."""
     fitted = [
-        linear_booster(kind, vocabulary, part.fit, part.labels, template, penalty)
+        linear_booster(kind, vocabulary, part.fit, part.labels, template, penalty, part.weights)
         for part, template in zip(parts, templates, strict=True)
     ]
     starts = [start for start in fitted if start is not None]
@@ -278,7 +286,7 @@ def start_from_linear(
 
     Returns it as a booster; None where none can be fitted."""
     template, _ = boost(kind, vocabulary, dataclasses.replace(spec, rounds=1), fit, progress=False)
-    start = linear_booster(kind, vocabulary, part.fit, part.labels, template)
+    start = linear_booster(kind, vocabulary, part.fit, part.labels, template, weights=part.weights)
     if start is not None:
         model = Model(start, vocabulary, kind)
         fit.set_base_margin(model.margin(part.fit))
@@ -292,24 +300,33 @@ def _linear_losses(
     models = [Model(start, vocabulary, kind) for start in starts]
     fitted = [losses(kind, part.labels, model.predict(part.fit)) for model, part in zip(models, parts, strict=True)]
     out = [losses(kind, part.out_labels, model.predict(part.out)) for model, part in zip(models, parts, strict=True)]
-    return {"train": [_mean(kind, fitted)], "validate": [_mean(kind, out)]}
+    weights = [part.weights for part in parts], [part.out_weights for part in parts]
+    return {"train": [_mean(kind, fitted, weights[0])], "validate": [_mean(kind, out, weights[1])]}
 
 
 def _is_promising(trees: Candidate, linear: Candidate) -> bool:
     """Return whether the linear model reaches most of the trees' gain, so that boosting from it is worth the time."""
+    kind, vocabulary = trees.kind, trees.vocabulary
     constants = [
-        losses(trees.kind, p.out_labels, baselines.predict_constant(trees.kind, trees.vocabulary, p.labels, len(p.out)))
+        losses(kind, p.out_labels, baselines.predict_constant(kind, vocabulary, p.labels, len(p.out), p.weights))
         for p in trees.parts
     ]
-    constant = _mean(trees.kind, constants)
+    constant = _mean(kind, constants, [part.out_weights for part in trees.parts])
     return constant - linear.loss >= _MIN_GAIN * (constant - trees.loss)
 
 
-def _mean(kind: Kind, rows: Sequence[Array]) -> float:
+def _mean(kind: Kind, rows: Sequence[Array], weights: Sequence[Array | None]) -> float:
     """Average losses by row as XGBoost does; for squared errors, take the root. 0 without rows, as for boosting."""
     if not any(map(len, rows)):
         return 0.0
-    return float(np.concatenate(rows).mean() ** (0.5 if kind == "regression" else 1))
+    every, weighted = np.concatenate(rows), _joined(weights)
+    mean = every.mean() if weighted is None else np.average(every, weights=weighted)
+    return float(mean ** (0.5 if kind == "regression" else 1))
+
+
+def _joined(weights: Sequence[Array | None]) -> Array | None:
+    known = [part for part in weights if part is not None]
+    return np.concatenate(known) if known else None
 
 
 def _describe_rows(parts: Sequence[Part]) -> str:

@@ -22,7 +22,8 @@ from truecourse.modeling.decisions import choose_rule
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
 from truecourse.modeling.selection import Candidate, cross_validation, select, select_penalty
-from truecourse.problem import Linear, Problem, XGBoost
+from truecourse.modeling.weights import describe_weights, row_weights, weighting_columns
+from truecourse.problem import Linear, Problem, Text, XGBoost
 from truecourse.problem.training import AnyModel
 from truecourse.references import Snapshot
 from truecourse.statistics.metrics import blocks_of
@@ -42,7 +43,7 @@ METHOD = (
     "features/aggregates/stored_rows", "features/aggregation_lookup", "features/aggregation_rows", "features/asof",
     "features/columns_read", "features/decisions", "features/frame", "features/view_sql", "features/view_versions",
     "modeling/baselines", "modeling/boosting", "modeling/decisions", "modeling/encoding", "modeling/linear",
-    "modeling/selection", "modeling/splitting", "modeling/training", "problem/time_features",
+    "modeling/selection", "modeling/splitting", "modeling/training", "modeling/weights", "problem/time_features",
     "statistics/absolute_sums", "statistics/intervals", "statistics/metrics",
 )  # fmt: skip
 """The modules that build a frame from tables, and a model from a frame."""
@@ -143,27 +144,48 @@ def train(problem: Problem, frame: pa.Table, spec: AnyModel | None = None) -> Tr
     Form and rounds, or the penalty of Linear(), are chosen on the validation rows, or with `folds` by cross-validation
     over training and validation rows. With `folds` or `refit` the model is then fitted to all these rows."""
     spec = spec or problem.model
+    _require_constrained_features(problem, spec)
     vocabulary = Vocabulary.learn(problem, frame)
     matrix = np.concatenate([matrix_of(vocabulary, frame, side) for side in ("train", "validate")])
     sides = [rows_of(frame.drop_columns(list(vocabulary.features)), side) for side in ("train", "validate")]
     matrices, labels = np.split(matrix, [len(sides[0])]), [vocabulary.labels(side) for side in sides]
     values = np.concatenate(labels)
+    weighting = frame.select(weighting_columns(problem, frame))
+    weights = row_weights(
+        problem, vocabulary, pa.concat_tables([rows_of(weighting, side) for side in ("train", "validate")])
+    )
     if spec.folds:
-        parts = cross_validation(matrix, values, spec.folds)
+        parts = cross_validation(matrix, values, spec.folds, weights)
     else:
-        parts = [Part(matrices[0], labels[0], matrices[1], labels[1], blocks_of(sides[1]))]
+        each = (None, None) if weights is None else np.split(weights, [len(labels[0])])
+        parts = [Part(matrices[0], labels[0], matrices[1], labels[1], blocks_of(sides[1]), *each)]
     if isinstance(spec, Linear):
         choice = select_penalty(problem.kind, vocabulary, spec, parts)
     else:
         choice = select(problem.kind, vocabulary, spec, parts)
     chosen = choice.chosen
-    log.info("%s", choice.sentence)
-    booster = chosen.fit(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)
+    document = choice.document
+    if described := describe_weights(problem):
+        document |= {"sentence": f"{choice.sentence}; {described}"}
+    log.info("%s", document["sentence"])
+    booster = chosen.fit(spec, matrix, values, weights) if spec.folds or spec.refit else chosen.booster(0)
     left_out = _out_of_fold(frame, chosen)
     left_out_labels = vocabulary.labels(frame.select(["label"]).take(left_out[0]))
     rule = choose_rule(problem.decision, problem.kind, vocabulary.classes, left_out_labels, left_out[1])
     model = Model(booster, vocabulary, problem.kind, decision=rule)
-    return TrainingResult(model, chosen.rounds, chosen.curve, choice.document, left_out)
+    return TrainingResult(model, chosen.rounds, chosen.curve, document, left_out)
+
+
+def _require_constrained_features(problem: Problem, spec: AnyModel) -> None:
+    """Raise ModelError where a monotone constraint names no feature, or the label has no direction."""
+    constraints = spec.monotone_constraints if isinstance(spec, XGBoost) else None
+    if not constraints:
+        return
+    where = f"problem {problem.name}: monotone_constraints"
+    if problem.kind == "multiclass":
+        raise ModelError("several classes have no order", where=where, hint="leave out monotone_constraints")
+    if unknown := sorted(name for name in constraints if isinstance(problem.features.get(name), Text | None)):
+        raise ModelError(f"no number {', '.join(unknown)}", where=where, hint="name features that are numbers")
 
 
 def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:

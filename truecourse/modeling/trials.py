@@ -12,6 +12,7 @@ from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.selection import start_from_linear
 from truecourse.modeling.splitting import FOLDS, folds
 from truecourse.modeling.training import matrix_of, searched_model, with_parameters
+from truecourse.modeling.weights import row_weights
 from truecourse.problem import Problem, XGBoost
 
 FEWEST = 4
@@ -61,9 +62,11 @@ class Evaluator:
         rows = self.rows.drop_columns(list(dropped))
         vocabulary = Vocabulary.learn(self.problem, rows)
         matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
+        weights = row_weights(self.problem, vocabulary, self.rows)
         data, binned = Matrices(vocabulary, model.max_bin), []
         for fit, score in self._masks:
-            part = Part(matrix[fit], labels[fit], matrix[score], labels[score], np.arange(score.sum()))
+            each = () if weights is None else (weights[fit], weights[score])
+            part = Part(matrix[fit], labels[fit], matrix[score], labels[score], np.arange(score.sum()), *each)
             binned.append(data.fold(part))
             if model.linear:
                 start_from_linear(self.problem.kind, vocabulary, model, part, *binned[-1])

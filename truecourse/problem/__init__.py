@@ -60,6 +60,7 @@ from truecourse.problem.schema import (
 )
 from truecourse.problem.time_parts import Since
 from truecourse.problem.training import Choice, Linear, RandomSplit, Range, TimeSplit, XGBoost
+from truecourse.problem.weights import Weights
 
 __all__ = [
     "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Card", "Choice", "Count",
@@ -67,5 +68,5 @@ __all__ = [
     "Label", "Last", "Linear", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams", "NotWorseThanLinear",
     "Objectives", "Objects", "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range",
     "RequestFeatures", "Retraining", "Serving", "Share", "Since", "SliceFloor", "Sql", "StandardDeviation", "Sum",
-    "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
+    "Table", "Text", "Time", "TimeSplit", "View", "Weights", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip

@@ -33,6 +33,7 @@ from truecourse.problem.schema import (
 from truecourse.problem.time_features import TimeFeature, time_features
 from truecourse.problem.time_parts import CalendarPart
 from truecourse.problem.training import AnyModel, RandomSplit, TimeSplit, XGBoost
+from truecourse.problem.weights import Weights
 
 Kind = Literal["binary", "multiclass", "regression"]
 REQUEST, REQUEST_FEATURES = "request", "request_features"
@@ -147,6 +148,8 @@ class Problem(Namespace):
     """How rows are split into training, validation and test sets. Example: `split=RandomSplit(test=0.25)`."""
     model: AnyModel = XGBoost()
     """The kind of model and its parameters. Example: `model=XGBoost(max_depth=4)`."""
+    weights: Weights | None = None
+    """How much rows count in fitting; None for equal weights. Example: `weights=Weights(classes="balanced")`."""
     decision: Decision | None = None
     """What the predicted class is chosen for; None for the likeliest class. Example:
     `decision=Decision(recall=0.8)`."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, field
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from truecourse.problem.schema import CONFIG, Day, Many
@@ -108,10 +108,19 @@ class XGBoost:
     """Fit a linear model first, and trees to its residuals (docs/explanation/training.md). None: decide by the rows on
     which rounds are chosen. The linear part is constant outside the range that it was fitted to. Example:
     `linear=True`."""
+    monotone_constraints: Mapping[str, Literal["increasing", "decreasing"]] | None = None
+    """Numbers whose growth may only raise, or only lower, the prediction (for two classes, of the last one), all else
+    equal. The model is then trees alone. Example: `monotone_constraints={"distance": "increasing"}`."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     """The search space of `truecourse tune`, by parameter. Example: `search={"max_depth": Choice([2, 3, 4])}`."""
     trials: Annotated[int, Field(ge=1)] = 20
     """Number of parameter sets that `tune` tries. Example: `trials=50`."""
+
+    @model_validator(mode="after")
+    def _require_trees(self) -> "XGBoost":
+        if self.linear and self.monotone_constraints:
+            raise ValueError("monotone_constraints apply to trees: leave out linear=True")
+        return self
 
 
 Penalty = Annotated[float, Field(gt=0, allow_inf_nan=False)]

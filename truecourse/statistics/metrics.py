@@ -134,14 +134,17 @@ def paired_difference(
     blocks: Array,
     successive: bool = True,
     coverage: float = COVERAGE,
+    weights: Array | None = None,
 ) -> Estimate:
     """Compute the difference of two models' losses on the same rows, model minus other, with its interval.
 
     The RMSE's differences are linearised in each row's squared error (the delta method). `successive`: blocks are days
-    in order of time, not random blocks of rows."""
+    in order of time, not random blocks of rows. `weights`: of the rows in the mean loss, (n,)."""
     if not len(labels):
         return UNDEFINED
     sides = [losses(kind, labels, output).astype(np.float64) for output in (model, other)]
+    if weights is not None:
+        sides = [side * (weights / weights.mean()) for side in sides]
     return difference_of_losses(kind, sides[0], sides[1], blocks, successive, coverage)
 
 

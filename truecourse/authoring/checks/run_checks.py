@@ -18,8 +18,10 @@ from truecourse.authoring.checks.training_checks import (
     gate_faults,
     model_faults,
     monitoring_faults,
+    monotone_faults,
     promotion_faults,
     split_faults,
+    weight_faults,
 )
 from truecourse.errors import AreaError, Fault, ProblemError
 from truecourse.problem import FeatureArea, Problem
@@ -85,6 +87,8 @@ def _faults(problem: Problem) -> Iterator[Fault]:
     yield from feature_faults(problem)
     yield from function_faults(problem)
     yield from split_faults(problem)
+    yield from monotone_faults(problem)
+    yield from weight_faults(problem)
     yield from decision_faults(problem)
     yield from gate_faults(problem)
     yield from promotion_faults(problem)

@@ -11,6 +11,8 @@ from truecourse.authoring.checks.names import place
 from truecourse.errors import Fault
 from truecourse.problem import (
     BeatsChampion,
+    Float,
+    Integer,
     Linear,
     MetricGate,
     Monitoring,
@@ -18,6 +20,7 @@ from truecourse.problem import (
     RandomSplit,
     Range,
     SliceFloor,
+    Text,
     TimeSplit,
     XGBoost,
 )
@@ -31,7 +34,7 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
 }
 RATES = ("precision", "recall", "positive_share")
 """Metrics of the decisions of two classes, where a Decision is declared."""
-NOT_SEARCHED = frozenset({"search", "trials", "refit", "folds", "seed"})
+NOT_SEARCHED = frozenset({"search", "trials", "refit", "folds", "seed", "monotone_constraints"})
 
 
 def split_faults(problem: Problem) -> Iterator[Fault]:
@@ -68,6 +71,41 @@ def model_faults(problem: Problem) -> Iterator[Fault]:
         yield Fault(where, what, f"leave folds out: a TimeSplit's validation rows choose {chosen}")
     if isinstance(problem.model, XGBoost):
         yield from search_faults(problem.model)
+
+
+def monotone_faults(problem: Problem) -> Iterator[Fault]:
+    where = place("model", "monotone_constraints")
+    constraints = problem.model.monotone_constraints if isinstance(problem.model, XGBoost) else None
+    if constraints and problem.kind == "multiclass":
+        yield Fault(where, "several classes have no order", "leave monotone_constraints out")
+    numbers = [name for name, column in problem.features.items() if not isinstance(column, Text)]
+    for name in constraints or ():
+        if name not in numbers:
+            yield Fault(where, f"no feature {name!r} that is a number", nearest(name, numbers))
+
+
+def weight_faults(problem: Problem) -> Iterator[Fault]:
+    weights = problem.weights
+    if weights is None:
+        return
+    if weights.column is not None:
+        yield from _weight_column_faults(problem, weights.column)
+    where = place("weights", "classes")
+    if weights.classes is not None and problem.kind == "regression":
+        yield Fault(where, "a regression has no classes", "leave classes out, or name a column of weights")
+    elif isinstance(weights.classes, Mapping) and problem.label.classes:
+        for name in weights.classes:
+            if name not in problem.label.classes:
+                yield Fault(where, f"no class {name!r}", nearest(name, problem.label.classes))
+
+
+def _weight_column_faults(problem: Problem, name: str) -> Iterator[Fault]:
+    where, known = place("weights", "column"), {**problem.features, **problem.request_fields}
+    numbers = [name for name, column in known.items() if isinstance(column, Integer | Float)]
+    if name not in numbers:
+        yield Fault(where, f"no request field or feature {name!r} that is a number", nearest(name, numbers))
+    elif known[name].nulls:
+        yield Fault(where, f"{name} may be missing, but every row needs a weight", "declare the column without nulls")
 
 
 def search_faults(model: XGBoost) -> Iterator[Fault]:

@@ -21,7 +21,8 @@ def show(problem: ProblemName = None, json: Json = False) -> Answer:
 
 @command
 def write(problem: ProblemName = None, json: Json = False) -> Answer:
-    """Write the registry to MLflow again: versions, aliases, tags, runs, artifacts. Entries of others stay."""
+    """Write the registry to MLflow again: versions, aliases, tags, runs, artifacts, and the trials of parameter
+    searches. Entries of others stay."""
     spec = load_problem(problem)
     return _answer(spec.name, mirror_check.write(spec))
 

@@ -87,7 +87,7 @@ class TrialRecord:
         return {
             "number": self.number, "state": "pruned" if self.is_pruned else "complete", "loss": self.loss,
             "parameters": self.parameters, "dropped": list(self.dropped), "losses": list(self.losses),
-            "rounds": list(self.rounds), "seconds": self.seconds,
+            "rounds": list(self.rounds), "seconds": self.seconds, "began": self.began, "ended": self.ended,
         }  # fmt: skip
 
 

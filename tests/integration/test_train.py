@@ -22,7 +22,7 @@ from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.hashing import sha256
 from truecourse.modeling.snapshot import load_frame
 from truecourse.problem.loader import load_problem
-from truecourse.registry import mlflow_runs, runs
+from truecourse.registry import mirror_check, mlflow_runs, runs
 from truecourse.registry import versions as registry
 from truecourse.storage.locks import locked
 from truecourse.storage.object_store import open_store
@@ -114,7 +114,7 @@ def test_a_model_with_changed_bytes_is_refused(wine: None) -> None:
 
 
 def test_tuning_continues_after_an_interruption_and_train_uses_its_result(
-    diabetes: None, capsys: pytest.CaptureFixture[str]
+    diabetes: None, capsys: pytest.CaptureFixture[str], configure: Configure, home: Path
 ) -> None:
     plain = train()
     with pytest.raises(NotFound, match="was not tuned"):
@@ -137,6 +137,7 @@ def test_tuning_continues_after_an_interruption_and_train_uses_its_result(
         result["best"]["max_depth"]
     )
     _check_child_runs(result)
+    _check_restored_runs(result, configure, home)
 
 
 def _child_runs() -> tuple[Any, list[Any]]:
@@ -158,6 +159,27 @@ def _check_child_runs(result: dict[str, Any]) -> None:
     logged = sorted((int(run.data.tags["truecourse.trial"]), round(run.data.metrics["rmse"], 9)) for run in children)
     assert logged == [(trial["number"], round(trial["loss"], 9)) for trial in result["trials"]]
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+def _check_restored_runs(result: dict[str, Any], configure: Configure, home: Path) -> None:
+    """A deleted run of a trial is restored; in an empty database all are written, with their own times."""
+    _, children = _child_runs()
+    mlflow_runs.connect_mlflow().delete_run(children[0].info.run_id)
+    (difference,) = mirror_check.differences("diabetes")
+    assert "does not show 1 of 5 trials of parameter searches of diabetes" in difference.sentence
+    assert execute(["mirror", "write", "--json"]) == 0
+    assert {run.info.run_id for run in _child_runs()[1]} == {run.info.run_id for run in children}
+    configure(mlflow_uri=f"sqlite:///{home / 'empty.db'}")
+    assert mirror_check.write(load_problem()) == []
+    _check_child_runs(result)
+    restored = {int(run.data.tags["truecourse.trial"]): run for run in _child_runs()[1]}
+    for trial in result["trials"]:
+        run = restored[trial["number"]]
+        assert run.info.start_time == int(trial["began"] * 1000)
+        assert {name: str(value) for name, value in trial["parameters"].items()}.items() <= run.data.params.items()
+    configure(mlflow_uri=f"sqlite:///{home / 'empty.db'}", model_retention=1e-6)
+    mlflow_runs.connect_mlflow().delete_run(restored[0].info.run_id)
+    assert mirror_check.differences("diabetes") == [], "gc removes old runs of trials"
 
 
 @pytest.mark.parametrize("options", [["--trials", "0"], ["--minutes", "-1"], ["--workers", "0"], ["--feature-groups"]])

@@ -12,6 +12,7 @@ __all__ = [
     "run_archive",
     "runs",
     "scorecard",
+    "search_runs",
     "trained_problem",
     "versions",
 ]

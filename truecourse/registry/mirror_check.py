@@ -13,6 +13,7 @@ from truecourse.registry import versions as registry
 from truecourse.registry.mlflow_mirror import CHALLENGER, CHAMPION, MISSING
 from truecourse.registry.mlflow_runs import RUN
 from truecourse.registry.runs import RunRecord
+from truecourse.registry.search_runs import stored_searches
 from truecourse.storage.object_store import open_store
 from truecourse.wording import counted, plural
 
@@ -57,6 +58,7 @@ def differences(problem: str) -> list[Difference]:
     found = list(_experiment(client, problem, some, write))
     if not any(one.cause == "deleted" for one in found):
         found += _runs(client, some, write)
+        found += _searches(problem, write)
     found += _versions(client, problem, some, known, write)
     if not any(one.subject == "registered model" for one in found):
         found += _aliases(client, problem, entries, write)
@@ -105,6 +107,14 @@ def _runs(client: "MlflowClient", some: Sequence[ModelVersion], write: str) -> I
     for cause, numbers in by_cause.items():
         sentence, action = texts[cause]
         yield Difference("runs", cause, sentence.format(_version_list(numbers)), f"{write} {action}")
+
+
+def _searches(problem: str, write: str) -> Iterator[Difference]:
+    counts = [(len(search.missing(trials)), len(trials)) for search, trials in stored_searches(open_store(), problem)]
+    missing, trials = (sum(numbers) for numbers in zip(*counts, strict=True)) if counts else (0, 0)
+    if missing:
+        what = f"MLflow does not show {missing:,} of {counted(trials, 'trial')} of parameter searches of {problem}."
+        yield Difference("parameter searches", "purged", what, f"{write} recreates their runs from our records")
 
 
 def _record(version: ModelVersion) -> RunRecord | None:
@@ -198,7 +208,13 @@ def _foreign(problem: str, item: Any) -> Difference:
 
 def _aliases(client: "MlflowClient", problem: str, entries: Sequence[Aliases], write: str) -> Iterator[Difference]:
     now = entries[-1] if entries else aliases.current(problem)
-    there = {name: int(number) for name, number in client.get_registered_model(problem).aliases.items()}
+    try:
+        model = client.get_registered_model(problem)
+    except MirrorError as error:
+        if error.code not in MISSING:
+            raise
+        return  # no version was registered yet
+    there = {name: int(number) for name, number in model.aliases.items()}
     numbers = {
         int(item.version): number
         for number, item in mlflow_mirror.own_entries(mlflow_mirror.list_entries(client, problem)).items()
@@ -248,6 +264,8 @@ def write(problem: Problem) -> list[Difference]:
         if known:
             client.update_registered_model(name, problem.description or name)
             mlflow_mirror.write_aliases(client, name, aliases.current(name), registry.tags)
+        for search, trials in stored_searches(open_store(), name):
+            search.write(problem, trials, end=True)
     return differences(name)
 
 

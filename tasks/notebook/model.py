@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.notebook.request_rows import with_missing_features
 from tasks.notebook.rows import Answer, Given, Rows, read_rows
 from tasks.training.compare_models import Side, name_of
 from tasks.training.evaluate_model import model_card, page_key, stored_card
@@ -26,7 +27,6 @@ from truecourse.references import TrainedRun
 from truecourse.registry import runs
 from truecourse.statistics.intervals import Estimate
 from truecourse.storage.object_store import open_store
-from truecourse.wording import counted, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +64,11 @@ class OpenModel:
         return document
 
     def predict(self, rows: Any) -> Any:
-        """Predict rows with the model's features; returns a frame of the same library, in the order of the rows.
+        """Predict rows; returns a frame of the same library, in the order of the rows.
 
-        Columns: `id`, if the rows have it; `score`, or `score_<class>` for several classes; `prediction`. Raises
-        ModelError for missing features, and for values of another type."""
+        The rows have the model's features, or only the fields of a request: then the others are computed, as of
+        `decision_time` (default: now). Columns: `id`, if the rows have it; `score`, or `score_<class>` for several
+        classes; `prediction`. Raises ModelError for missing features, and for values of another type."""
         given, found = self._score(rows, explain=False)
         parts = found.output.reshape(len(given.arrow), -1).T.astype(np.float64)
         several = self.problem.kind == "multiclass"
@@ -95,9 +96,7 @@ class OpenModel:
         """The features as arrays, of the types that the model was trained with."""
         missing = [name for name in self.features if name not in rows.column_names]
         if missing:
-            hint = f"frames and snapshots have all features; for {missing[0]}: {nearest(missing[0], rows.column_names)}"
-            raise ModelError(f"the rows lack {counted(len(missing), 'feature')}: {', '.join(missing[:5])}",
-                             where=self.name, hint=hint)  # fmt: skip
+            rows = with_missing_features(self.problem, self.side, rows, missing)
         rows = rows.select(self.features)
         for name, kind in self.model.vocabulary.kinds.items():
             values = rows[name]

@@ -134,7 +134,8 @@ class OpenProblem:
         spine = rows.select(keys).group_by(keys, use_threads=False).aggregate([]).select(keys)
         spine = spine.sort_by([(key, "ascending") for key in keys])
         at = pa.repeat(pa.scalar(moment, utc), len(spine))
-        spine = spine.append_column("decision_time", at).append_column("id", pa.array(map(str, range(len(spine)))))
+        spine = spine.append_column("decision_time", at)
+        spine = spine.append_column("id", pa.array(map(str, range(len(spine))), pa.string()))
         areas = {
             name: dataclasses.replace(area, views=tuple(one for one in area.views if one.name == view.name))
             for name, area in self.definition.areas.items()

@@ -22,7 +22,7 @@ from tasks.features.trained_features import trained_feature_versions, training_c
 from tasks.release.package import find_version
 from tasks.retry import RETRY
 from tasks.scoring.score_decisions import write
-from truecourse.data.arrow_types import UTC_TIME, arrow_type
+from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.deliveries import archive
 from truecourse.data.sources import Located
 from truecourse.errors import RowFault, SourceError
@@ -42,9 +42,10 @@ from truecourse.serving.batch_scoring import (
     predictions_table,
     rejected_table,
 )
-from truecourse.serving.contract import DECISION_TIME, Contract
+from truecourse.serving.contract import Contract
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.row_files import Row, RowFiles, find_files, row_json
+from truecourse.serving.row_frames import frame_of_rows
 from truecourse.serving.rows import Rows
 from truecourse.settings import get_settings
 from truecourse.storage.delta_tables import Tables
@@ -155,13 +156,8 @@ def request_frame(problem: Problem, batch: Batch, rows: Rows, start: int, given:
     `given`: row ids of the file. A row without one gets an id of batch and position, which is unique over batches."""
     places = [start + place for place in rows.accepted]
     ids = [given[place] or f"{batch.id[:16]}:{start + place}" for place in rows.accepted]
-    columns: dict[str, Any] = {"id": pa.array(ids, pa.string())}
-    if rows.decision_times is not None:
-        columns[DECISION_TIME] = pa.array(rows.decision_times).cast(UTC_TIME)
-    for name, column in problem.request_fields.items():
-        columns[name] = pa.array(rows.values[name], from_pandas=True).cast(arrow_type(column))
-    columns[ROW] = pa.array(places, pa.int64())
-    return frames.add_request_features(problem, pa.table(columns))
+    frame = frame_of_rows(problem, rows, ids).append_column(ROW, pa.array(places, pa.int64()))
+    return frames.add_request_features(problem, frame)
 
 
 def _reject(file: FileScorer, span: Span, part: Sequence[Row], faults: list[RowFault]) -> None:

@@ -111,6 +111,9 @@ def test_models_predict_and_explain_frames_of_both_libraries(
     assert model.metrics.loc[(problem.definition.metric, model.name), "value"] > 0
     assert model.name in html(model)
     assert problem.name in html(problem)
+    fields = [*problem.definition.request_fields, *(["decision_time"] if problem.definition.has_time else [])]
+    bare = frame[fields].sample(frac=1, random_state=1).head(50)
+    pd.testing.assert_frame_equal(model.predict(bare), predicted.loc[bare.index].drop(columns="id"))
     as_dicts = model.predict(frame.head(2).to_dict("records"))
     assert as_dicts["prediction"].tolist() == predicted["prediction"].head(2).tolist()
 
@@ -141,6 +144,14 @@ def test_comparisons_reports_and_listings(traced_world: TracedWorld, capsys: pyt
 def test_what_does_not_exist_is_a_clear_error(traced_world: TracedWorld) -> None:
     problem = truecourse.open("deliveries")
     rows = problem.snapshot().pandas()
+    request = {
+        "courier": "c07",
+        "depot": "north",
+        "promised": 45,
+        "distance": 6.5,
+        "decision_time": "2024-02-25T18:00:00",
+    }
+    assert len(problem.model(1).predict(request)) == 1
     cases: list[tuple[Callable[[], Any], type[TruecourseError], str, str]] = [
         (lambda: truecourse.open("nothing"), TruecourseError, "nothing", ""),
         (lambda: problem.table("deliverys"), NotFound, "no table 'deliverys'", "did you mean deliveries"),
@@ -160,6 +171,13 @@ def test_what_does_not_exist_is_a_clear_error(traced_world: TracedWorld) -> None
             "lack 1 feature: depot",
             "snapshots",
         ),
+        (
+            lambda: problem.model(1).predict({**request, "promised": "soon"}),
+            ModelError,
+            "row 0: promised must",
+            "fields",
+        ),
+        (lambda: problem.model(1).predict({"depot": "north"}), ModelError, "lack", "or give the fields courier, depot"),
         (lambda: problem.model(1).predict(rows.assign(depot=1)), ModelError, "depot is int64, expected text", "cast"),
         (lambda: problem.model(1).predict(rows.assign(hour="x")), ModelError, "hour is", "cast"),
     ]

@@ -14,5 +14,6 @@ __all__ = [
     "privacy",
     "request_reader",
     "row_files",
+    "row_frames",
     "rows",
 ]

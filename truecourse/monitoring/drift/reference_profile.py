@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.arrays import columns_of
 from truecourse.errors import NotFound
 from truecourse.hashing import sha256_json
 from truecourse.modeling.model import Model
 from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import matrix_of
 from truecourse.monitoring.drift.histograms import Array, Bins, Counts, learn_bins
 from truecourse.monitoring.drift.permutation_test import first_bins
 from truecourse.monitoring.drift.relations import SUMS, Relations, RowSampler
@@ -214,7 +214,7 @@ def count_by_day(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decisi
 
 def score_rows(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     """Score n rows; returns one column per score."""
-    output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
+    output = model.predict(matrix_of(model.vocabulary, rows))
     columns = output.reshape(len(rows), -1).T.astype(np.float64)
     return pa.table(dict(zip(score_columns(kind, model.vocabulary.classes), columns, strict=True)))
 

@@ -28,7 +28,7 @@ from truecourse.monitoring.quality.cohorts import (
     sums_by_bin,
     sums_by_slice,
 )
-from truecourse.monitoring.quality.label_model import LabelModel, LabelResiduals
+from truecourse.monitoring.quality.label_model import LabelModel, LabelResiduals, evenly_spaced
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion
@@ -172,17 +172,19 @@ def _compute(problem: Problem, tables: Tables, version: ModelVersion) -> Quality
     snapshot = trained_run(problem.name, version.run_id).snapshot
     frame, account = load_frame(tables.store, snapshot), load_manifest(tables.store, snapshot).rows
     model = registry.open_model(version, problem.kind)
-    fitted, held_out = rows_of(frame, "train", "validate"), rows_of(frame, "test")
+    held_out = rows_of(frame, "test")
     places, predicted = read_out_of_fold(runs.artifact(version.run_id, OUT_OF_FOLD))
     chosen = frame.take(pa.array(places))
     unlabelled = load_unlabelled(tables.store, snapshot)
     label_model = None
     if "known_at" in frame.column_names:
-        training_rows = rows_of(frame, "train") if len(chosen) else fitted
+        training_rows = _rows_to_learn(frame, *(("train",) if len(chosen) else ("train", "validate")))
         matrix, labels = matrix_of(model.vocabulary, training_rows), model.vocabulary.labels(training_rows)
         label_model = LabelModel.fit(problem.kind, model.vocabulary, matrix, training_rows, labels)
     # The bin edges come from rows that trained or chose the model: held-out rows must not set the bins they fall into.
-    outputs = (model.vocabulary.labels(chosen), predicted) if len(chosen) else labels_and_output(model, fitted)
+    outputs = model.vocabulary.labels(chosen), predicted
+    if not len(chosen):
+        outputs = labels_and_output(model, rows_of(frame, "train", "validate"))
     edges = np.unique(np.quantile(ScoredRows.of(problem.kind, *outputs).score, np.linspace(0, 1, BINS + 1)[1:-1]))
     sides = []
     for rows, (labels, output) in ((held_out, labels_and_output(model, held_out)), (chosen, outputs)):
@@ -193,8 +195,16 @@ def _compute(problem: Problem, tables: Tables, version: ModelVersion) -> Quality
         sides.append(_with_decided(problem.kind, model, edges, cohorts, unlabelled))
     unlabelled, decided = account.get("unlabelled", 0), account.get("decisions", 0) - account.get("open", 0)
     coverage = 1 - unlabelled / decided if decided else 1.0
-    last = pc.max(fitted["decision_time"]).as_py().date()
+    last = (
+        pc.max(rows_of(frame.select(["decision_time", "split"]), "train", "validate")["decision_time"]).as_py().date()
+    )
     return QualityBaseline(edges, sides[0], sides[1], coverage, last, model, label_model)
+
+
+def _rows_to_learn(frame: pa.Table, *sides: str) -> pa.Table:
+    """The rows of these sides of the split that the label model is fitted to."""
+    places = np.flatnonzero(pc.is_in(frame["split"], pa.array(sides)))
+    return frame.take(pa.array(places[evenly_spaced(len(places))]))
 
 
 def _with_decided(

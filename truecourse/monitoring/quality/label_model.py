@@ -63,7 +63,7 @@ class LabelModel:
         """Fit the model to at most ROWS of the rows, in one thread: the same rows give the same bytes."""
         import xgboost
 
-        spread = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), ROWS)).astype(np.int64))
+        spread = evenly_spaced(len(labels))
         untrained = cls(b"", vocabulary)
         settings: dict[str, Any] = {
             "objective": _OBJECTIVES[kind],
@@ -89,6 +89,11 @@ class LabelModel:
         booster = xgboost.Booster({"nthread": 1}, model_file=bytearray(self.ubj))
         predicted = booster.predict(self._data(matrix, rows)).astype(np.float64)
         return label_residuals(kind, predicted, labels)
+
+
+def evenly_spaced(rows: int) -> Array:
+    """The positions of at most ROWS of these rows, evenly spaced."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, ROWS)).astype(np.int64))
 
 
 _OBJECTIVES = {"binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror"}

@@ -246,4 +246,6 @@ def test_many_rows_are_sampled_and_predicted_in_batches(kind: Kind, monkeypatch:
     again = baselines.predict_linear(kind, words, matrix, labels, matrix)
     assert not np.array_equal(sampled, whole)
     assert np.allclose(sampled, again, rtol=1e-12)
+    same = baselines.predict_linear(kind, words, matrix, labels, matrix, np.ones(len(labels)))
+    assert np.allclose(same, again, rtol=1e-3)
     assert losses(kind, labels, sampled).mean() < 1.03 * losses(kind, labels, whole).mean()

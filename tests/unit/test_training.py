@@ -1,8 +1,10 @@
 """Training is reproducible byte for byte, handles small and poor data, and tunes on training rows alone."""
 
 import ast
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -323,3 +325,13 @@ def imports_of(module: str) -> Iterator[str]:
             below = node.module.removeprefix("truecourse").removeprefix(".").replace(".", "/")
             yield below
             yield from (f"{below}/{alias.name}".lstrip("/") for alias in node.names)
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_a_gpu_that_is_not_there_is_an_error_and_no_slow_training(kind: Kind, home: object) -> None:
+    """XGBoost alone warns, and trains on the processor."""
+    spec = dataclasses.replace(problem(kind), model=XGBoost(device="cuda", rounds=2))
+    with pytest.raises(ModelError, match="sees no GPU, and would use: cpu"):
+        train(spec, frame(spec))
+    assert train(spec, frame(spec), XGBoost(device="cpu", rounds=2)).rounds <= 2

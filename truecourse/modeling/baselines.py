@@ -61,7 +61,9 @@ def fit_linear(
 
     if len(matrix) > MOST_ROWS:
         chosen = np.sort(np.random.default_rng(0).choice(len(matrix), MOST_ROWS, replace=False))
-        matrix, labels, penalty = matrix[chosen], labels[chosen], penalty * MOST_ROWS / len(matrix)
+        penalty *= MOST_ROWS / len(matrix)
+        matrix, labels = matrix[chosen], labels[chosen]
+        weights = None if weights is None else weights[chosen]
     pipeline = _pipeline(kind, vocabulary, penalty)
     with _ignore_empty_columns(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not converge to the last digit

@@ -5,13 +5,16 @@ thresholds, so inference needs no cut points.
 """
 
 import dataclasses
+import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from truecourse.arrays import Array
+from truecourse.errors import ModelError
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import XGBoost
 from truecourse.problem.definition import Kind
@@ -146,6 +149,7 @@ def boost(
         callbacks=callbacks,
         verbose_eval=False,
     )
+    booster.set_param({"device": "cpu"})
     return booster, {side: losses[LOSSES[kind]] for side, losses in history.items()}
 
 
@@ -175,6 +179,8 @@ def boost_folds(
             log.info(_ROUND, round + 1, spec.rounds, "".join(f", {side} {v[-1]:.5f}" for side, v in curve.items()))
         if round - int(np.argmin(curve["validate"])) >= spec.early_stopping_rounds:
             break
+    for booster in boosters:
+        booster.set_param({"device": "cpu"})
     return curve, boosters
 
 
@@ -189,8 +195,26 @@ def _pooled(kind: Kind, boosters: Sequence["xgboost.Booster"], parts: Sequence["
     return float(mean ** (1 / power))
 
 
+@lru_cache
+def require_device(device: str) -> None:
+    """Raise ModelError if XGBoost cannot boost on this device. Without GPU, it would warn and use the processor."""
+    import xgboost
+
+    data = xgboost.DMatrix(np.zeros((2, 1), dtype=np.float32), [0, 1])
+    with xgboost.config_context(verbosity=0):
+        try:
+            booster = xgboost.train({"tree_method": "hist", "device": device}, data, 1)
+            used = json.loads(booster.save_config())["learner"]["generic_param"]["device"]
+        except xgboost.core.XGBoostError as error:
+            used = str(error).splitlines()[0]
+    if not used.startswith(device):
+        hint = 'train on a machine with an NVIDIA GPU and its driver, or leave out device="cuda"'
+        raise ModelError(f"XGBoost sees no GPU, and would use: {used}", where="model=XGBoost(device=...)", hint=hint)
+
+
 def _settings(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, rows: int) -> dict[str, Any]:
-    """Build XGBoost's parameters for a fit on this number of rows."""
+    """Build XGBoost's parameters for a fit on this number of rows. Raises ModelError for a device that is not there."""
+    require_device(spec.device)
     settings = {name: value for name, value in parameters(spec).items() if name not in _NOT_XGBOOST} | {
         "objective": OBJECTIVES[kind],
         "eval_metric": LOSSES[kind],

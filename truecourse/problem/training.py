@@ -111,6 +111,9 @@ class XGBoost:
     monotone_constraints: Mapping[str, Literal["increasing", "decreasing"]] | None = None
     """Numbers whose growth may only raise, or only lower, the prediction (for two classes, of the last one), all else
     equal. The model is then trees alone. Example: `monotone_constraints={"distance": "increasing"}`."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where trees are boosted: `cuda` needs an NVIDIA GPU, and fails where XGBoost sees none. The bytes of a model may
+    depend on the device. Predictions and linear models are computed on the processor. Example: `device="cuda"`."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     """The search space of `truecourse tune`, by parameter. Example: `search={"max_depth": Choice([2, 3, 4])}`."""
     trials: Annotated[int, Field(ge=1)] = 20

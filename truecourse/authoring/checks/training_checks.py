@@ -34,7 +34,7 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
 }
 RATES = ("precision", "recall", "positive_share")
 """Metrics of the decisions of two classes, where a Decision is declared."""
-NOT_SEARCHED = frozenset({"search", "trials", "refit", "folds", "seed", "monotone_constraints"})
+NOT_SEARCHED = frozenset({"search", "trials", "refit", "folds", "seed", "monotone_constraints", "device"})
 
 
 def split_faults(problem: Problem) -> Iterator[Fault]:

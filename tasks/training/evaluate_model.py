@@ -21,6 +21,7 @@ from truecourse.evaluation.gates import apply_gates, summarize
 from truecourse.evaluation.model_evaluation import HeldOut, collect_evidence
 from truecourse.evaluation.multiple_comparisons import try_number
 from truecourse.evaluation.paired_comparison import Champion, Comparison
+from truecourse.evaluation.recommendation import recommend_linear
 from truecourse.hashing import SEAL, seal, sha256
 from truecourse.html import remove_page_links
 from truecourse.modeling.snapshot import load_frame, load_manifest
@@ -49,12 +50,16 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     Returns the report, with the `sha256` of report.json:
     {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...],
     "decision": decision_report() or None, "rows": {...},
-    "contributions": {feature: mean absolute SHAP value}, "champion": version compared with or None, "page": key}."""
+    "contributions": {feature: mean absolute SHAP value}, "champion": version compared with or None, "page": key,
+    "recommendation": recommend_linear()}."""
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report, comparison = _report(test, test.predictions, run, store)
     report |= {"page": page_key(run)}
     recorded = _recorded(run, store)
+    report |= {"recommendation": recommend_linear(test, recorded.training["form"].get("form", ""))}
+    if report["recommendation"]:
+        log.info("%s", report["recommendation"])
     card = card_document(test, run, report, recorded, comparison, private_names(spec))
     images = plots.draw(test, recorded.training)
     page = model_page.render(spec, run, report, recorded.training, recorded.manifest, recorded.lineage, images, card)

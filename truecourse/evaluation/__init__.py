@@ -16,6 +16,7 @@ __all__ = [
     "multiple_comparisons",
     "paired_comparison",
     "plots",
+    "recommendation",
     "selection_sections",
     "slices",
     "tuning_gain",

@@ -63,6 +63,7 @@ def card_document(
         "data": _data(run, recorded),
         "split": _split(test, report["rows"]),
         "metrics": report["metrics"],
+        "recommendation": report.get("recommendation", ""),
         "champion": _champion(problem, comparison),
         "gates": report["gates"],
         "decision": report.get("decision"),

@@ -123,6 +123,8 @@ def _metrics(card: Card) -> Iterator[Section]:
     yield Rows(
         ("metric", *(f"{side} ({_INTERVAL})" if side == "model" else f"{side} baseline" for side in sides)), rows
     )
+    if card.get("recommendation"):
+        yield Note(card["recommendation"])
 
 
 def _champion(card: Card) -> Iterator[Section]:

@@ -130,5 +130,5 @@ def publish_page(problem: Problem, kind: Experiment, name: str, html: str) -> Pa
     """Store the page of an experiment among the reports, and link it from the control page; its copy in the home."""
     store, key = open_store(), f"reports/{problem.name}/{page_file(kind, name)}"
     store.put(key, html.encode())
-    control_page.publish(store, problem)
+    copy_page(control_page.publish(store, problem))  # the page leads back to it
     return copy_page(key)

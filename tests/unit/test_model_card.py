@@ -221,6 +221,9 @@ def test_a_decision_rule_decides_on_the_whole_card(kind: Kind) -> None:
         groups = card["fairness"][0]["groups"]
         assert min(one["rates"]["recall"]["value"] for one in groups) <= recall
         assert max(one["rates"]["recall"]["value"] for one in groups) >= recall
+    difference = re.search(r"Cost of the decisions, this model minus the champion: (\S+) ", card_markdown(card))
+    assert difference
+    assert float(difference[1]) == pytest.approx(card["champion"]["cost"]["value"], abs=1e-4)
     explained = examples(test, {"secret"}, 400)
     assert {one["label"] for one in explained if one["score"] < 0.3} >= set(names[:1]), "predicted for its cost"
     assert explained[:1] == card["examples"][:1]

@@ -162,8 +162,8 @@ def _champion(problem: Problem, comparison: Comparison | None) -> dict[str, Any]
         return None
     found: dict[str, Any] = {
         "version": comparison.champion, "reason": comparison.reason, "rows": comparison.rows, "days": comparison.days,
-        "loss": comparison.loss, "calibration": comparison.calibration, "slices": list(comparison.slices),
-        "metrics": {},
+        "loss": comparison.loss, "calibration": comparison.calibration, "cost": comparison.cost,
+        "slices": list(comparison.slices), "metrics": {},
     }  # fmt: skip
     if comparison.pair is not None and comparison.blocks is not None:
         pair, blocks = comparison.pair, comparison.blocks

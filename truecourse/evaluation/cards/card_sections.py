@@ -147,6 +147,8 @@ def _champion(card: Card) -> Iterator[Section]:
             for metric in model
         ],
     )  # fmt: skip
+    if found.get("cost") is not None:
+        yield Note(f"Cost of the decisions, this model minus the champion: {estimate_text(found['cost'])} per row.")
 
 
 def _gates(card: Card) -> Iterator[Section]:

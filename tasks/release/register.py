@@ -13,7 +13,7 @@ from truecourse.hashing import SEAL
 from truecourse.problem import Problem
 from truecourse.problem.loader import evaluation_digest, load_problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
-from truecourse.registry import aliases, mlflow_runs, runs
+from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
 from truecourse.registry.aliases import CANARY_ROLLBACK, CANARY_STOP, GUARDED, REGISTER
 from truecourse.stored_format import FORMER_EVALUATION_TAG
@@ -71,17 +71,7 @@ def _description(run: TrainedRun, version: ModelVersion, reason: str) -> str:
     form = runs.load_record(run.problem, run.run_id).tags[runs.FORM]
     again = f"`truecourse reproduce {version.version} --problem {run.problem}`"
     gates = f"Gates when it was registered: {reason}"
-    card = _card_link(run)
-    return f"{card}Trained on {rows}. Its form: {form}. {gates}. Model SHA-256 `{run.model_sha256}`; {again}."
-
-
-def _card_link(run: TrainedRun) -> str:
-    """Link the page of the model card among the artifacts of MLflow's run; empty if MLflow does not have the run."""
-    with mlflow_runs.warn_on_failure("the link to the model card"):
-        place = mlflow_runs.run_page(run.run_id)
-        card = f"`truecourse card {run.run_id[:8]} --problem {run.problem}`"
-        return f"[Model card]({place}/artifacts/model.html), or {card}. "
-    return ""
+    return f"Trained on {rows}. Its form: {form}. {gates}. Model SHA-256 `{run.model_sha256}`; {again}."
 
 
 def _role(now: Aliases, version: ModelVersion) -> str:

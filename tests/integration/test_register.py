@@ -26,7 +26,7 @@ from truecourse.modeling.training import rows_of
 from truecourse.monitoring.dashboard import control_page
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
-from truecourse.registry import aliases, mlflow_runs
+from truecourse.registry import aliases, mirror_check, mlflow_mirror, mlflow_runs
 from truecourse.registry import versions as registry
 from truecourse.storage.object_store import open_store
 
@@ -99,7 +99,7 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
         registry.version("diabetes", 3)
 
 
-def test_mlflow_describes_runs_and_versions(problems: Path) -> None:
+def test_mlflow_describes_runs_and_versions(problems: Path, configure: Configure, tmp_path: Path) -> None:
     run, version = train(), register()
     mlflow = mlflow_runs.connect_mlflow()
     mlflow_run = mlflow.get_run(run.run_id)
@@ -115,8 +115,18 @@ def test_mlflow_describes_runs_and_versions(problems: Path) -> None:
     assert run.model_sha256 in described
     assert "truecourse reproduce 1 --problem diabetes" in described
     assert f"#/experiments/{mlflow_run.info.experiment_id}/runs/{run.run_id}/artifacts/model.html" in described
+    assert described.count("truecourse card 1 --problem diabetes") == 1
+    assert mirror_check.write(load_problem("diabetes")) == []
+    assert mlflow.get_model_version("diabetes", str(version.version)).description == described
     assert {"model.html", "card.md"} <= {item.path for item in mlflow.list_artifacts(run.run_id)}
     assert mlflow.get_registered_model("diabetes").description
+    configure(mlflow_uri=f"sqlite:///{tmp_path / 'empty.db'}")
+    assert mirror_check.write(load_problem("diabetes")) == []
+    mlflow = mlflow_runs.connect_mlflow()
+    moved = mlflow_mirror.mlflow_run(mlflow, run.run_id)
+    described = mlflow.get_model_version("diabetes", str(version.version)).description
+    assert f"runs/{moved.info.run_id}/artifacts/model.html" in described
+    assert "model.html" in {item.path for item in mlflow.list_artifacts(moved.info.run_id)}
 
 
 def test_the_card_is_stored_printed_and_rebuilt(problems: Path, capsys: pytest.CaptureFixture[str]) -> None:

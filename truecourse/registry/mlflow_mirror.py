@@ -12,6 +12,7 @@ from truecourse.references import Aliases, ModelVersion
 from truecourse.registry.mlflow_runs import RUN, connect_mlflow, is_new, run_artifact_key, warn_on_failure
 from truecourse.registry.runs import SHA256
 from truecourse.settings import get_settings
+from truecourse.storage.object_store import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,8 +92,16 @@ def ensure_entry(client: "MlflowClient", version: ModelVersion, tags: Mapping[st
             break
         client.delete_model_version(version.problem, created.version)  # the number of an earlier version of ours
     if DESCRIPTION in tags:
-        client.update_model_version(version.problem, created.version, tags[DESCRIPTION])
+        client.update_model_version(version.problem, created.version, _card_link(run, version) + tags[DESCRIPTION])
     return created
+
+
+def _card_link(run: Any, version: ModelVersion) -> str:
+    """Return a link to the page of the model card among the artifacts of MLflow's run; empty if it has none."""
+    if run is None or not open_store().exists(run_artifact_key(run.info.run_id, "model.html")):
+        return ""
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/model.html"
+    return f"[Model card]({page}), or `truecourse card {version.version} --problem {version.problem}`. "
 
 
 def expected_tags(version: ModelVersion, tags: Mapping[str, str]) -> dict[str, str]:
@@ -117,8 +126,10 @@ def write_tags(client: "MlflowClient", version: ModelVersion, there: Any, tags: 
     for name, value in expected_tags(version, tags).items():
         if there.tags.get(name) != value:
             client.set_model_version_tag(version.problem, there.version, name, value)
-    if DESCRIPTION in tags and there.description != tags[DESCRIPTION]:
-        client.update_model_version(version.problem, there.version, tags[DESCRIPTION])
+    if DESCRIPTION in tags:
+        text = _card_link(mlflow_run(client, version.run_id), version) + tags[DESCRIPTION]
+        if there.description != text:
+            client.update_model_version(version.problem, there.version, text)
 
 
 def describe_model(problem: str, text: str) -> None:

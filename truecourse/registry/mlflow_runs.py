@@ -246,11 +246,6 @@ def warn_on_failure(what: str) -> Iterator[None]:
         log.warning("MLflow does not show %s yet; run `truecourse mirror write` later: %s", what, error.what)
 
 
-def run_page(run_id: str) -> str:
-    """Return the address of a run's page within MLflow's own pages. Raises MirrorError if MLflow does not have it."""
-    return f"#/experiments/{connect_mlflow().get_run(run_id).info.experiment_id}/runs/{run_id}"
-
-
 def run_artifact_key(run_id: str, name: str) -> str:
     """Return the key under which MLflow looks for an artifact of its run."""
     return f"mlflow/{run_id}/artifacts/{name}"

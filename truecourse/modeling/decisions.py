@@ -149,7 +149,7 @@ def calibrated_threshold(probability: float, labels: Array, scores: Array) -> fl
     """Return the score from which the last class has this probability: the probability itself, unless the labels show
     that scores are not probabilities."""
     margins = _log_odds(scores)
-    slope, intercept = _logistic_curve(labels, margins)
+    slope, intercept = logistic_curve(labels, margins)
     gain = _log_likelihood(labels, slope * margins + intercept) - _log_likelihood(labels, margins)
     if 2 * gain <= _MISCALIBRATED:
         return probability
@@ -166,7 +166,7 @@ def _log_odds(scores: Array) -> Array:
     return np.asarray(np.log(clipped / (1 - clipped)))
 
 
-def _logistic_curve(labels: Array, margins: Array) -> tuple[float, float]:
+def logistic_curve(labels: Array, margins: Array) -> tuple[float, float]:
     """Fit slope and intercept by Newton's method, with a ridge penalty towards (1, 0)."""
     inputs, start = np.column_stack([margins, np.ones(len(margins))]), np.array([1.0, 0.0])
     found = start.copy()

@@ -106,6 +106,29 @@ def join_boosters(first: "xgboost.Booster", second: "xgboost.Booster", rounds: i
     return _with_trees(first, models[0]["trees"] + models[1]["trees"][: rounds * outputs], outputs)
 
 
+def scale_booster(booster: "xgboost.Booster", slope: float, intercept: float) -> "xgboost.Booster":
+    """Return a booster with the margin slope * margin + intercept: its trees scaled, and a round of constants first."""
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    bases = np.atleast_1d(json.loads(learner["learner_model_param"]["base_score"]))
+    if learner["objective"]["name"] == "binary:logistic":
+        bases = np.log(bases / (1 - bases))  # stored as a probability
+    trees = learner["gradient_booster"]["model"]["trees"]
+    outputs = learner["gradient_booster"]["model"]["iteration_indptr"][1]
+    features, rows = int(learner["learner_model_param"]["num_feature"]), trees[0]["sum_hessian"][0]
+    starts = [slope * base + intercept for base in np.broadcast_to(bases, outputs)]
+    constants = [_Tree(0, rows, float(start)).document(features) for start in starts]
+    return _with_trees(booster, constants + [_scale_leaves(tree, slope) for tree in trees], outputs)
+
+
+def _scale_leaves(tree: dict[str, Any], slope: float) -> dict[str, Any]:
+    """Multiply the leaf values, which the format keeps among the thresholds."""
+    conditions = [
+        slope * value if left == -1 else value
+        for value, left in zip(tree["split_conditions"], tree["left_children"], strict=True)
+    ]
+    return tree | {"split_conditions": conditions, "base_weights": [slope * value for value in tree["base_weights"]]}
+
+
 def _probe_values(column: MatrixColumn, values: Array) -> Array:
     """Return the values that determine a column's linear function: every category, or the ends of a number's range."""
     if column.codes is not None:

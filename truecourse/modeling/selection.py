@@ -98,8 +98,18 @@ class Candidate:
     @cached_property
     def predictions(self) -> Array:
         """Predictions for the left-out rows, in the order of the parts."""
-        models = [Model(self.booster(place), self.vocabulary, self.kind) for place in range(len(self.parts))]
-        return np.concatenate([model.predict(part.out) for model, part in zip(models, self.parts, strict=True)])
+        models = zip(self._models, self.parts, strict=True)
+        return np.concatenate([model.predict(part.out) for model, part in models])
+
+    @property
+    def margins(self) -> Array:
+        """Margins of the left-out rows, in the order of the parts."""
+        models = zip(self._models, self.parts, strict=True)
+        return np.concatenate([model.margin(part.out) for model, part in models])
+
+    @property
+    def _models(self) -> list[Model]:
+        return [Model(self.booster(place), self.vocabulary, self.kind) for place in range(len(self.parts))]
 
     def difference(self, other: "Candidate") -> Estimate:
         """Compute this loss minus another form's, paired by rows or days, with its 95% interval."""

@@ -18,6 +18,7 @@ from truecourse.arrays import Array, columns_of
 from truecourse.errors import ModelError
 from truecourse.hashing import sha256, sha256_json
 from truecourse.modeling.boosting import Part, parameters
+from truecourse.modeling.calibration import Calibration, choose_calibration
 from truecourse.modeling.decisions import choose_rule
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
@@ -42,9 +43,9 @@ METHOD = (
     "features/aggregates/kernels", "features/aggregates/number_parts", "features/aggregates/online_steps",
     "features/aggregates/stored_rows", "features/aggregation_lookup", "features/aggregation_rows", "features/asof",
     "features/columns_read", "features/decisions", "features/frame", "features/view_sql", "features/view_versions",
-    "modeling/baselines", "modeling/boosting", "modeling/decisions", "modeling/encoding", "modeling/linear",
-    "modeling/selection", "modeling/splitting", "modeling/training", "modeling/weights", "problem/time_features",
-    "statistics/absolute_sums", "statistics/intervals", "statistics/metrics",
+    "modeling/baselines", "modeling/boosting", "modeling/calibration", "modeling/decisions", "modeling/encoding",
+    "modeling/linear", "modeling/selection", "modeling/splitting", "modeling/training", "modeling/weights",
+    "problem/time_features", "statistics/absolute_sums", "statistics/intervals", "statistics/metrics",
 )  # fmt: skip
 """The modules that build a frame from tables, and a model from a frame."""
 
@@ -164,13 +165,16 @@ def train(problem: Problem, frame: pa.Table, spec: AnyModel | None = None) -> Tr
     else:
         choice = select(problem.kind, vocabulary, spec, parts)
     chosen = choice.chosen
-    document = choice.document
-    if described := describe_weights(problem):
-        document |= {"sentence": f"{choice.sentence}; {described}"}
+    places, order = _out_of_fold(frame, chosen)
+    left_out_labels = vocabulary.labels(frame.select(["label"]).take(places))
+    calibration = _calibrate(problem, left_out_labels, chosen, order)
+    sentences = [choice.sentence, describe_weights(problem), calibration.sentence if calibration else ""]
+    document = choice.document | {"sentence": "; ".join(filter(None, sentences))}
+    document |= {"calibration": calibration.document} if calibration else {}
     log.info("%s", document["sentence"])
     booster = chosen.fit(spec, matrix, values, weights) if spec.folds or spec.refit else chosen.booster(0)
-    left_out = _out_of_fold(frame, chosen)
-    left_out_labels = vocabulary.labels(frame.select(["label"]).take(left_out[0]))
+    booster = calibration.apply(booster) if calibration else booster
+    left_out = places, _left_out_outputs(chosen, order, calibration)
     rule = choose_rule(problem.decision, problem.kind, vocabulary.classes, left_out_labels, left_out[1])
     model = Model(booster, vocabulary, problem.kind, decision=rule)
     return TrainingResult(model, chosen.rounds, chosen.curve, document, left_out)
@@ -188,18 +192,32 @@ def _require_constrained_features(problem: Problem, spec: AnyModel) -> None:
         raise ModelError(f"no number {', '.join(unknown)}", where=where, hint="name features that are numbers")
 
 
+def _calibrate(problem: Problem, labels: Array, chosen: Candidate, order: Array) -> Calibration | None:
+    """Choose the calibration on the validation rows; None if none is declared. Raises ModelError for a regression."""
+    if problem.calibration is None:
+        return None
+    if problem.kind == "regression":
+        hint = "leave out Problem(calibration=...)"
+        raise ModelError("a regression has no scores to calibrate", where=f"problem {problem.name}", hint=hint)
+    return choose_calibration(problem.kind, labels, chosen.margins[order] if len(order) else np.empty(0))
+
+
+def _left_out_outputs(chosen: Candidate, order: Array, calibration: Calibration | None) -> Array:
+    if calibration is not None and calibration.curve is not None:
+        return calibration.outputs
+    return chosen.predictions[order] if len(order) else np.empty(0)
+
+
 def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:
-    """Return the positions of the validation rows, and predictions for them by models not trained on them."""
+    """Return the positions of the validation rows in the frame, and among the left-out rows of the chosen form."""
     split = frame["split"].to_numpy(zero_copy_only=False)
     places = np.flatnonzero(split == "validate")
-    if not len(places):
-        return places, np.empty(0)
     if len(chosen.parts) == 1:
-        return places, chosen.predictions
+        return places, np.arange(len(places))
     both = np.concatenate([np.flatnonzero(split == "train"), places])
     order = both[np.concatenate([part.blocks for part in chosen.parts])]  # in cross-validation, blocks are row numbers
-    validates = split[order] == "validate"
-    return order[validates], chosen.predictions[validates]
+    validates = np.flatnonzero(split[order] == "validate")
+    return order[validates], validates
 
 
 def out_of_fold_bytes(trained: TrainingResult) -> bytes:

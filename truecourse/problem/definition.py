@@ -150,6 +150,9 @@ class Problem(Namespace):
     """The kind of model and its parameters. Example: `model=XGBoost(max_depth=4)`."""
     weights: Weights | None = None
     """How much rows count in fitting; None for equal weights. Example: `weights=Weights(classes="balanced")`."""
+    calibration: Literal["logistic"] | None = None
+    """Calibrate a classifier's scores by a logistic curve, if that lowers the log loss of validation rows that it was
+    not fitted to. None for the scores as they are. Example: `calibration="logistic"`."""
     decision: Decision | None = None
     """What the predicted class is chosen for; None for the likeliest class. Example:
     `decision=Decision(recall=0.8)`."""

@@ -139,6 +139,8 @@ def _value_faults(model: XGBoost, name: str, values: Sequence[Any], where: str) 
 
 
 def decision_faults(problem: Problem) -> Iterator[Fault]:
+    if problem.calibration is not None and problem.kind == "regression":
+        yield Fault(place("calibration"), "a regression has no scores to calibrate", "leave calibration out")
     decision, where = problem.decision, place("decision")
     if decision is None:
         return

@@ -21,6 +21,7 @@ ON_REQUEST = (
     "edits",
     "tuning",
     "decisions",
+    "intervals",
     "lifecycle",
     "soak",
 )
@@ -37,7 +38,7 @@ PACKAGES = {
             "scale",
             "tuning",
             "decisions",
-            "lifecycle",
+            "intervals",
         ),
         "pipeline",
     ),

@@ -26,6 +26,8 @@ def record(id: str, **changes: Any) -> dict[str, Any]:
         "score": 0.25,
         "scores": None,
         "prediction": "0",
+        "lower": None,
+        "upper": None,
         "base": None,
         "contributions": None,
         "seconds": 0.002,

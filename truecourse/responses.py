@@ -45,6 +45,8 @@ class Prediction(Response):
     score: float | None = Field(None, description="the probability of the second class, or the value of a regression")
     scores: dict[str, float] = Field({}, description="probabilities by class, of a multiclass model")
     prediction: str | float = Field(description="the class by the model's decision rule, or the value of a regression")
+    lower: float | None = Field(None, description="lower bound of the prediction, of a regression with intervals")
+    upper: float | None = Field(None, description="upper bound of the prediction, of a regression with intervals")
     missing: tuple[str, ...] = Field(description="features without a value, or without a fresh one")
     unknown: tuple[str, ...] = Field(description="features with an unknown category")
     warning: str = Field("", description="why most features are missing, if they are")

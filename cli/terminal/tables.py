@@ -64,7 +64,8 @@ def _value_text(prediction: Mapping[str, Any], unit: str) -> str:
         scores = ", ".join(f"{name} {share:.1%}" for name, share in prediction["scores"].items())
         return f"{prediction['prediction']}  ({scores})"
     if isinstance(prediction["prediction"], int | float):
-        return f"{prediction['prediction']:.4g} {unit}".rstrip()
+        bounds = f" ({prediction['lower']:.4g} to {prediction['upper']:.4g})" if "lower" in prediction else ""
+        return f"{prediction['prediction']:.4g} {unit}".rstrip() + bounds
     return f"{prediction['prediction']}  (score {prediction['score']:.1%})"
 
 

@@ -36,7 +36,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "CountDistinct", "Share", "Age",
     ),
     "Training": ("TimeSplit", "RandomSplit", "XGBoost", "Linear", "Range", "Choice", "Weights"),
-    "Decisions": ("Decision",),
+    "Decisions": ("Decision", "Interval"),
     "Gates and promotion": (
         "BeatsBaseline", "BeatsChampion", "EveryClass", "MetricGate", "NotWorseThanLinear", "SliceFloor", "Promotion",
         "Canary",

@@ -233,7 +233,7 @@ def open_predictor(folder: Path, watch: "ReadObserver | None" = None) -> Predict
     # One request is too little work to split between threads.
     model = Model.load(files["model.ubj"], vocabulary, problem.kind, threads=1).compiled()
     return Predictor(
-        model=replace(model, decision=contract.decision),
+        model=replace(model, decision=contract.decision, interval=contract.interval),
         contract=contract,
         problem=problem,
         reader=_reader(problem, watch),

@@ -97,7 +97,8 @@ class ChallengerFailure:
     error: str
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        unscored = {"score": None, "scores": None, "prediction": None, "base": None, "contributions": None}
+        names = ("score", "scores", "prediction", "lower", "upper", "base", "contributions")
+        unscored = dict.fromkeys(names)
         answers = [{**answer, **unscored} for answer in self.answers]
         rest: dict[str, Any] = {"features": {}, "views": {}, "seconds": None}
         rest |= {"batch": len(answers), "error": self.error}

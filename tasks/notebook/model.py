@@ -68,14 +68,18 @@ class OpenModel:
 
         The rows have the model's features, or only the fields of a request: then the others are computed, as of
         `decision_time` (default: now). Columns: `id`, if the rows have it; `score`, or `score_<class>` for several
-        classes; `prediction`. Raises ModelError for missing features, and for values of another type."""
+        classes; `prediction`; `lower` and `upper` of a model with intervals. Raises ModelError for missing features,
+        and for values of another type."""
         given, found = self._score(rows, explain=False)
         parts = found.output.reshape(len(given.arrow), -1).T.astype(np.float64)
         several = self.problem.kind == "multiclass"
         names = [f"score_{one}" for one in self.classes] if several else ["score"]
         columns = _ids(given) | {name: pa.array(part) for name, part in zip(names, parts, strict=True)}
         text = None if self.problem.kind == "regression" else pa.string()
-        return given.returns(pa.table(columns | {"prediction": pa.array(found.predicted, text)}))
+        columns["prediction"] = pa.array(found.predicted, text)
+        if found.bounds is not None:
+            columns |= {"lower": pa.array(found.bounds[0]), "upper": pa.array(found.bounds[1])}
+        return given.returns(pa.table(columns))
 
     def explain(self, rows: Any) -> Any:
         """Explain the predictions of rows by exact SHAP values; returns a frame of the same library.

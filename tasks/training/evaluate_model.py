@@ -49,7 +49,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
 
     Returns the report, with the `sha256` of report.json:
     {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...],
-    "decision": decision_report() or None, "rows": {...},
+    "decision": decision_report() or None, "interval": interval_report() or None, "rows": {...},
     "contributions": {feature: mean absolute SHAP value}, "champion": version compared with or None, "page": key,
     "recommendation": recommend_linear()}."""
     spec, store = load_problem(problem), open_store()
@@ -129,6 +129,7 @@ def _report(
         "slices": parts,
         "gates": results,
         "decision": test.decision,
+        "interval": test.interval,
         "rows": load_manifest(store, run.snapshot).rows,
         "contributions": test.contributions,
         "champion": champion.version if champion else None,

@@ -114,7 +114,7 @@ def _save_run(
     """Write the run's files, then its record, then its copy in MLflow."""
     ubj, tables = trained.model.ubj(), Tables()
     manifest = tables.store.get(snapshot.manifest_key)
-    defined = contract_definitions(problem) | {"decision": trained.model.decision}
+    defined = contract_definitions(problem) | {"decision": trained.model.decision, "interval": trained.model.interval}
     files = _mlflow_model(trained) | {
         "model/model.ubj": ubj,
         "model/vocabulary.json": trained.model.vocabulary.to_json(),

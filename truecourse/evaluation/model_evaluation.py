@@ -12,6 +12,7 @@ from truecourse.arrays import Array
 from truecourse.errors import ModelError
 from truecourse.evaluation.decision_report import decision_report
 from truecourse.evaluation.gates import Evidence, Sample
+from truecourse.evaluation.interval_report import interval_report
 from truecourse.evaluation.paired_comparison import Champion, FeatureLookup, compare, unchanged
 from truecourse.evaluation.slices import FEWEST_ROWS, slices
 from truecourse.modeling import baselines
@@ -111,6 +112,17 @@ class HeldOut:
         return decision_report(self.model, self.labels, self.core_predictions["model"], self.blocks, in_time)
 
     @cached_property
+    def interval(self) -> dict[str, Any] | None:
+        """The report of the model's intervals; None if it has none."""
+        rule = self.model.interval
+        if rule is None or not len(self.labels):
+            return None
+        bounds = rule.bounds(self.matrix, self.core_predictions["model"])
+        in_time = "decision_time" in self.rows.column_names
+        columns = [name for name in self.problem.monitoring.slices if name in self.rows.column_names]
+        return interval_report(rule, self.labels, bounds, self.blocks, in_time, self.rows, columns)
+
+    @cached_property
     def sample(self) -> Sample:
         vocabulary, blocks = self.model.vocabulary, len(np.unique(self.blocks))
         if not vocabulary.classes:
@@ -148,5 +160,7 @@ def collect_evidence(
     """Collect what the gates check. `champion`: None if there is none, or if it is the model itself."""
     comparison = compare(test.problem, test.rows, test.model, champion, test.lookup) if champion else None
     constant = loss(test.problem.kind, test.labels, test.core_predictions["constant"])
-    measured = metrics["model"] | (test.decision["metrics"] if test.decision else {})
+    measured = metrics["model"] | {
+        name: one for found in (test.decision, test.interval) if found for name, one in found["metrics"].items()
+    }
     return Evidence(test.problem.metric, measured, test.difference, constant, parts, test.sample, comparison)

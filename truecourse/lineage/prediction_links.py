@@ -87,9 +87,18 @@ def answer_links(problem: Problem, model: Model, record: Record) -> list[Link]:
     number = problem.kind == "regression"
     right = _near(float(answer), float(expected)) if number else str(answer) == str(expected)
     links.append(link("answer", id, right, f"{answer}" if right else f"recorded {answer}, by the score {expected}"))
+    if model.interval is not None and record.get("lower") is not None:
+        links.append(_interval_link(id, model.interval.bounds(matrix, recorded), record))
     if (explained := _explained(record)) is not None:
         links.append(_explanation_link(id, model, matrix, *explained))
     return links
+
+
+def _interval_link(id: str, bounds: tuple[Array, Array], record: Record) -> Link:
+    recorded, expected = (record["lower"], record["upper"]), tuple(float(one[0]) for one in bounds)
+    right, text = _near(recorded, expected), f"{recorded[0]:g} to {recorded[1]:g}"
+    different = f"recorded {text}, by the score {expected[0]:g} to {expected[1]:g}"
+    return link("interval", id, right, text if right else different)
 
 
 def _near(a: Any, b: Any) -> bool:

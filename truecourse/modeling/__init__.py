@@ -9,6 +9,7 @@ __all__ = [
     "compiled_forest",
     "decisions",
     "encoding",
+    "intervals",
     "model",
     "prediction",
     "selection",

@@ -11,6 +11,7 @@ from truecourse.errors import ModelError
 from truecourse.modeling.compiled_forest import Forest, compile_forest
 from truecourse.modeling.decisions import DecisionRule
 from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.intervals import IntervalRule
 from truecourse.modeling.xgboost_native import Booster, open_booster
 from truecourse.problem.definition import Kind
 from truecourse.settings import get_settings
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 class Model:
     """A trained model. Matrices are (n, d) float32, as Vocabulary.encode() returns them.
 
-    `decision`: how outputs become classes; None for the likeliest class."""
+    `decision`: how outputs become classes; None for the likeliest class. `interval`: the bounds of a regression's
+    predictions; None for none."""
 
     booster: "xgboost.Booster"
     vocabulary: Vocabulary
     kind: Kind
     forest: Forest | None = field(default=None, repr=False, compare=False)
     decision: DecisionRule | None = None
+    interval: IntervalRule | None = None
 
     @classmethod
     def load(cls, ubj: bytes, vocabulary: Vocabulary, kind: Kind, threads: int | None = None) -> Self:

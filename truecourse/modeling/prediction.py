@@ -20,18 +20,22 @@ _NOT_FINITE, _ROLL_BACK = "the model's output is not a finite number", "roll bac
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of n rows: `output` of Model.predict(), `predicted` labels (n,), and attributions() if requested."""
+    """Scores of n rows: `output` of Model.predict(), `predicted` labels (n,), and attributions() if requested.
+
+    `bounds`: lower and upper (n,), of a model with intervals."""
 
     output: Array
     predicted: Array
     attributions: tuple[Array, Array, Array] | None
+    bounds: tuple[Array, Array] | None = None
 
 
 def scores(model: Model, columns: Columns, explain: bool) -> Scores:
     matrix = model.vocabulary.encode(columns)
     output = model.predict(matrix)
     labels = predicted_labels(model.kind, model.vocabulary.classes, output, model.decision)
-    return Scores(output, labels, attributions(model, matrix) if explain else None)
+    bounds = None if model.interval is None else model.interval.bounds(matrix, output)
+    return Scores(output, labels, attributions(model, matrix) if explain else None, bounds)
 
 
 def predicted_labels(kind: Kind, classes: tuple[str, ...], output: Array, rule: DecisionRule | None = None) -> Array:
@@ -46,18 +50,24 @@ def predicted_labels(kind: Kind, classes: tuple[str, ...], output: Array, rule: 
 
 
 def predict_rows(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
-    """Return for each row its score (or scores by class), its prediction, and its missing and unknown features.
+    """Return for each row its score (or scores by class), prediction, bounds, and missing and unknown features.
 
     Raises ModelError if an output is not finite."""
     kind, classes, rule = model.kind, model.vocabulary.classes, model.decision
     rows: list[dict[str, Any]] = []
-    for numbers in model.predict(matrix).tolist():
+    output = model.predict(matrix)
+    for numbers in output.tolist():
         several = kind == "multiclass"
         if not (all(map(math.isfinite, numbers)) if several else math.isfinite(numbers)):
             raise ModelError(_NOT_FINITE, hint=_ROLL_BACK)
         scores = {"scores": dict(zip(classes, numbers, strict=True))} if several else {"score": numbers}
         label = predicted_label(kind, classes, numbers, rule)
         rows.append({**scores, "prediction": label, "missing": [], "unknown": []})
+    if model.interval is not None:
+        for row, lower, upper in zip(
+            rows, *(side.tolist() for side in model.interval.bounds(matrix, output)), strict=True
+        ):
+            row |= {"lower": lower, "upper": upper}
     features, kinds = model.vocabulary.features, model.vocabulary.kinds
     first = model.vocabulary.first_columns
     for i, j in _missing(matrix if first is None else matrix[:, first]):

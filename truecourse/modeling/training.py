@@ -21,6 +21,7 @@ from truecourse.modeling.boosting import Part, parameters
 from truecourse.modeling.calibration import Calibration, choose_calibration
 from truecourse.modeling.decisions import choose_rule
 from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.intervals import choose_interval
 from truecourse.modeling.model import Model
 from truecourse.modeling.selection import Candidate, cross_validation, select, select_penalty
 from truecourse.modeling.weights import describe_weights, row_weights, weighting_columns
@@ -44,8 +45,9 @@ METHOD = (
     "features/aggregates/stored_rows", "features/aggregation_lookup", "features/aggregation_rows", "features/asof",
     "features/columns_read", "features/decisions", "features/frame", "features/view_sql", "features/view_versions",
     "modeling/baselines", "modeling/boosting", "modeling/calibration", "modeling/decisions", "modeling/encoding",
-    "modeling/linear", "modeling/selection", "modeling/splitting", "modeling/training", "modeling/weights",
-    "problem/time_features", "statistics/absolute_sums", "statistics/intervals", "statistics/metrics",
+    "modeling/intervals", "modeling/linear", "modeling/selection", "modeling/splitting", "modeling/training",
+    "modeling/weights", "problem/time_features", "statistics/absolute_sums", "statistics/intervals",
+    "statistics/metrics",
 )  # fmt: skip
 """The modules that build a frame from tables, and a model from a frame."""
 
@@ -175,8 +177,7 @@ def train(problem: Problem, frame: pa.Table, spec: AnyModel | None = None) -> Tr
     booster = chosen.fit(spec, matrix, values, weights) if spec.folds or spec.refit else chosen.booster(0)
     booster = calibration.apply(booster) if calibration else booster
     left_out = places, _left_out_outputs(chosen, order, calibration)
-    rule = choose_rule(problem.decision, problem.kind, vocabulary.classes, left_out_labels, left_out[1])
-    model = Model(booster, vocabulary, problem.kind, decision=rule)
+    model = Model(booster, vocabulary, problem.kind, **_rules(problem, vocabulary, frame, left_out))
     return TrainingResult(model, chosen.rounds, chosen.curve, document, left_out)
 
 
@@ -206,6 +207,19 @@ def _left_out_outputs(chosen: Candidate, order: Array, calibration: Calibration 
     if calibration is not None and calibration.curve is not None:
         return calibration.outputs
     return chosen.predictions[order] if len(order) else np.empty(0)
+
+
+def _rules(problem: Problem, vocabulary: Vocabulary, frame: pa.Table, left_out: tuple[Array, Array]) -> dict[str, Any]:
+    """Choose the declared decision rule and intervals on predictions for rows that the models were not trained on."""
+    places, output = left_out
+    used = {"label", "decision_time", *(vocabulary.features if problem.interval else ())}
+    rows = frame.select([name for name in frame.column_names if name in used]).take(places)
+    labels, kind = vocabulary.labels(rows), problem.kind
+    rule = choose_rule(problem.decision, kind, vocabulary.classes, labels, output)
+    if problem.interval is None:
+        return {"decision": rule}
+    matrix, blocks = matrix_of(vocabulary, rows), blocks_of(rows)
+    return {"decision": rule, "interval": choose_interval(problem.interval, kind, matrix, labels, output, blocks)}
 
 
 def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:

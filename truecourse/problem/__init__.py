@@ -18,7 +18,7 @@ from truecourse.problem.aggregations import (
     Sum,
 )
 from truecourse.problem.card import Card
-from truecourse.problem.decision import Decision
+from truecourse.problem.decision import Decision, Interval
 from truecourse.problem.definition import (
     Label,
     Problem,
@@ -65,8 +65,8 @@ from truecourse.problem.weights import Weights
 __all__ = [
     "Age", "Aggregations", "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Card", "Choice", "Count",
     "CountDistinct", "Csv", "Decision", "Entity", "EveryClass", "FeatureArea", "Files", "First", "Float", "Integer",
-    "Label", "Last", "Linear", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams", "NotWorseThanLinear",
-    "Objectives", "Objects", "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range",
-    "RequestFeatures", "Retraining", "Serving", "Share", "Since", "SliceFloor", "Sql", "StandardDeviation", "Sum",
-    "Table", "Text", "Time", "TimeSplit", "View", "Weights", "XGBoost", "days", "hours", "minutes", "seconds",
+    "Interval", "Label", "Last", "Linear", "Max", "Mean", "MetricGate", "Min", "Monitoring", "Ngrams",
+    "NotWorseThanLinear", "Objectives", "Objects", "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit",
+    "Range", "RequestFeatures", "Retraining", "Serving", "Share", "Since", "SliceFloor", "Sql", "StandardDeviation",
+    "Sum", "Table", "Text", "Time", "TimeSplit", "View", "Weights", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip

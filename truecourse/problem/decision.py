@@ -1,4 +1,4 @@
-"""How a classifier's scores become decisions."""
+"""How a classifier's scores become decisions, and the intervals of a regression's predictions."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
@@ -42,3 +42,14 @@ class Decision:
     def target(self) -> Target:
         """The name of the field that is set."""
         return next(name for name in TARGETS if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Interval:
+    """Prediction intervals of a regression: each prediction has a `lower` and an `upper` bound.
+
+    They are chosen on the validation rows (conformal prediction), and stored with the model."""
+
+    _: KW_ONLY
+    coverage: Share = 0.9
+    """Share of the values that lie within their bounds; half of the others lie below. Example: `coverage=0.8`."""

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from truecourse.problem.aggregations import Aggregations
 from truecourse.problem.card import Card
-from truecourse.problem.decision import Decision
+from truecourse.problem.decision import Decision, Interval
 from truecourse.problem.monitoring import Monitoring
 from truecourse.problem.namespace import AnyView, Entity, FeatureArea, Namespace, View
 from truecourse.problem.objectives import Objectives
@@ -156,6 +156,8 @@ class Problem(Namespace):
     decision: Decision | None = None
     """What the predicted class is chosen for; None for the likeliest class. Example:
     `decision=Decision(recall=0.8)`."""
+    interval: Interval | None = None
+    """Intervals of a regression's predictions; None for none. Example: `interval=Interval(coverage=0.9)`."""
     gates: Many[Gate] = DEFAULT_GATES
     """Conditions that a version must meet before it is promoted. Example: `gates=[MetricGate("auc", min=0.74)]`."""
     promotion: Promotion = Promotion()

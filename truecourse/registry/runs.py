@@ -9,16 +9,21 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
+from pydantic import TypeAdapter
+
 from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.hashing import sha256
 from truecourse.modeling.decisions import DecisionRule
 from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.intervals import IntervalRule
 from truecourse.modeling.model import Model
 from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion, StoredRecord, TrainedRun, UtcTime
 from truecourse.storage.object_store import ObjectStore, open_store
 
 SHA256 = "truecourse.model_sha256"
+_RULE: TypeAdapter[DecisionRule | None] = TypeAdapter(DecisionRule | None)
+_INTERVAL: TypeAdapter[IntervalRule | None] = TypeAdapter(IntervalRule | None)
 FORM = "truecourse.form"
 """Tag of a run: the model's form, and the losses it was chosen by."""
 
@@ -129,13 +134,15 @@ def open_model(version: ModelVersion | TrainedRun, kind: Kind, threads: int | No
         hint = f"restore the object, or `truecourse run train --problem {version.problem}`"
         raise IntegrityError("the model's bytes were changed", where=key, hint=hint)
     model = Model.load(data, Vocabulary.from_json(vocabulary), kind, threads)
-    return dataclasses.replace(model, decision=_decision_rule(version.run_id))
+    decision, interval = _rules(version.run_id)
+    return dataclasses.replace(model, decision=decision, interval=interval)
 
 
-def _decision_rule(run_id: str) -> DecisionRule | None:
-    """Return the decision rule in a run's contract; None if it has none."""
+def _rules(run_id: str) -> tuple[DecisionRule | None, IntervalRule | None]:
+    """Return the decision rule and the intervals in a run's contract; None for those that it does not have."""
     try:
-        found = json.loads(artifact(run_id, "model/contract.json")).get("decision")
+        contract = json.loads(artifact(run_id, "model/contract.json"))
     except NotFound:  # a run of which only the model was kept
-        return None
-    return None if found is None else DecisionRule.model_validate_json(json.dumps(found))
+        return None, None
+    rule, interval = (json.dumps(contract.get(name)) for name in ("decision", "interval"))
+    return _RULE.validate_json(rule), _INTERVAL.validate_json(interval)

@@ -30,6 +30,8 @@ CHUNK_ROWS = 200_000
 SCORE = f"{RESERVED_PREFIX}score"
 """For multiclass models one column per class, `_tc_score_<class>`: see score_columns()."""
 PREDICTION = f"{RESERVED_PREFIX}prediction"
+LOWER, UPPER = f"{RESERVED_PREFIX}lower", f"{RESERVED_PREFIX}upper"
+"""The bounds of a prediction, where the model has intervals."""
 MODEL_VERSION = f"{RESERVED_PREFIX}model_version"
 MODEL_SHA256 = f"{RESERVED_PREFIX}model_sha256"
 SCORED_AT = f"{RESERVED_PREFIX}scored_at"
@@ -39,7 +41,7 @@ ROW = f"{RESERVED_PREFIX}row"
 """A row's position in its source."""
 SCORED = "_scored"
 """The archive's folder for the bytes of scored files, in place of a table's name."""
-_OURS = (SCORE, PREDICTION, MODEL_VERSION, MODEL_SHA256, SCORED_AT, CONTRIBUTIONS, BATCH, ROW)
+_OURS = (SCORE, PREDICTION, LOWER, UPPER, MODEL_VERSION, MODEL_SHA256, SCORED_AT, CONTRIBUTIONS, BATCH, ROW)
 """Our columns of the predictions table, in addition to the user's."""
 _EPOCH = datetime(1970, 1, 1)
 _WIDEST, _NARROWEST = timedelta(days=512), timedelta(minutes=15)
@@ -184,6 +186,7 @@ def prediction_rows(
     added: dict[str, pa.Array] = {
         **_scores(problem.kind, vocabulary, scores.output),
         PREDICTION: pa.array(scores.predicted, pa.float64() if problem.kind == "regression" else pa.string()),
+        **({} if scores.bounds is None else dict(zip((LOWER, UPPER), map(pa.array, scores.bounds), strict=True))),
         MODEL_VERSION: pa.array(np.full(count, batch.version.version), pa.int64()),
         MODEL_SHA256: _repeated(batch.version.model_sha256, count),
         SCORED_AT: pa.array([at] * count, UTC_TIME),

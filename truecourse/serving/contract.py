@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from truecourse.modeling.decisions import DecisionRule
 from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.intervals import IntervalRule
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time, constraints, shown_unit
@@ -105,6 +106,8 @@ class Contract(BaseModel):
     examples: tuple[dict[str, Any], ...] = ()
     decision: DecisionRule | None = None
     """How scores become the predicted class; None for the likeliest class."""
+    interval: IntervalRule | None = None
+    """The bounds of a regression's predictions; None for none."""
 
     @classmethod
     def of(cls, problem: Problem, vocabulary: Vocabulary, examples: list[dict[str, Any]] | None = None) -> Self:

@@ -48,6 +48,8 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
         ("view_event_times", pa.map_(pa.string(), UTC_TIME)),
         ("view_features", pa.string()),
+        ("lower", pa.float64()),
+        ("upper", pa.float64()),
     ]
 )
 """`at`: when the request arrived. `day`: of `at`, UTC, as 2024-05-01. `role`: champion, challenger, or shadow (scored
@@ -56,13 +58,15 @@ class and `contributions` are JSON. `view_event_times`: of the row that each vie
 `view_features`: the names of these features by view, as JSON; constant for a model. `seconds`: for reading features and
 scoring, of the `batch` rows of one request that were scored together. `error`: the type of exception that a challenger
 raised, as a shadow or before the champion answered instead; such a record has role shadow and no prediction. Tables
-and records of older versions lack `seconds`, `batch` and `error`, or have the event time of each feature in
-`event_times`, as JSON, and no `view_event_times` and `view_features`: see feature_event_times()."""
+and records of older versions lack `seconds`, `batch`, `error`, `lower` and `upper`, or have the event time of each
+feature in `event_times`, as JSON, and no `view_event_times` and `view_features`: see feature_event_times()."""
 PARTITION = "day"
 SEARCHED = ("at", "decision_time", "prediction_id")
 """The columns whose minimum and maximum are in the commits: files are searched by them. Ids sort by time
 (truecourse.unique_ids)."""
-OF_ANSWER = ("prediction_id", "id", "decision_time", "score", "scores", "prediction", "base", "contributions")
+OF_ANSWER = (
+    "prediction_id", "id", "decision_time", "score", "scores", "prediction", "lower", "upper", "base", "contributions",
+)  # fmt: skip
 OF_ENTRY = ("at", "problem", "model_version", "model_sha256", "role", "seconds", "batch", "error")
 VIEW_COLUMNS = ("view_event_times", "view_features")
 _JSON = ("request", "features", "event_times", "scores", "contributions")

@@ -70,6 +70,8 @@ def _narrow(schema: Schema, contract: Contract) -> None:
     members, present = schema["properties"], ["scores" if contract.kind == "multiclass" else "score"]
     if contract.has_time:
         present.append(DECISION_TIME)
+    if contract.interval is not None:
+        present += ["lower", "upper"]
     if contract.kind == "regression":
         members["score"] |= {"description": contract.label}
         members["prediction"] = {"type": "number", "description": contract.label}
@@ -80,7 +82,7 @@ def _narrow(schema: Schema, contract: Contract) -> None:
         members |= _probabilities(contract)
     _require(schema, present)
     offered = {ID} & set(contract.extras)
-    _remove(schema, {"score", "scores", DECISION_TIME, ID} - {*present, *offered})
+    _remove(schema, {"score", "scores", "lower", "upper", DECISION_TIME, ID} - {*present, *offered})
 
 
 def _probabilities(contract: Contract) -> Mapping[str, Schema]:

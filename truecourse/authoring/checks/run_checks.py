@@ -16,6 +16,7 @@ from truecourse.authoring.checks.training_checks import (
     card_faults,
     decision_faults,
     gate_faults,
+    interval_faults,
     model_faults,
     monitoring_faults,
     monotone_faults,
@@ -90,6 +91,7 @@ def _faults(problem: Problem) -> Iterator[Fault]:
     yield from monotone_faults(problem)
     yield from weight_faults(problem)
     yield from decision_faults(problem)
+    yield from interval_faults(problem)
     yield from gate_faults(problem)
     yield from promotion_faults(problem)
     yield from monitoring_faults(problem)

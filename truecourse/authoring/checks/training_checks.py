@@ -34,6 +34,8 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
 }
 RATES = ("precision", "recall", "positive_share")
 """Metrics of the decisions of two classes, where a Decision is declared."""
+BOUNDS = ("coverage", "width")
+"""Metrics of the intervals of a regression, where an Interval is declared."""
 NOT_SEARCHED = frozenset({"search", "trials", "refit", "folds", "seed", "monotone_constraints", "device"})
 
 
@@ -155,8 +157,17 @@ def decision_faults(problem: Problem) -> Iterator[Fault]:
             yield Fault(place("decision", "costs"), f"no class {name!r}", nearest(name, problem.label.classes))
 
 
+def interval_faults(problem: Problem) -> Iterator[Fault]:
+    if problem.interval is not None and problem.kind != "regression":
+        yield Fault(
+            place("interval"), "only a regression has intervals; classes have probabilities", "leave interval out"
+        )
+
+
 def decision_metrics(problem: Problem) -> tuple[str, ...]:
-    """The metrics of the decisions that a gate may name."""
+    """The metrics of the decisions and intervals that a gate may name."""
+    if problem.interval is not None:
+        return BOUNDS
     if problem.decision is None:
         return ()
     costs = ("cost",) if problem.decision.costs is not None else ()

@@ -67,6 +67,7 @@ def card_document(
         "champion": _champion(problem, comparison),
         "gates": report["gates"],
         "decision": report.get("decision"),
+        "interval": report.get("interval"),
         "operating": _operating(test, report),
         "calibration": calibration_bins(test),
         "slices": [part | {"warning": sample_warning(problem.kind, part)} for part in report["slices"]],

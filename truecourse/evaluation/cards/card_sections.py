@@ -6,6 +6,7 @@ from typing import Any
 
 from truecourse.evaluation.cards.dependence_picture import dependence_picture
 from truecourse.evaluation.decision_report import DECISION_LABELS
+from truecourse.evaluation.interval_report import INTERVAL_LABELS
 from truecourse.html import number
 from truecourse.page_sections import Note, Pairs, Picture, Rows, Section
 from truecourse.problem.definition import Kind
@@ -43,6 +44,7 @@ def chapters(card: Card, draw: bool = False) -> list[Chapter]:
         Chapter("Compared with the champion", list(_champion(card))),
         Chapter("Gates", list(_gates(card)), own=True),
         Chapter("Decisions", list(_decision(card)), own=True),
+        Chapter("Intervals", list(_interval(card))),
         Chapter(operating_title(card), list(_operating(card)), own=True),
         Chapter("Calibration", list(_calibration(card)), own=True),
         Chapter("Slices", list(_slices(card)), own=True),
@@ -167,6 +169,18 @@ def _decision(card: Card) -> Iterator[Section]:
     yield from _confusion({"classes": found["classes"], "counts": found["confusion"]})
     rows = [[DECISION_LABELS[name], estimate_text(one)] for name, one in found["metrics"].items()]
     yield Rows(("figure of the decisions", f"value ({_INTERVAL})"), rows)
+
+
+def _interval(card: Card) -> Iterator[Section]:
+    found = card.get("interval")
+    if found is None:
+        return
+    yield Note(f"{found['sentence']} All figures are of the test rows.")
+    rows = [[INTERVAL_LABELS[name], estimate_text(one)] for name, one in found["metrics"].items()]
+    yield Rows(("figure of the intervals", f"value ({_INTERVAL})"), rows)
+    parts = [[f"{p['column']}: {p['value']}", f"{p['rows']:,}", estimate_text(p["coverage"])] for p in found["slices"]]
+    if parts:
+        yield Rows(("slice", "rows", f"share within the bounds ({_INTERVAL})"), parts)
 
 
 def _operating(card: Card) -> Iterator[Section]:

@@ -129,6 +129,9 @@ def test_every_command_works_on_a_home_of_format_1(old: LocalStore, command: Com
     assert again["snapshot"]["identical"]
     assert again["identical"] or "library xgboost" in again["environment"]
 
+    card = command("card")
+    assert (card["exit"], card["data"]["sources"][0]["rows"], card["cost"]) == (0, 12, None)
+
     package(PROBLEM)
     assert command("predict", *FIELDS)["predictions"]
 

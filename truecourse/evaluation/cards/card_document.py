@@ -73,7 +73,7 @@ def card_document(
         "slices": [part | {"warning": sample_warning(problem.kind, part)} for part in report["slices"]],
         "fairness": [fairness(_predicted(test), test.rows, name) for name in groups],
         "unknown_groups": [name for name in problem.card.groups if name not in groups],
-        "contributions": report["contributions"],
+        "contributions": test.contributions,
         "dependence": dependence(test, private),
         "interactions": interactions(test),
         "examples": examples(test, private, problem.card.examples),

@@ -18,6 +18,7 @@ from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.evaluation import model_page
 from truecourse.evaluation.cards.card_document import Recorded, card_document, sample_warning
 from truecourse.evaluation.cards.card_sections import chapters
+from truecourse.evaluation.cards.dependence_picture import dependence_picture
 from truecourse.evaluation.cards.explanations import examples, interactions
 from truecourse.evaluation.cards.fairness import Predicted, fairness
 from truecourse.evaluation.cards.markdown import card_markdown, escape
@@ -382,3 +383,11 @@ def test_a_group_that_the_snapshot_lacks_is_named() -> None:
     assert card["unknown_groups"] == ["added"]
     assert card["champion"] is None
     assert "added is not in this model's snapshot" in card_markdown(card)
+
+
+def test_a_picture_names_a_category_whole_or_not_at_all() -> None:
+    bins = [{"value": name, "mean": 0.1, "low": 0.0, "high": 0.2} for name in ("Nordkap-Hafen", "Zeppelin" * 5)]
+    drawn = str(dependence_picture({"bins": bins}, "place"))
+    assert "Nordkap-Hafen" in drawn
+    assert "Zeppelin" not in drawn
+    assert "a text of 40 characters" in drawn

@@ -7,6 +7,9 @@ from markupsafe import Markup
 
 from truecourse.html import PALETTE, figure, svg
 
+LONGEST_NAME = 32
+"""Characters of a category that the picture shows."""
+
 
 def dependence_picture(one: Mapping[str, Any], title: str) -> Markup:
     """Draw the mean contribution and 80% of the rows by value, as SVG. `one`: an element of dependence()."""
@@ -26,7 +29,12 @@ def dependence_picture(one: Mapping[str, Any], title: str) -> Markup:
         ends = [[p["mean"] - p["low"] for p in others], [p["high"] - p["mean"] for p in others]]
         ends = [[max(end, 0.0) for end in side] for side in ends]
         axis.errorbar([p["mean"] for p in others], places, xerr=ends, fmt="o", markersize=4, elinewidth=1)
-        axis.set_yticks(places, [str(part["value"])[:24] for part in others])
+        axis.set_yticks(places, [_name(str(part["value"])) for part in others])
         axis.invert_yaxis()
     axis.set(**{"ylabel" if numbers else "xlabel": "contribution"})
     return svg(drawn, f"Contribution of {title} by its value")
+
+
+def _name(value: str) -> str:
+    """The name of a category. A part of a longer one would not be found when a subject is forgotten."""
+    return value if len(value) <= LONGEST_NAME else f"a text of {len(value)} characters"

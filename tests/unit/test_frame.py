@@ -158,6 +158,17 @@ def test_a_frame_has_the_same_bytes_however_it_is_cut(numbers: list[int | None],
     assert (written.rows, written.columns) == (len(whole), {"n": "int64", "text": "string"})
 
 
+@given(
+    split=st.lists(st.sampled_from(["train", "validate", "test"]), max_size=9),
+    ordered=st.booleans(),
+    sides=st.sets(st.sampled_from(["train", "validate", "test"]), min_size=1),
+)
+def test_the_rows_of_sides_keep_their_order(split: list[str], ordered: bool, sides: set[str]) -> None:
+    split = sorted(split) if ordered else split
+    made = pa.table({"n": pa.array(range(len(split)), pa.int64()), "split": pa.array(split, pa.string())})
+    assert rows_of(made, *sides)["n"].to_pylist() == [n for n, side in enumerate(split) if side in sides]
+
+
 @pytest.mark.parametrize("sides", [(), ("train",), ("validate", "train"), ("test",)])
 def test_batches_of_rows_are_encoded_like_the_whole(sides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     count = 300

@@ -119,8 +119,14 @@ def searched_model(problem: Problem) -> XGBoost:
 
 
 def rows_of(frame: pa.Table, *sides: str) -> pa.Table:
-    """Select the rows of some sides of the split, in the frame's canonical order."""
-    return frame.filter(pc.is_in(frame["split"], pa.array(sides)))
+    """Select the rows of some sides of the split, in the frame's canonical order.
+
+    Neighbouring rows, as in a split by time, are not copied."""
+    chosen = pc.is_in(frame["split"], pa.array(sides))
+    places = np.flatnonzero(chosen)
+    if len(places) and places[-1] - places[0] + 1 == len(places):
+        return frame.slice(places[0], len(places))
+    return frame.filter(chosen)
 
 
 def matrix_of(vocabulary: Vocabulary, frame: pa.Table, *sides: str) -> Array:

@@ -12,13 +12,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from truecourse.errors import NotFound
 from truecourse.hashing import sha256_json
 from truecourse.modeling.model import Model
 from truecourse.modeling.snapshot import load_frame
-from truecourse.modeling.training import matrix_of
+from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.monitoring.drift.histograms import Array, Bins, Counts, learn_bins
 from truecourse.monitoring.drift.permutation_test import first_bins
 from truecourse.monitoring.drift.relations import SUMS, Relations, RowSampler
@@ -177,8 +176,7 @@ def load_stored(
 def _build(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, key: str) -> ReferenceProfile:
     snapshot = trained_run(version.problem, version.run_id).snapshot
     frame = load_frame(open_store(), snapshot)
-    fitted = frame.filter(pc.not_equal(frame["split"], "test"))
-    held_out = frame.filter(pc.equal(frame["split"], "test"))
+    fitted, held_out = rows_of(frame, "train", "validate"), rows_of(frame, "test")
     bins_by_column = learn_bins(fitted, list(columns), bins)
     training_values = seen_values(fitted, list(columns))
     relations = Relations.learn(fitted, bins_by_column, "decision_time")

@@ -21,9 +21,9 @@ from truecourse.settings import get_settings
 if TYPE_CHECKING:
     import xgboost
 
-_NOISE = 0.05
+_NOISE = 0.02
 """Allowed error of a regression's steps: root mean square, relative to the standard deviation of the residuals. The
-squared error grows by 1/400."""
+squared error grows by 1/2500."""
 _LOG_ODDS = 0.02
 """Allowed error of a classification's steps, in log-odds. The log loss grows by at most 0.00005."""
 _MOST_STEPS = 1024

@@ -16,7 +16,8 @@ Cause = Literal[
     "metrics unreadable", "misses", "missing", "missing values", "moved", "new category", "new class", "no answer",
     "no worker", "not computed", "not loaded", "overdue", "overload", "prediction drift", "purged", "quarantine",
     "refused delivery", "relation drift", "renamed", "rolled back", "selective labels", "silence", "silent", "slow",
-    "slow burn", "stale value", "stuck", "tags", "unit change", "validation", "volume", "waits for a slot",
+    "slow burn", "stale value", "stuck", "tags", "threshold drift", "unit change", "validation", "volume",
+    "waits for a slot",
 ]  # fmt: skip
 """The cause of a finding."""
 RollbackCause = Literal["errors", "latency", "distribution", "refused", "quality", "gates", "unlogged"]
@@ -113,6 +114,9 @@ CAUSES: Mapping[Check, Mapping[Cause, CauseInfo]] = {
             "the metric",
             "Outcomes are above or below the predictions, or the loss is higher than expected, significantly.",
             ALWAYS,
+        ),
+        "threshold drift": CauseInfo(
+            "the threshold", "Another threshold would have cost less on the closed cohorts, beyond noise.", NEVER
         ),
         "new class": CauseInfo("label", "Labels are of classes that training did not have.", ALWAYS),
     },

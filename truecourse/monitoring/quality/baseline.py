@@ -29,6 +29,7 @@ from truecourse.monitoring.quality.cohorts import (
     sums_by_slice,
 )
 from truecourse.monitoring.quality.label_model import LabelModel, LabelResiduals, evenly_spaced
+from truecourse.monitoring.quality.realised_decisions import count_decisions
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion
@@ -79,7 +80,13 @@ class QualityBaseline:
 
 
 def daily_cohorts(
-    problem: Problem, frame: pa.Table, labels: Array, output: Array, edges: Array, residuals: LabelResiduals | None
+    problem: Problem,
+    model: Model,
+    frame: pa.Table,
+    labels: Array,
+    output: Array,
+    edges: Array,
+    residuals: LabelResiduals | None,
 ) -> Iterator[Cohort]:
     """Yield the cohort of labelled rows of each UTC day."""
     scored = ScoredRows.of(problem.kind, labels, output)
@@ -100,6 +107,7 @@ def daily_cohorts(
             residual=float((part.outcome - part.score).sum()),
             excess_squares=float(((part.loss - part.expected) ** 2).sum()),
             bins=sums_by_bin(edges, part),
+            confusion=count_decisions(model, labels[positions], output[positions]),
             slices=sums_by_slice(rows, columns, part),
             slice_bins=bins_by_slice(rows, columns, part, edges),
             **(residuals.sums(positions) if residuals else {}),
@@ -191,7 +199,7 @@ def _compute(problem: Problem, tables: Tables, version: ModelVersion) -> Quality
         residuals = None
         if label_model is not None and len(rows):
             residuals = label_model.residuals(problem.kind, matrix_of(model.vocabulary, rows), rows, labels)
-        cohorts = tuple(daily_cohorts(problem, rows, labels, output, edges, residuals)) if len(rows) else ()
+        cohorts = tuple(daily_cohorts(problem, model, rows, labels, output, edges, residuals)) if len(rows) else ()
         sides.append(_with_decided(problem.kind, model, edges, cohorts, unlabelled))
     unlabelled, decided = account.get("unlabelled", 0), account.get("decisions", 0) - account.get("open", 0)
     coverage = 1 - unlabelled / decided if decided else 1.0

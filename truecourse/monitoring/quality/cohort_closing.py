@@ -156,7 +156,7 @@ class CohortClosing:
             return empty
         labels, output = baseline.model.vocabulary.labels(labelled), output_of(labelled, baseline.model.vocabulary)
         residuals = self._residuals(labelled, labels)
-        (sums,) = daily_cohorts(self.problem, labelled, labels, output, baseline.edges, residuals)
+        (sums,) = daily_cohorts(self.problem, baseline.model, labelled, labels, output, baseline.edges, residuals)
         lag: tuple[float, ...] = ()
         if "known_at" in labelled.column_names:
             lag = tuple(float(q) for q in np.quantile(label_delay_hours(labelled).to_numpy(), [0.25, 0.5, 0.75]))

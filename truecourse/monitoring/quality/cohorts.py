@@ -36,6 +36,7 @@ class Cohort(StoredRecord):
     `variance`: sum of the outcomes' variance under the scores. `residual`: sum of outcomes minus scores.
     `excess_squares`: sum of (loss - expected)².
     `bins`: (rows, sum of scores, sum of outcomes) by score bin. `decided`: decisions, labelled or not, by score bin.
+    `confusion`: rows by actual and predicted class; empty for a model without a decision rule.
     `corrected`: labels that were delivered again with another value.
     `slices`: (rows, outcomes minus scores, loss) by column and value. `slice_bins`: the non-empty `bins` of each slice,
     each preceded by its index.
@@ -59,6 +60,7 @@ class Cohort(StoredRecord):
     bins: tuple[tuple[int, float, float], ...]
     decided: tuple[int, ...] = ()
     corrected: int = 0
+    confusion: tuple[tuple[int, ...], ...] = ()
     slices: dict[str, dict[str, tuple[int, float, float]]] = Field(default_factory=dict)
     slice_bins: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = Field(default_factory=dict)
     label_residuals: Annotated[tuple[float, float] | None, renamed("label_residuals")] = None
@@ -164,7 +166,7 @@ def slice_cohorts(cohorts: Sequence[Cohort], column: str, value: str) -> list[Co
         bins = [(0, 0.0, 0.0)] * len(one.bins)
         for place, n, score, outcome in kept:
             bins[place] = (n, score, outcome)
-        restricted.append(one.model_copy(update={"labelled": rows, "loss": loss, "bins": tuple(bins)}))
+        restricted.append(one.model_copy(update={"labelled": rows, "loss": loss, "bins": tuple(bins), "confusion": ()}))
     return restricted
 
 

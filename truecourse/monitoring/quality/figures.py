@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from truecourse.arrays import Array
+from truecourse.modeling.decisions import DecisionRule
 from truecourse.monitoring.quality.cohorts import Cohort, calibration_curve
 from truecourse.monitoring.quality.compared_cohorts import ComparedCohorts, reference_cohorts
+from truecourse.monitoring.quality.realised_decisions import decision_metrics
 from truecourse.problem import Problem
 from truecourse.statistics.intervals import COVERAGE, Estimate, difference, simultaneous
 from truecourse.statistics.metrics import influence
@@ -28,11 +30,16 @@ def open_figures(open: Sequence[Cohort]) -> dict[str, Any]:
 
 
 def closed_figures(
-    problem: Problem, reference: Sequence[Cohort], days: Sequence[Cohort], scored: Sequence[Cohort]
+    problem: Problem,
+    reference: Sequence[Cohort],
+    days: Sequence[Cohort],
+    scored: Sequence[Cohort],
+    rule: DecisionRule | None = None,
 ) -> dict[str, Any]:
     """Compute the figures of closed cohorts: a timeline of all `days`, and the metrics of the `scored` ones.
 
-    Metrics come with intervals over days: in the problem's window, in the reference, and for the difference of both."""
+    Metrics come with intervals over days: in the problem's window, in the reference, and for the difference of both.
+    With a decision rule, they include the metrics of its decisions."""
     first = days[-1].day - problem.monitoring.quality.window + timedelta(days=1)
     window = [one for one in scored if one.day >= first]
     figures: dict[str, Any] = {"days": len(days), "timeline": [_day(one) for one in days[-_TIMELINE:]]}
@@ -48,6 +55,10 @@ def closed_figures(
     now, then = ComparedCohorts(problem.kind, window), reference_cohorts(problem.kind, reference) if reference else None
     before = then.metrics if then else {}
     figures["metrics"] = {name: _compared(figure, before.get(name)) for name, figure in now.metrics.items()}
+    if rule is not None:
+        earlier = decision_metrics(rule, reference)
+        decided = decision_metrics(rule, window).items()
+        figures["metrics"] |= {name: _compared(figure, earlier.get(name)) for name, figure in decided}
     figures["calibration"] = calibration_curve(window)
     if then is not None:
         figures["slices"] = _slices(problem, then, now)

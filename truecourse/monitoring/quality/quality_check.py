@@ -17,6 +17,7 @@ from truecourse.monitoring.quality.degradation import Alarm, FormerLabels, find_
 from truecourse.monitoring.quality.figures import closed_figures, open_figures
 from truecourse.monitoring.quality.former_champions import read_former_labels
 from truecourse.monitoring.quality.label_delay import check_labels, find_selection, measure_selection
+from truecourse.monitoring.quality.realised_decisions import compare_thresholds, find_threshold_drift
 from truecourse.monitoring.quality.static_table_quality import QualityResult, check_untimed
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, naive_utc
@@ -83,8 +84,12 @@ def _check_cohorts(problem: Problem, tables: Tables, version: ModelVersion, mome
     findings = check_labels(problem, baseline.coverage, days)
     scored = [one for one in days if one.labelled and closing.is_scorable(one)]
     reference, description = baseline.reference(problem, days[0].day, moment)
-    figures |= closed_figures(problem, reference, days, scored) | {"reference": description}
+    rule = baseline.model.decision
+    figures |= closed_figures(problem, reference, days, scored, rule) | {"reference": description}
     inside = [one for one in scored if figures.get("window") and str(one.day) >= figures["window"][0]]
+    if rule is not None:
+        figures["thresholds"] = compare_thresholds(rule, baseline.edges, inside)
+        findings += find_threshold_drift(figures["thresholds"])
     own = baseline.label_days(reference, days[0].day)
     selection = measure_selection(inside, own)
     if selection is not None:

@@ -12,7 +12,7 @@ from truecourse.statistics.metrics import metric_label
 _SOFT = "#8a9099"
 _FIGURES: dict[str, Any] = {
     "version": None, "timeline": (), "days": 0, "estimate": None, "metrics": None, "window": None, "rows": None,
-    "corrected": 0, "selection": None,
+    "corrected": 0, "selection": None, "thresholds": None,
     "reference": "", "calibration": (), "slices": (), "open": (),
 }  # fmt: skip
 """Defaults of a report's figures: a problem without time has few of them, and so has one without closed cohorts."""

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME
+from truecourse.evaluation.decision_report import decision_report
 from truecourse.modeling.encoding import label_text
 from truecourse.modeling.model import Model
 from truecourse.modeling.snapshot import load_frame
@@ -57,6 +58,10 @@ def check_untimed(problem: Problem, tables: Tables, version: ModelVersion, momen
         (model.vocabulary.labels(held_out), model.predict(matrix_of(model.vocabulary, held_out))),
     )
     now, reference = (_metrics(problem, *side) for side in sides)
+    if model.decision is not None:
+        now, reference = (
+            side | _decision_metrics(model, *rows) for side, rows in zip((now, reference), sides, strict=True)
+        )
     figures["metrics"] = {
         name: {"now": figure, "reference": reference[name], "difference": difference(figure, reference[name])}
         for name, figure in now.items()
@@ -122,6 +127,12 @@ def _check_classes(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Tabl
 
 def _metrics(problem: Problem, labels: Array, output: Array) -> dict[str, Estimate]:
     return measure(problem.kind, labels, output, random_blocks(len(labels)))
+
+
+def _decision_metrics(model: Model, labels: Array, output: Array) -> dict[str, Estimate]:
+    report = decision_report(model, labels, output, random_blocks(len(labels)), in_time=False)
+    realised = ("cost", "precision", "recall", "positive_share")
+    return {name: figure for name, figure in report["metrics"].items() if name in realised} if report else {}
 
 
 def _degradation(problem: Problem, figures: dict[str, Any]) -> list[Finding]:

@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from truecourse.html import PALETTE, figure, svg
+from truecourse.wording import counted
 
 LONGEST_NAME = 32
 """Characters of a category that the picture shows."""
@@ -37,4 +38,4 @@ def dependence_picture(one: Mapping[str, Any], title: str) -> Markup:
 
 def _name(value: str) -> str:
     """The name of a category. A part of a longer one would not be found when a subject is forgotten."""
-    return value if len(value) <= LONGEST_NAME else f"a text of {len(value)} characters"
+    return value if len(value) <= LONGEST_NAME else f"a text of {counted(len(value), 'character')}"

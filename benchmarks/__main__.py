@@ -23,6 +23,7 @@ ON_REQUEST = (
     "decisions",
     "intervals",
     "lifecycle",
+    "plan",
     "soak",
 )
 """Measured only if named: they start servers, or take many minutes."""
@@ -43,6 +44,7 @@ PACKAGES = {
         "pipeline",
     ),
     "lifecycle": "pipeline",
+    "plan": "pipeline",
     **dict.fromkeys(("drift", "alarms"), "monitoring"),
     **dict.fromkeys(("serve", "overload"), "serving"),
 }

@@ -53,6 +53,6 @@ def _has(problem: Problem, until: str) -> bool:
 
 
 def prepare(problem: str, until: str) -> Callable[[], None]:
-    from benchmarks.pipeline import steps
+    from tasks.planning import stages
 
-    return lambda: steps.prepare(problem, until)
+    return lambda: stages.prepare(problem, until)

@@ -115,6 +115,7 @@ COMMANDS = _loaders(
         "card": "cli.commands.card:card",
         "select": "cli.commands.select:select",
         "tune": "cli.commands.tune:tune",
+        "plan": "cli.commands.plan:plan",
         "replay": "cli.commands.replay:replay",
     }
 ) | {name: partial(with_name, app, name) for name, app in GROUPS.items()}

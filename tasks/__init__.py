@@ -11,6 +11,7 @@ __all__ = [
     "monitoring",
     "naming",
     "open_problem",
+    "planning",
     "release",
     "replay",
     "scoring",

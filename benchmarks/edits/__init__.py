@@ -175,11 +175,11 @@ class Chain:
 
     def _refresh(self) -> None:
         """Run the data steps, after the check of the problem."""
-        from benchmarks.pipeline import steps
+        from tasks.planning import stages
         from truecourse.authoring.checks.run_checks import require_valid
 
         require_valid(self.problem)
-        for step in (steps.ingest, steps.validate, steps.compute_views):
+        for step in (stages.ingest, stages.validate, stages.compute_views):
             step(self.problem)
 
     def _train(self) -> None:

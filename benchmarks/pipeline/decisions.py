@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.harness import Row, measure
-from benchmarks.pipeline import steps, tables
+from benchmarks.pipeline import tables
+from tasks.planning import stages
 from truecourse.arrays import Array
 from truecourse.authoring.scaffold.create import scaffold
 from truecourse.evaluation.decision_report import cost_difference
@@ -80,8 +81,8 @@ def compare(name: str) -> list[dict[str, Any]]:
     from tasks.training.build_snapshot import take_snapshot
 
     problem = load_problem(name)
-    steps.ingest(problem)
-    steps.validate(problem)
+    stages.ingest(problem)
+    stages.validate(problem)
     frame = load_frame(open_store(), take_snapshot.fn(name, None))
     parts = [_outputs(train(problem, part), part) for part in tables.parts(problem, frame)]
     return [{"name": name, "miss": miss} | _compare(problem.kind, parts, miss) for miss in COSTS]

@@ -24,10 +24,10 @@ MOST = 3.0
 
 
 def rows(quick: bool) -> list[Row]:
-    from benchmarks.pipeline.steps import STEPS
+    from tasks.planning.stages import STAGES
 
     problem = get_settings().problem
-    names = list(STEPS)[:2] if quick else list(STEPS)
+    names = list(STAGES)[:2] if quick else list(STAGES)
     folder = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
     measured: list[Row] = []
     try:
@@ -51,17 +51,17 @@ def _rows(name: str, as_flow: float, bare: float) -> list[Row]:
 
 
 def bare(problem: str, name: str) -> Callable[[], float]:
-    from benchmarks.pipeline.steps import STEPS
+    from tasks.planning.stages import STAGES
 
     spec = load_problem(problem)
     __import__(f"flows.{name}")
-    return lambda: _seconds(lambda: STEPS[name](spec))
+    return lambda: _seconds(lambda: STAGES[name](spec))
 
 
 def as_flow(problem: str, name: str, url: str) -> Callable[[], float]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from benchmarks.pipeline.steps import first_unseen
+    from tasks.planning.stages import first_unseen
 
     flow = getattr(__import__(f"flows.{name}", fromlist=[name]), name)
     first = first_unseen(load_problem(problem))

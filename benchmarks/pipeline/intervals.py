@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.harness import Row, measure
-from benchmarks.pipeline import steps
 from benchmarks.pipeline.tables import Source, parts, table_file
+from tasks.planning import stages
 from truecourse.arrays import Array
 from truecourse.authoring.scaffold.create import scaffold
 from truecourse.modeling.intervals import coverage_of
@@ -85,8 +85,8 @@ def measure_table(name: str) -> dict[str, Any]:
     from tasks.training.build_snapshot import take_snapshot
 
     problem = load_problem(name)
-    steps.ingest(problem)
-    steps.validate(problem)
+    stages.ingest(problem)
+    stages.validate(problem)
     frame = load_frame(open_store(), take_snapshot.fn(name, None))
     problem = replace(problem, interval=Interval(coverage=COVERAGE))
     covered: list[Array] = []

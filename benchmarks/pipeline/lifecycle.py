@@ -19,7 +19,7 @@ from pyarrow import csv
 
 from benchmarks.harness import Measurement, Row, growth, measure
 from benchmarks.pipeline.scale import shift_copy, span
-from benchmarks.pipeline.steps import STEPS
+from tasks.planning.stages import STAGES
 from truecourse.errors import SettingsError
 from truecourse.problem import Problem, TimeSplit, XGBoost
 from truecourse.problem.definition import midnight
@@ -55,14 +55,14 @@ def rows(quick: bool, times: Sequence[int] = ()) -> list[Row]:
     if not isinstance(problem.split, TimeSplit) or not isinstance(problem.model, XGBoost):
         hint = "name another with TRUECOURSE_PROBLEM: rows are copied to later times"
         raise SettingsError(f"problem {problem.name} has no TimeSplit, or no XGBoost", hint=hint)
-    runs: dict[str, list[Measurement]] = {name: [] for name in STEPS}
+    runs: dict[str, list[Measurement]] = {name: [] for name in STAGES}
     sizes: list[int] = []
     for copies in times or ((1, 2) if quick else SIZES):
         place = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
         try:
             written = measure(f"{_HERE}:write_copies", home=place, problem=problem.name, place=str(place), times=copies)
             sizes.append(written.result)
-            for name in STEPS:
+            for name in STAGES:
                 scaled: dict[str, Any] = {"home": place / "home", "problems": place / "problems"}
                 runs[name].append(measure(f"{_HERE}:step", **scaled, problem=problem.name, name=name))
         finally:
@@ -88,7 +88,7 @@ def figures(sizes: Sequence[int], runs: dict[str, list[Measurement]]) -> Iterato
 
 def write_copies(problem: str, place: str, times: int) -> Callable[[], int]:
     """Write `times` copies of the problem's tables, and a problem that reads them; returns the number of rows."""
-    from benchmarks.pipeline.steps import ingest
+    from tasks.planning.stages import ingest
 
     spec, folder = load_problem(problem), Path(place)
     ingest(spec)
@@ -148,6 +148,6 @@ def step(problem: str, name: str) -> Callable[[], None]:
     spec = load_problem(problem)
 
     def run() -> None:
-        STEPS[name](spec)
+        STAGES[name](spec)
 
     return run

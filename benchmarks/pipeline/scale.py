@@ -108,10 +108,10 @@ def span(times: pa.ChunkedArray) -> timedelta:
 
 
 def _step(problem: str, name: str) -> Callable[[], None]:
-    from benchmarks.pipeline import steps
+    from tasks.planning import stages
 
     spec = load_problem(problem)
-    run: Callable[[Any], None] = getattr(steps, name)
+    run: Callable[[Any], None] = getattr(stages, name)
     return lambda: run(spec)
 
 

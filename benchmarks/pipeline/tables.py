@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.harness import Row, measure
-from benchmarks.pipeline import steps
+from tasks.planning import stages
 from truecourse.arrays import Array
 from truecourse.authoring.scaffold.create import scaffold
 from truecourse.modeling import baselines
@@ -139,8 +139,8 @@ def compare(name: str) -> dict[str, Any]:
     from tasks.training.build_snapshot import take_snapshot
 
     problem = load_problem(name)
-    steps.ingest(problem)
-    steps.validate(problem)
+    stages.ingest(problem)
+    stages.validate(problem)
     frame = load_frame(open_store(), take_snapshot.fn(name, None))
     found: dict[str, list[Array]] = {"truecourse": [], "boosting": [], "linear": [], "blocks": []}
     seconds = 0.0

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Row, measure
-from benchmarks.pipeline import steps
 from benchmarks.pipeline.tables import TABLES
+from tasks.planning import stages
 from tasks.training.tuning_study import Budget, Study, TrialRecord
 from tasks.training.tuning_workers import evaluator_of, make_trials, run_workers
 from truecourse.authoring.scaffold.create import scaffold
@@ -64,8 +64,8 @@ def _prepared(table: str) -> Study:
 
     scaffold(table, TABLES[table].path, TABLES[table].label)
     problem = load_problem(table)
-    steps.ingest(problem)
-    steps.validate(problem)
+    stages.ingest(problem)
+    stages.validate(problem)
     study = Study(problem, take_snapshot.fn(table, None))
     study.open()
     return study

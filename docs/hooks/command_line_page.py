@@ -50,6 +50,7 @@ GUIDES = {
     "card": "how-to/read-a-model-card.md",
     "select": "how-to/select-features.md",
     "tune": "how-to/tune.md",
+    "plan": "reference/plan.md",
     "replay": "explanation/replay.md",
     "run ship": "explanation/prediction-log.md",
     "run audit": "explanation/skew.md",

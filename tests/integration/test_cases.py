@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.pipeline import steps
+from tasks.planning import stages
 from tasks.training.build_snapshot import take_snapshot
 from truecourse.authoring.checks.run_checks import check_problem
 from truecourse.authoring.scaffold.create import scaffold
@@ -112,8 +112,8 @@ def draft_problem(file: str | Path, label: str) -> Problem:
 
 def ingest_and_validate(problem: Problem) -> tuple[int, int]:
     """Ingest and validate; the numbers of clean and of quarantined rows."""
-    steps.ingest(problem)
-    steps.validate(problem)
+    stages.ingest(problem)
+    stages.validate(problem)
     tables, name = Tables(), problem.label_table.name
     kept, aside = (tables.version(place(problem.name, name)) for place in (clean_table, quarantine_table))
     assert kept is not None

@@ -23,7 +23,7 @@ ELSEWHERE = {
     "openlineage/pending/<time>.json", "openlineage/refused/<time>.json", "openlineage/outage.json",
     "openlineage/lock",  # lineage events are off
     "reports/explore-<name>.html", "reports/explore-<name>.json",  # nothing was explored
-    "replay/<problem>/", "benchmarks/<name>.json", "logs/", "tmp/",
+    "calibration.json", "replay/<problem>/", "benchmarks/<name>.json", "logs/", "tmp/",
     "prefect/",  # the tests' Prefect server has its own home
     "tables/<problem>/quarantine/<table>/", "predictions_log/<problem>/",  # no row is faulty; the log may still be open
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The steps of every flow as plain functions: the tasks' own functions without Prefect."""
+"""The stages of a problem as plain functions: the tasks' own functions without Prefect."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -10,30 +10,32 @@ from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 from truecourse.storage.delta_tables import Tables
 
-Step = Callable[[Problem], Any]
+Stage = Callable[[Problem], Any]
 
 
 def ingest(problem: Problem) -> None:
     from tasks.data.ingest import ingest_table
 
-    for table in problem.tables:
-        ingest_table.fn(problem.name, table.name)
+    for namespace in problem.namespaces:
+        for table in namespace.tables:
+            ingest_table.fn(namespace.name, table.name)
 
 
 def validate(problem: Problem) -> None:
     from tasks.data.validate import publish, validate_table
     from truecourse.data.validation_report import in_order_of_reference
 
-    for table in in_order_of_reference(problem):
-        validate_table.fn(problem.name, table.name, None)
-    publish.fn(problem.name)
+    for namespace in problem.namespaces:
+        for table in in_order_of_reference(namespace):
+            validate_table.fn(namespace.name, table.name, None)
+        publish.fn(namespace.name)
 
 
 def compute_views(problem: Problem) -> None:
     from tasks.features.compute_features import compute_view
 
     for view in problem.views:
-        compute_view.fn(problem.name, view.name)
+        compute_view.fn(problem.namespace_of(view.name).name, view.name)
 
 
 def materialize(problem: Problem) -> None:
@@ -43,9 +45,10 @@ def materialize(problem: Problem) -> None:
     compute_views(problem)
     if problem.views:
         apply_definitions.fn(problem.name)
-        moment = newest_event(problem, Tables())
-        for view in problem.views:
-            load_view.fn(problem.name, view.name, moment)
+        for owner in problem.view_owners:
+            moment = newest_event(owner, Tables())
+            for view in owner.own_views:
+                load_view.fn(owner.name, view.name, moment)
 
 
 def train(problem: Problem) -> None:
@@ -97,7 +100,7 @@ def monitor(problem: Problem) -> None:
         step.fn(problem.name)
 
 
-STEPS: dict[str, Step] = {
+STAGES: dict[str, Stage] = {
     "ingest": ingest, "validate": validate, "materialize": materialize, "train": train, "register": register,
     "package": package, "score": score, "monitor": monitor,
 }  # fmt: skip
@@ -108,10 +111,20 @@ def first_unseen(problem: Problem) -> datetime | None:
     return midnight(problem.split.validate_until) if isinstance(problem.split, TimeSplit) else None
 
 
-def prepare(problem: str, until: str) -> None:
-    """Run every step up to and including `until`, without Prefect; steps skip what is already done."""
+def run_stage(problem: str, name: str) -> Callable[[], None]:
+    """A function to measure: it runs one stage of a problem, after those before it have run."""
     spec = load_problem(problem)
-    for name, step in STEPS.items():
-        step(spec)
+
+    def run() -> None:
+        STAGES[name](spec)
+
+    return run
+
+
+def prepare(problem: str, until: str) -> None:
+    """Run every stage up to and including `until`, without Prefect; stages skip what is already done."""
+    spec = load_problem(problem)
+    for name, stage in STAGES.items():
+        stage(spec)
         if name == until:
             return

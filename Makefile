@@ -29,8 +29,8 @@ coverage: $(STAMP) ## every test, with the share of our lines that they run; slo
 	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \
 	  $(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
-test-fast: $(STAMP) ## the unit tests and the architecture
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/unit tests/test_architecture.py tests/test_language.py
+test-fast: $(STAMP) ## the unit tests and the architecture, three files at a time, since many wait for connections
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/unit tests/test_architecture.py tests/test_language.py
 
 lint: $(STAMP) ## ruff, mypy, and the import rules
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unit.test_model_card import evaluate
+from tests.integration.test_model_card import evaluate
 from tests.unit.test_training import frame, problem
 from truecourse.evaluation.cards.card_sections import chapters
 from truecourse.evaluation.cards.markdown import card_markdown

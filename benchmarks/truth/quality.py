@@ -317,8 +317,9 @@ class MemoryStore:
         self.reads["list"] += 1
         yield from sorted(key for key in self.contents if key.startswith(prefix) and key > after)
 
-    def objects(self, prefix: str) -> Iterator[StoredObject]:
-        yield from (StoredObject(key, len(self.contents[key]), datetime.now(UTC)) for key in self.list(prefix))
+    def objects(self, prefix: str, after: str = "") -> Iterator[StoredObject]:
+        found = self.list(prefix, after)
+        yield from (StoredObject(key, len(self.contents[key]), datetime.now(UTC)) for key in found)
 
     def delete(self, key: str) -> None:
         self.contents.pop(key, None)

@@ -71,13 +71,13 @@ def run(requests: BinaryIO, replies: BinaryIO) -> None:
     """Write pushes until the other process closes `requests`."""
     waiting: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests, waiting), name="requests", daemon=True).start()
-    ended = False
+    tables, ended = Tables(), False  # kept: tables stay open, and each commit is read once
     while not ended:
         frames = [waiting.get()]
         while len(frames) < TOGETHER and not waiting.empty():
             frames.append(waiting.get())
         ended = None in frames
-        for number, answer in answers([frame for frame in frames if frame is not None]):
+        for number, answer in answers(tables, [frame for frame in frames if frame is not None]):
             write_frame(replies, {"number": number, "status": answer.status}, answer.body)
 
 
@@ -87,7 +87,7 @@ def _receive(requests: BinaryIO, waiting: "queue.SimpleQueue[tuple[dict[str, Any
     waiting.put(None)
 
 
-def answers(frames: Sequence[tuple[dict[str, Any], bytes]]) -> Iterator[tuple[int, Answer]]:
+def answers(tables: Tables, frames: Sequence[tuple[dict[str, Any], bytes]]) -> Iterator[tuple[int, Answer]]:
     """Write pushes, those of one table together; yields the answer of each with its number."""
     groups: dict[tuple[str, str], list[Request]] = {}
     for header, body in frames:
@@ -98,7 +98,7 @@ def answers(frames: Sequence[tuple[dict[str, Any], bytes]]) -> Iterator[tuple[in
             continue
         groups.setdefault((request.problem.name, request.table.name), []).append(request)
     for group in groups.values():
-        yield from zip((request.number for request in group), _write(group), strict=True)
+        yield from zip((request.number for request in group), _write(tables, group), strict=True)
 
 
 def _request(header: dict[str, Any], body: bytes) -> Request:
@@ -144,7 +144,7 @@ def json_lines(body: bytes) -> bytes:
     return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
 
-def _write(group: Sequence[Request]) -> Iterator[Answer]:
+def _write(tables: Tables, group: Sequence[Request]) -> Iterator[Answer]:
     from feature_repo.push import push
 
     try:
@@ -154,7 +154,7 @@ def _write(group: Sequence[Request]) -> Iterator[Answer]:
                 path = folder / f"{place}.jsonl"
                 path.write_bytes(request.rows)
                 pushes.append(Push(path, path.name, request.id))
-            results, update = push(group[0].problem, group[0].table, Tables(), pushes)
+            results, update = push(group[0].problem, group[0].table, tables, pushes)
     except Exception as error:
         answer = answer_error(error)
         return iter([answer] * len(group))

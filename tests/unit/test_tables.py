@@ -1,5 +1,6 @@
 """Versioned tables: versions are immutable, logs open quickly, and reads open only relevant files."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from truecourse.settings import Settings
+from truecourse.storage.commit_history import CommitHistory
 from truecourse.storage.delta_tables import CHECKPOINT_EVERY, ROW_GROUP, Tables
 
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
@@ -119,3 +121,31 @@ def test_rows_that_stay_after_a_deletion_are_found(tables: Tables, where: str, p
         connection.register("stored", tables.dataset(reference))
         assert connection.execute("SELECT count(*) FROM stored WHERE id = 'r9'").fetchone() == (int(("r9",) in kept),)
     assert tables.commits("t")[-1][1]["flow"] == "cleanup"
+
+
+def test_commits_are_numbered_by_their_own_versions(tables: Tables) -> None:
+    """Also those of an older version, and while other processes write."""
+    written = [tables.append("log", day(number), {"day": number}) for number in range(5)]
+    assert [tables.commit(version) for version in written] == [{"day": number} for number in range(5)]
+    history = CommitHistory(tables.store)
+    assert [(one.version, one.metadata["day"]) for one in history.all("log", 2)] == [(0, 0), (1, 1), (2, 2)]
+    assert [(one.version, one.metadata["day"]) for one in history.last("log", 3, 2)] == [(2, 2), (3, 3)]
+    assert tables.commits("log") == [(number, {"day": number}) for number in range(5)]
+    assert [number for number, _, _ in tables.recent("log", 2)] == [3, 4]
+    assert tables.commits("other") == []
+
+
+def test_a_table_that_was_removed_and_written_anew_is_read_anew(tables: Tables) -> None:
+    """Also if it has as many commits as before."""
+    for number in range(3):
+        version = tables.append("log", day(number), {"day": number})
+    assert tables.commits("log")[0][1] == {"day": 0}
+    assert len(tables.read(version)) == 9
+    shutil.rmtree(Path(tables.uri("log")))
+    assert tables.commits("log") == []
+    assert not tables.exists("log")
+    other = Tables(tables._settings)
+    for number in range(7, 10):
+        other.append("log", day(number), {"day": number})
+    assert tables.commits("log") == other.commits("log")
+    assert set(tables.read(version)["day"].to_pylist()) == {7, 8, 9}

@@ -96,8 +96,7 @@ def query_digest(source: Source) -> str:
 
 def read_deliveries(tables: Tables, problem: str, table: str) -> tuple[list[Delivery], str | None]:
     """Read all deliveries of a table in order, and the shape digest they were read with (None: never ingested)."""
-    name = raw_table(problem, table)
-    return parse_commits(tables.commits(name)) if tables.exists(name) else ([], None)
+    return parse_commits(tables.commits(raw_table(problem, table)))
 
 
 def parse_commits(commits: Iterable[Sequence[Any]]) -> tuple[list[Delivery], str | None]:
@@ -159,12 +158,9 @@ def accepted_deliveries(
     tables: Tables, problem: str, table: str
 ) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
     """Read the accepted deliveries of a clean table: their records by number, and the newest commit that has some."""
-    name = clean_table(problem, table)
-    if not tables.exists(name):
-        return {}, None
     records: dict[int, dict[str, Any]] = {}
     last = None
-    for version, commit in tables.commits(name):
+    for version, commit in tables.commits(clean_table(problem, table)):
         if "deliveries" not in commit:
             continue
         records = {} if commit.get("rewritten") else records

@@ -96,15 +96,13 @@ def altered_columns(tables: Tables, version: TableVersion, table: Table, names: 
 
 def _stored_declaration(tables: Tables, version: TableVersion) -> Document | None:
     """The declaration that a version of a clean table was written with; None if it is unknown."""
-    newest = tables.version(version.name)
-    if newest is None:
+    last: Document | None = tables.commit(version)
+    if last is None:
         return None
-    commits = tables.recent(version.name, newest.version - version.version + 1)
-    last: Document = commits[0][2] if commits else {}
-    if "declared" not in last and commits:  # a commit that lists no deliveries, or one of an earlier release
+    if "declared" not in last:  # a commit that lists no deliveries, or one of an earlier release
         listed = [c for number, c in tables.commits(version.name) if number <= version.version and "deliveries" in c]
         last = listed[-1] if listed else last
-    return stored_document(last, tables.dataset(version).schema) if commits else None
+    return stored_document(last, tables.dataset(version).schema)
 
 
 def _same_form(name: str, declared: Document, current: str, stored: Document) -> bool:

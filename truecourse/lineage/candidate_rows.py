@@ -1,7 +1,6 @@
 """Candidate source rows of a recorded prediction, and tables that hold only such rows."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from typing import Any, TypeAlias
 
 import duckdb
@@ -33,9 +32,9 @@ class HeldTables(Tables):
         held = self._rows.get(reference.name)
         return super().dataset(reference, where) if held is None else ds.dataset(held)
 
-    def recent(self, name: str, count: int) -> list[tuple[int, datetime, dict[str, Any]]]:
-        """The last commits; none of a table whose rows are given, because these are as the problem declares them."""
-        return [] if name in self._rows else super().recent(name, count)
+    def commit(self, reference: TableVersion) -> dict[str, Any] | None:
+        """The commit that wrote a version; None of a table whose rows are given: they are as the problem declares."""
+        return None if reference.name in self._rows else super().commit(reference)
 
 
 def candidate_rows(

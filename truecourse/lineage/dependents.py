@@ -244,7 +244,7 @@ def read_by(tables: Tables, problem: str, version: TableVersion) -> TableEffects
             item = {"sha256": snapshot.sha256, "rows": manifest.rows, "through": through}
             found.append(item | {"models": [one.version for one in models]})
     predicted = predictions_table(problem)
-    commits = [commit for _, commit in tables.commits(predicted)] if tables.exists(predicted) else []
+    commits = [commit for _, commit in tables.commits(predicted)]
     batch = [
         c["rows"] for c in commits if any(str(TableVersion.model_validate(t)) in known for t in c.get("tables", ()))
     ]

@@ -140,7 +140,7 @@ class BatchProgress:
 
     def __init__(self, tables: Tables, problem: str, batch: Batch) -> None:
         name = predictions_table(problem)
-        commits = [commit for _, commit in tables.commits(name)] if tables.exists(name) else []
+        commits = [commit for _, commit in tables.commits(name)]
         self._commits = [commit for commit in reversed(commits) if commit.get("batch") == batch.id]
         self._batch = batch
 

@@ -1,11 +1,10 @@
 """Versioned Delta Lake tables under the storage root. Every commit records its inputs."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -13,16 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from truecourse.errors import AccessDenied, ConflictError, NotFound, StorageError
+from truecourse.errors import NotFound
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
 from truecourse.storage import delta_options, file_digests, row_search
-from truecourse.storage.commit_history import COMMIT_KEY, CommitHistory, Commits, commit_properties
+from truecourse.storage.commit_history import CommitHistory, Commits, commit_properties
+from truecourse.storage.delta_errors import table_errors
 from truecourse.storage.fsync import LOG, newest_commit, remove_torn_commits, sync_commits
-from truecourse.storage.newest_versions import NewestVersions
 from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.storage.open_tables import NewestVersions, OpenTables
 
 CHECKPOINT_EVERY = 10
 """Commits between two checkpoints of a table's log. Opening a table reads the last checkpoint and later commits."""
@@ -61,35 +60,19 @@ class Tables:
         self._settings = settings or get_settings()
         self.store: ObjectStore = open_store(self._settings)
         self._options = delta_options.options(self._settings)
-        # Versions are immutable, so their datasets can be cached.
-        self._at = lru_cache(_KEPT_OPEN)(self._open)
+        # Versions are immutable, so they stay open, and their datasets can be cached.
+        self._opened = OpenTables(self._open)
         self._scanned = lru_cache(_KEPT_OPEN)(self._scan)
-        self._history = CommitHistory()
-        self._newest = NewestVersions(self.store, lambda name: self._open(name).version())
+        self._history = CommitHistory(self.store)
+        self._newest = NewestVersions(
+            self.store, self._folder, lambda name: self._opened.newest(name).version(), self._close
+        )
 
     def uri(self, name: str) -> str:
         return f"{self._settings.storage_root}/{name}"
 
-    @contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except TableNotFoundError:
-            raise NotFound("no such table", where=name, hint="run the flow that writes it first") from None
-        except FileNotFoundError:
-            what, hint = (
-                "files of the table's version are gone",
-                "TRUECOURSE_TABLE_RETENTION keeps replaced files longer",
-            )
-            raise NotFound(what, where=name, hint=hint) from None
-        except CommitFailedError as error:
-            hint = "try again: another process changed the table at the same time"
-            raise ConflictError(str(error), where=self.uri(name), hint=hint) from error
-        except (DeltaError, OSError) as error:
-            if any(sign in str(error) for sign in ("403", "Forbidden", "AccessDenied", "InvalidAccessKeyId")):
-                hint = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
-                raise AccessDenied("the storage refuses these credentials", where=self.uri(name), hint=hint) from None
-            raise StorageError(str(error), where=self.uri(name)) from error
+    def _errors(self, name: str) -> AbstractContextManager[None]:
+        return table_errors(name, self.uri(name))
 
     def _folder(self, name: str) -> Path | None:
         """The table's folder; None if the storage root is S3."""
@@ -107,14 +90,12 @@ class Tables:
     def remove_torn_commits(self, name: str) -> list[str]:
         """Remove incomplete commits that a loss of power left, which make the table unreadable. Return their names."""
         folder = self._folder(name)
-        if folder is None:
-            return []
         with self._errors(name):
-            return remove_torn_commits(folder)
+            return remove_torn_commits(folder) if folder is not None else []
 
     def open(self, name: str, version: int | None = None) -> DeltaTable:
-        """Open the newest version, or the given one (read-only: it is cached)."""
-        return self._open(name) if version is None else self._at(name, version)
+        """Open the newest version, or the given one, to read: it is kept. Raises NotFound if there is none."""
+        return self._opened.at(name, self._existing(name).version if version is None else version)
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         with self._errors(name):
@@ -125,10 +106,16 @@ class Tables:
 
     def version(self, name: str) -> TableVersion | None:
         """The newest version; None if the table does not exist."""
-        folder = self._folder(name)
         with self._errors(name):
-            newest = self._newest.find(name) if folder is None else newest_commit(folder)
+            newest = self._newest.find(name)
         return TableVersion(name=name, version=newest) if newest >= 0 else None
+
+    def _existing(self, name: str) -> TableVersion:
+        """The newest version. Raises NotFound if the table does not exist."""
+        newest = self.version(name)
+        if newest is None:
+            raise NotFound("no such table", where=name, hint="run the flow that writes it first")
+        return newest
 
     def dataset(self, reference: TableVersion, where: Sequence[Limit] = ()) -> ds.Dataset:
         """A lazy dataset of exactly this version, with push-down of columns and filters.
@@ -168,22 +155,31 @@ class Tables:
         many files, `where` is faster: files without such rows are not opened."""
         selected = delta_options.filter_expression(where, filter)
         with self._errors(reference.name):
-            return self._read(lambda: self.dataset(reference, where).to_table(columns=columns, filter=selected))
+            return self._read(
+                reference, lambda: self.dataset(reference, where).to_table(columns=columns, filter=selected)
+            )
 
-    def _read(self, read: Callable[[], Read]) -> Read:
+    def _read(self, reference: TableVersion, read: Callable[[], Read]) -> Read:
         """Call `read`, and once more if files were rewritten after their dataset was opened (`truecourse forget`)."""
         try:
             return read()
         except (OSError, pa.ArrowInvalid):
-            self._at.cache_clear()
-            self._scanned.cache_clear()
+            self._close(reference.name)
             return read()
+
+    def _close(self, name: str) -> None:
+        """Read all of a table anew from now on."""
+        self._opened.close(name)
+        self._history.drop(name)
+        self._scanned.cache_clear()
 
     def find_rows(self, reference: TableVersion, condition: Any, where: Sequence[Limit] = ()) -> list[dict[str, Any]]:
         """Find the few rows selected by `condition`, each with the key of its `file`. `where`: as in read()."""
         selected = delta_options.filter_expression(where, condition)
         with self._errors(reference.name):
-            return self._read(lambda: row_search.find_rows(self.dataset(reference, where), selected, reference.name))
+            return self._read(
+                reference, lambda: row_search.find_rows(self.dataset(reference, where), selected, reference.name)
+            )
 
     def parts(
         self, reference: TableVersion, columns: list[str], rows: int, filter: Any = None, where: Sequence[Limit] = ()
@@ -206,7 +202,7 @@ class Tables:
         """Count the rows that the limits select."""
         with self._errors(reference.name):
             selected = delta_options.filter_expression(where)
-            return self._read(lambda: int(self.dataset(reference, where).count_rows(filter=selected)))
+            return self._read(reference, lambda: int(self.dataset(reference, where).count_rows(filter=selected)))
 
     def append(
         self,
@@ -235,7 +231,7 @@ class Tables:
     def compact(self, name: str, stats_columns: Sequence[str] = (), commit: Any = None, size: int | None = None) -> int:
         """Merge small files in a new version with the same rows, into files of up to `size` bytes (default: Delta's).
         Return how many files it removed. `stats_columns`: as in append(); an older table has them from now on."""
-        table, wanted = self.open(name), ",".join(stats_columns)
+        table, wanted = self._open(name), ",".join(stats_columns)
         with self._errors(name), self._synced(name):
             if wanted and table.metadata().configuration.get(_STATISTICS) != wanted:
                 table.alter.set_table_properties({_STATISTICS: wanted})
@@ -296,9 +292,10 @@ class Tables:
         after: TableVersion | None = None,
         **options: Any,
     ) -> TableVersion:
+        target = self._to_write(name, None if after is None else after.version)
         with self._errors(name), self._synced(name):
             write_deltalake(
-                self.uri(name) if after is None else self._open(name, after.version),
+                target,
                 rows,
                 storage_options=self._options,
                 commit_properties=commit_properties(commit, transactions),
@@ -307,25 +304,33 @@ class Tables:
                 writer_properties=_WRITER,
                 **options,
             )
+        written = target if isinstance(target, DeltaTable) else self._open(name)  # at the version that it wrote
+        self._opened.keep(name, written)
         self._record_files(name)
-        version = self.version(name)
-        assert version is not None
-        return version
+        return TableVersion(name=name, version=written.version())
+
+    def _to_write(self, name: str, version: int | None) -> DeltaTable | str:
+        """The table, as it is now or was at a version; its address if it does not exist."""
+        try:
+            return self._open(name, version)
+        except NotFound:
+            return self.uri(name)
 
     def commits(self, name: str) -> Commits:
-        """Every version with its commit's metadata, oldest first."""
+        """Every version with its commit's metadata, oldest first; none of a table that does not exist."""
         newest = self.version(name)
-        with self._errors(name):
-            return self._history.read(name, -1 if newest is None else newest.version, partial(self.open, name))
+        found = self._history.all(name, newest.version) if newest is not None else []
+        return [(commit.version, commit.metadata) for commit in found]
+
+    def commit(self, reference: TableVersion) -> dict[str, Any] | None:
+        """The metadata of the commit that wrote a version; None if it is unknown."""
+        found = self._history.one(reference.name, reference.version)
+        return found.metadata if found is not None else None
 
     def recent(self, name: str, count: int) -> list[tuple[int, datetime, dict[str, Any]]]:
         """The last `count` versions, oldest first: number, commit time (UTC), commit metadata."""
-        table = self.open(name)
-        with self._errors(name):
-            history = table.history(count)
-        moments = {entry["version"]: datetime.fromtimestamp(entry["timestamp"] / 1000, UTC) for entry in history}
-        metadata = {entry["version"]: json.loads(entry.get(COMMIT_KEY, "{}")) for entry in history}
-        return [(version, moments[version], metadata[version]) for version in sorted(metadata)]
+        found = self._history.last(name, self._existing(name).version, count)
+        return [(commit.version, commit.at, commit.metadata) for commit in found]
 
     def newest(self, name: str, column: str) -> datetime | None:
         """The maximum (UTC) of a time column in the newest version, from file statistics."""

@@ -43,7 +43,7 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes: ...
     def exists(self, key: str) -> bool: ...
     def list(self, prefix: str, after: str = "") -> Iterator[str]: ...
-    def objects(self, prefix: str) -> Iterator[StoredObject]: ...
+    def objects(self, prefix: str, after: str = "") -> Iterator[StoredObject]: ...
     def delete(self, key: str) -> None: ...
     def upload(self, key: str, path: Path) -> None: ...
     def download(self, key: str, path: Path) -> None: ...
@@ -128,9 +128,9 @@ class LocalStore:
         )
         yield from sorted(key for key in keys if key.startswith(prefix) and key > after)
 
-    def objects(self, prefix: str) -> Iterator[StoredObject]:
-        """The objects below a prefix, in the order of their keys."""
-        for key in self.list(prefix):
+    def objects(self, prefix: str, after: str = "") -> Iterator[StoredObject]:
+        """The objects below a prefix whose keys sort behind `after`, in the order of their keys."""
+        for key in self.list(prefix, after):
             with suppress(FileNotFoundError):  # deleted meanwhile
                 about = self._path(key).stat()
                 yield StoredObject(key, about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
@@ -231,13 +231,10 @@ class S3Store:
 
     def list(self, prefix: str, after: str = "") -> Iterator[str]:
         """The keys below a prefix that sort behind `after`, in order."""
-        yield from (one.key for one in self._objects(prefix, after))
+        yield from (one.key for one in self.objects(prefix, after))
 
-    def objects(self, prefix: str) -> Iterator[StoredObject]:
-        """The objects below a prefix, in the order of their keys."""
-        return self._objects(prefix)
-
-    def _objects(self, prefix: str, after: str = "") -> Iterator[StoredObject]:
+    def objects(self, prefix: str, after: str = "") -> Iterator[StoredObject]:
+        """The objects below a prefix whose keys sort behind `after`, in the order of their keys."""
         start = {"StartAfter": self._prefix + after} if after else {}
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
